@@ -1,0 +1,192 @@
+"""The command `speechssm`: every verb wraps one public function.
+
+Bad input gives one line on stderr and exit status 2; an interrupt gives status 130.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_speechssm.function_parser import OneLineParser, call_from_arguments
+from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.shapes import SAMPLE_RATE
+
+WRAPPED = {
+    ("train", "codec"): "keras_speechssm.training.codec:train_codec",
+    ("train", "tokenizer"): "keras_speechssm.training.tokenizer:train_tokenizer",
+    ("train", "soundstorm"): "keras_speechssm.training.soundstorm:train_soundstorm",
+    ("train", "speech-lm"): "keras_speechssm.training.speech_lm:train_speech_lm",
+    ("prepare", "synthesized"): "keras_speechssm.data.synthesis:prepare_synthesized",
+    ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
+    ("evaluate", "phonemes"): "keras_speechssm.evaluation.phoneme_error:evaluate_phoneme_error",
+    ("evaluate", "agreement"): (
+        "keras_speechssm.evaluation.token_agreement:evaluate_token_agreement"
+    ),
+    ("evaluate", "continuation"): ("keras_speechssm.evaluation.continuation:evaluate_continuation"),
+    ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
+}
+"""Verbs whose options are the arguments of one function, under the same names."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv` (default: `sys.argv`) and returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if tuple(argv[:2]) in WRAPPED:
+            verb = " ".join(argv[:2])
+            result = call_from_arguments(WRAPPED[tuple(argv[:2])], argv[2:], f"speechssm {verb}")
+            if isinstance(result, dict):
+                print(json.dumps(result, indent=2))
+            return 0
+        arguments = _parser().parse_args(argv)
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt as interrupt:
+        print(f"speechssm: interrupted{interrupt}.", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        advice = "pip install 'keras-speechssm[eval]'"
+        print(f"speechssm: the package {error.name} is missing; {advice}.", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"speechssm: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fspath(error.filename)!r}: {error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="speechssm", description="Speech in, more speech out.")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    verb = verbs.add_parser("continue", help="continue a recording of speech")
+    verb.add_argument("prompt", metavar="PROMPT", help="recording to continue")
+    _add_common(verb, output="audio file to write (.wav, .flac, .ogg)")
+    verb.add_argument("--seconds", type=_positive, default=60.0, help="new speech (default 60)")
+    verb.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1)")
+    verb.add_argument(
+        "--prompt-seconds", type=_positive, help="use only the prompt's first seconds"
+    )
+    verb.add_argument("--keep-prompt", action="store_true", help="write the prompt first")
+    verb.set_defaults(run=_continue)
+
+    verb = verbs.add_parser("resynthesize", help="send a recording through the tokens and back")
+    verb.add_argument("audio", metavar="IN", help="recording")
+    _add_common(verb, output="audio file to write (.wav, .flac, .ogg)")
+    verb.set_defaults(run=_resynthesize)
+
+    verb = verbs.add_parser("tokenize", help="write the semantic tokens of recordings")
+    verb.add_argument("audio", metavar="IN", nargs="+", help="recordings, or folders of them")
+    _add_common(verb, output="for one recording a .npy file, else a folder", seed=False)
+    verb.set_defaults(run=_tokenize)
+
+    for group in dict.fromkeys(group for group, _ in WRAPPED):
+        names = ", ".join(name for known, name in WRAPPED if known == group)
+        verb = verbs.add_parser(group, help=f"{names}: see speechssm {group} NAME --help")
+        verb.add_argument("name", choices=[name for known, name in WRAPPED if known == group])
+    return parser
+
+
+def _add_common(verb, output: str, seed: bool = True) -> None:
+    verb.add_argument("-o", "--output", required=True, metavar="OUT", help=output)
+    verb.add_argument("--preset", default=DEFAULT_PRESET, help=f"default {DEFAULT_PRESET}")
+    if seed:
+        verb.add_argument("--seed", type=_seed, help="the same seed gives the same audio")
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text}")
+    return int(text)
+
+
+def _load(preset: str):
+    from keras_speechssm.pipeline import SpeechContinuation
+
+    print(f"Loading {preset}.", file=sys.stderr)
+    return SpeechContinuation.from_preset(preset)
+
+
+def _continue(arguments) -> int:
+    from keras_speechssm.audio import AudioWriter
+    from keras_speechssm.pipeline import read_speech
+
+    with AudioWriter(arguments.output) as writer:
+        prompt = read_speech(arguments.prompt, duration=arguments.prompt_seconds)
+        blocks = _load(arguments.preset).stream(
+            prompt,
+            seed=arguments.seed,
+            temperature=arguments.temperature,
+            seconds=arguments.seconds,
+        )
+        if arguments.keep_prompt:
+            writer.write(prompt)
+        try:
+            for block in _with_progress(blocks, arguments.seconds):
+                writer.write(block)
+        except KeyboardInterrupt:
+            # The writer keeps what there is as a whole, shorter file.
+            held = f"{arguments.output} holds {writer.seconds:.0f} s"
+            raise KeyboardInterrupt(f"; {held if writer.seconds else 'nothing written'}") from None
+    print(f"Wrote {arguments.output}.", file=sys.stderr)
+    return 0
+
+
+def _resynthesize(arguments) -> int:
+    from keras_speechssm.audio import AudioWriter
+    from keras_speechssm.pipeline import read_speech
+
+    with AudioWriter(arguments.output) as writer:
+        recording = read_speech(arguments.audio)
+        speech = _load(arguments.preset)
+        seed = 0 if arguments.seed is None else arguments.seed
+        writer.write(speech.resynthesize(recording, seed=seed))
+    print(f"Wrote {arguments.output}.", file=sys.stderr)
+    return 0
+
+
+def _tokenize(arguments) -> int:
+    from keras_speechssm.data.tokenization import tokenize_file, tokenize_recordings
+
+    inputs = [Path(path) for path in arguments.audio]
+    if len(inputs) == 1 and not inputs[0].is_dir():
+        num_tokens = tokenize_file(inputs[0], arguments.output, arguments.preset)
+    else:
+        num_tokens = tokenize_recordings(inputs, arguments.output, arguments.preset)
+    print(f"Wrote {num_tokens} tokens to {arguments.output}.", file=sys.stderr)
+    return 0
+
+
+def _with_progress(blocks: Iterator, total_seconds: float) -> Iterator:
+    """Passes the blocks on, and tells after each how much is done and how fast."""
+    began, done = time.monotonic(), 0.0
+    for block in blocks:
+        yield block
+        done += len(block) / SAMPLE_RATE
+        factor = (time.monotonic() - began) / done
+        print(
+            f"{done:.0f} of {total_seconds:g} s spoken, real-time factor {factor:.2f} "
+            "(time for each second of audio)",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""One way to compile an inference function of a model on each backend."""
+
+from collections.abc import Callable
+
+import keras
+
+
+def compile_inference(model: keras.layers.Layer, function: Callable) -> Callable:
+    """`function(*arrays)`, compiled once for each combination of shapes.
+
+    On JAX the model's weights are passed to the compiled function as arguments: traced
+    as they stand they would be baked into it as constants, which doubles the memory
+    and keeps old values after a weight has changed. TensorFlow compiles a
+    `tf.function`; torch runs eagerly without gradients.
+
+    Args:
+        model: the model or layer whose weights `function` uses.
+        function: takes and returns arrays (or nested structures of them); it must not
+            change the model's weights.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        @jax.jit
+        def stateless(values, *args):
+            scope = keras.StatelessScope(
+                state_mapping=list(zip(model.variables, values, strict=True))
+            )
+            with scope:
+                return function(*args)
+
+        return lambda *args: stateless([v.value for v in model.variables], *args)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+
+    import torch
+
+    @torch.no_grad()
+    def without_gradients(*args):
+        return function(*args)
+
+    return without_gradients

@@ -1,0 +1,1 @@
+"""Preparing data: corpora of audio, synthesised speech, and folders of tokens."""

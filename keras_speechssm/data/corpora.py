@@ -1,0 +1,114 @@
+"""Folders of audio as a corpus: which files there are, and what is known to be said in them.
+
+A corpus is any folder tree of audio files. Beside `X.wav` (or .flac, .ogg, .mp3) an
+optional `X.json` says what is spoken where:
+
+    {"voice": str, "segments": [{"start": seconds, "end": seconds,
+                                 "text": str, "phonemes": ["hh", "ax", ...]}]}
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+PHONEMES = tuple(
+    "aa ae ah ao aw ax axr ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th "
+    "uh uw v w y z zh".split()
+)
+"""The phonemes of US English as flite names them, without its pause. In a CTC loss the
+blank is 0 and phoneme i of this tuple has the id i + 1."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording whose words are known.
+
+    Attributes:
+        start: Where it begins, in seconds from the start of the recording.
+        end: Where it ends, in seconds.
+        text: The words.
+        phonemes: Names out of `PHONEMES`, in order; empty where not known.
+        phoneme_spans: Start and end of each phoneme in seconds from the start of the
+            recording; empty where not known.
+    """
+
+    start: float
+    end: float
+    text: str
+    phonemes: tuple[str, ...] = ()
+    phoneme_spans: tuple[tuple[float, float], ...] = ()
+
+
+def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Every audio file in the folders and below them.
+
+    Args:
+        folders: One folder or several. A path of an audio file stands for itself.
+
+    Returns:
+        The paths in sorted order, each once. Hidden files (a name that begins with a
+        dot: unfinished output) are left out.
+
+    Raises:
+        ValueError: If a folder does not exist, or nothing is found in any.
+    """
+    folders = [folders] if isinstance(folders, str | Path) else list(folders)
+    found = set()
+    for folder in map(Path, folders):
+        if not folder.exists():
+            raise ValueError(f"The audio folder {folder} does not exist; give an existing folder.")
+        candidates = [folder] if folder.is_file() else folder.rglob("*")
+        found.update(path for path in candidates if _is_audio(path))
+    if not found:
+        names = ", ".join(map(str, folders)) or "an empty list of folders"
+        raise ValueError(f"No audio in {names}: expected files ending {', '.join(AUDIO_SUFFIXES)}.")
+    return sorted(found)
+
+
+def read_segments(audio_path: str | Path) -> list[Segment] | None:
+    """What is said in a recording, from the `.json` beside it.
+
+    Args:
+        audio_path: Path of the audio file (not of the `.json`).
+
+    Returns:
+        The segments in the order of the file, or None where there is no `.json`.
+
+    Raises:
+        ValueError: If the `.json` is damaged or holds a phoneme that is not in `PHONEMES`.
+    """
+    sidecar = Path(audio_path).with_suffix(".json")
+    if not sidecar.is_file():
+        return None
+    try:
+        entries = json.loads(sidecar.read_text(encoding="utf-8"))["segments"]
+        segments = [
+            Segment(
+                float(entry["start"]),
+                float(entry["end"]),
+                str(entry.get("text", "")),
+                tuple(entry.get("phonemes", ())),
+                tuple((float(a), float(b)) for a, b in entry.get("phoneme_spans", ())),
+            )
+            for entry in entries
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"The segments in {sidecar} are unreadable ({error!r}); expected "
+            '{"segments": [{"start": s, "end": s, "text": ..., "phonemes": [...]}]}.'
+        ) from error
+    unknown = {name for segment in segments for name in segment.phonemes} - set(PHONEMES)
+    if unknown:
+        raise ValueError(
+            f"{sidecar} holds unknown phonemes {sorted(unknown)}; expected names out of "
+            "keras_speechssm.data.corpora.PHONEMES."
+        )
+    return segments
+
+
+def _is_audio(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()

@@ -1,0 +1,180 @@
+"""The voices that flite and espeak-ng lend us, and how to make them speak.
+
+Both are small formant, diphone or statistical synthesisers from Debian: fast (60 and
+800 times real time on one core) and free, and every word they say is known. One voice
+here is a program, a voice of it and one fixed set of its settings, so that a few
+voices of each program become a crowd of speakers.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from keras_speechssm.data.corpora import PHONEMES
+from keras_speechssm.shapes import SAMPLE_RATE
+
+# The pitch in Hz that each flite voice is at home with. rms keeps its own pitch.
+FLITE_PITCHES = {"slt": 170.0, "rms": 100.0, "kal16": 110.0, "awb": 125.0}
+HELDOUT_FLITE = ("awb",)
+
+# Variants of espeak-ng that sound like people: none that whispers, croaks or buzzes.
+ESPEAK_VARIANTS = (
+    "m1 m2 m3 m4 m5 m7 m8 f1 f2 f3 f4 adam Alex Alicia Andrea Andy anika aunty belinda benjamin "
+    "boris david Denis Diogo ed edward Gene Gene2 Henrique Hugo iven iven3 Jacky john Lee Linda "
+    "Marcelo Marco Mario Max Michael michel Mike Nguyen norbert paul Pedro rob robert steph steph2 "
+    "travis victor Zac"
+).split()
+HELDOUT_VARIANTS = "m6 f5 Annie caleb antonio quincy sandro steph3 grandma Miguel".split()
+ESPEAK_ACCENTS = ("en-us", "en-us", "en-gb", "en-gb-x-rp")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One speaker: a program, a voice of it, and settings that stay the same.
+
+    Attributes:
+        name: What the speaker is called, for instance "flite-slt-07".
+        program: "flite" or "espeak-ng".
+        base: The program's own name for the voice.
+        pitch: Hz for flite, 0..99 for espeak-ng.
+        slowness: Durations are this many times the program's own.
+        timbre: The speech is played this many times faster, which raises pitch and
+            formants together: a shorter vocal tract.
+        level: Loudness of its recordings, root mean square in dB of full scale.
+    """
+
+    name: str
+    program: str
+    base: str
+    pitch: float
+    slowness: float = 1.0
+    timbre: float = 1.0
+    level: float = -20.0
+
+    @property
+    def characters_per_second(self) -> float:
+        """Roughly how much text it speaks in a second, to plan with."""
+        return 14.0 / self.slowness * self.timbre
+
+
+def make_voices(seed: int, program: str, heldout: bool = False) -> list[Voice]:
+    """The speakers of one program, the same ones for the same seed.
+
+    Args:
+        seed: Decides each speaker's settings.
+        program: "flite" (12 speakers for each of its voices) or "espeak-ng" (2 for each
+            variant).
+        heldout: False for the speakers that training data may use, True for those that
+            it never does (other voices and variants, not just other settings).
+    """
+    rng = np.random.default_rng((seed, int(heldout), ("flite", "espeak-ng").index(program)))
+    if program == "flite":
+        bases = [base for base in FLITE_PITCHES if (base in HELDOUT_FLITE) == heldout]
+        return [_flite_voice(base, number, rng) for number in range(12) for base in bases]
+    variants = HELDOUT_VARIANTS if heldout else ESPEAK_VARIANTS
+    return [_espeak_voice(variant, number, rng) for number in range(2) for variant in variants]
+
+
+def _flite_voice(base: str, number: int, rng: np.random.Generator) -> Voice:
+    # Number 0 is the voice as its makers meant it.
+    spread = min(number, 1)
+    return Voice(
+        f"flite-{base}-{number:02d}",
+        "flite",
+        base,
+        pitch=round(FLITE_PITCHES[base] * 2 ** (spread * rng.uniform(-0.3, 0.3)), 1),
+        slowness=round(1 + spread * rng.uniform(-0.12, 0.2), 3),
+        timbre=round(1 + spread * rng.uniform(-0.1, 0.12), 3),
+        level=round(rng.uniform(-26, -14), 1),
+    )
+
+
+def _espeak_voice(variant: str, number: int, rng: np.random.Generator) -> Voice:
+    accent = ESPEAK_ACCENTS[rng.integers(len(ESPEAK_ACCENTS))]
+    return Voice(
+        f"espeak-{variant}-{number:02d}",
+        "espeak-ng",
+        f"{accent}+{variant}",
+        pitch=int(rng.integers(35, 66)),
+        slowness=round(rng.uniform(0.92, 1.22), 3),
+        timbre=round(rng.uniform(0.93, 1.08), 3),
+        level=round(rng.uniform(-26, -14), 1),
+    )
+
+
+def missing_programs() -> list[str]:
+    """The names of the synthesisers that are not installed here; empty if all are."""
+    return [program for program in ("flite", "espeak-ng") if shutil.which(program) is None]
+
+
+def speak(text: str, voice: Voice) -> np.ndarray:
+    """One voice says a text.
+
+    Args:
+        text: A few sentences of plain ASCII English.
+        voice: Who speaks.
+
+    Returns:
+        Waveform, float32 (samples,) at 16 kHz, at the program's own level.
+
+    Raises:
+        RuntimeError: If the program fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="speak-") as folder:
+        path = Path(folder) / "speech.wav"
+        if voice.program == "flite":
+            _run(["flite", *_flite_options(voice), "-t", text, "-o", str(path)])
+        else:
+            speed = str(round(165 / voice.slowness))
+            options = ["-v", voice.base, "-s", speed, "-p", str(voice.pitch), "-w", str(path)]
+            _run(["espeak-ng", *options, "--stdin"], text)
+        samples, rate = soundfile.read(path, dtype="float32")
+    if rate * voice.timbre == SAMPLE_RATE:
+        return samples
+    return soxr.resample(samples, rate * voice.timbre, SAMPLE_RATE)
+
+
+def pronounce(text: str) -> tuple[str, ...]:
+    """The phonemes of a text as flite's dictionary and rules give them, without pauses.
+
+    They do not depend on flite's voice, and stand for espeak-ng's speech too, whose own
+    notation is finer and differs by accent.
+    """
+    names = _run(["flite", "-voice", "kal16", "-ps", "-t", text, "-o", "none"]).split()
+    return tuple(name for name in names if name in PHONEMES)
+
+
+def locate_phonemes(text: str, voice: Voice) -> tuple[tuple[float, float], ...]:
+    """Start and end in seconds of each phoneme of `pronounce(text)` in `speak(text, voice)`.
+
+    flite tells them. espeak-ng does not: then the result is empty, as it is where this
+    voice pronounces the text otherwise.
+    """
+    if voice.program != "flite":
+        return ()
+    printed = _run(["flite", *_flite_options(voice), "-psdur", "-t", text, "-o", "none"]).split()
+    names, ends = zip(*(entry.rsplit(":", 1) for entry in printed), strict=True)
+    ends = [float(end) / voice.timbre for end in ends]
+    spans = zip(names, [0.0, *ends[:-1]], ends, strict=True)
+    located = [(name, start, end) for name, start, end in spans if name in PHONEMES]
+    if tuple(name for name, _, _ in located) != pronounce(text):
+        return ()
+    return tuple((start, end) for _, start, end in located)
+
+
+def _flite_options(voice: Voice) -> list[str]:
+    settings = (f"int_f0_target_mean={voice.pitch}", f"duration_stretch={voice.slowness}")
+    return ["-voice", voice.base, *(part for setting in settings for part in ("--setf", setting))]
+
+
+def _run(command: list[str], text: str | None = None) -> str:
+    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120)
+    if result.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed ({result.returncode}): {result.stderr.strip()}")
+    return result.stdout

@@ -1,0 +1,94 @@
+"""How much of a recording survives a codec: STOI, PESQ-WB, log-mel distance, SI-SDR."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_speechssm.audio import read_audio
+from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.training.codec import mel_filters
+
+_WINDOW, _HOP = 1024, 256
+
+
+def log_mel_distance(reference: np.ndarray, decoded: np.ndarray) -> float:
+    """Mean absolute difference of natural-log mel spectra (80 bands, 64 ms, hop 16 ms).
+
+    Args:
+        reference, decoded: float (samples,), of equal length, at 16 kHz.
+    """
+    return float(np.mean(np.abs(_log_mel(reference) - _log_mel(decoded))))
+
+
+def _log_mel(waveform: np.ndarray) -> np.ndarray:
+    starts = range(0, max(len(waveform) - _WINDOW, 0) + 1, _HOP)
+    padded = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
+    frames = np.stack([padded[start : start + _WINDOW] for start in starts])
+    magnitude = np.abs(np.fft.rfft(frames * np.hanning(_WINDOW), axis=-1))
+    return np.log(np.maximum(magnitude @ mel_filters(_WINDOW), 1e-2))
+
+
+def si_sdr(reference: np.ndarray, decoded: np.ndarray) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019)."""
+    reference = reference - reference.mean()
+    decoded = decoded - decoded.mean()
+    target = reference * (decoded @ reference) / max(reference @ reference, 1e-9)
+    return float(
+        10 * np.log10(max(target @ target, 1e-9) / max(np.sum((decoded - target) ** 2), 1e-9))
+    )
+
+
+def codec_quality(reference: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+    """All measures for one recording.
+
+    Args:
+        reference, decoded: float (samples,), of equal length, at 16 kHz.
+
+    Returns:
+        dict of `stoi` (0 .. 1), `pesq_wb` (1 .. 4.6), `log_mel_l1` (natural log; less is
+        better) and `si_sdr` (dB).
+
+    Needs the packages `pystoi` and `pesq` (extra `eval`).
+    """
+    import pesq
+    import pystoi
+
+    if reference.shape != decoded.shape:
+        raise ValueError(
+            f"reference and decoded must be equally long; got {reference.shape} and "
+            f"{decoded.shape}."
+        )
+    return {
+        "stoi": float(pystoi.stoi(reference, decoded, SAMPLE_RATE)),
+        "pesq_wb": float(pesq.pesq(SAMPLE_RATE, reference, decoded, "wb")),
+        "log_mel_l1": log_mel_distance(reference, decoded),
+        "si_sdr": si_sdr(reference, decoded),
+    }
+
+
+def evaluate_codec(
+    audio_folders: Sequence[str | Path],
+    round_trip: Callable[[np.ndarray], np.ndarray],
+    limit: int | None = None,
+) -> dict[str, float]:
+    """Mean of every measure over folders of recordings.
+
+    Args:
+        audio_folders: folders of audio files.
+        round_trip: waveform (samples,) -> decoded waveform, cut to the same length here
+            if it is longer; for a codec `lambda x: codec.decode(codec.encode(x))`.
+        limit: only the first so many files.
+
+    Returns:
+        dict of the means and `num_recordings`.
+    """
+    files = find_audio(audio_folders)[:limit]
+    rows = []
+    for path in files:
+        reference = read_audio(path)
+        decoded = np.asarray(round_trip(reference))[: len(reference)]
+        rows.append(codec_quality(reference, decoded))
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return {**means, "num_recordings": len(rows)}

@@ -1,0 +1,93 @@
+"""Long continuations measured while they are made: speed, memory, silence, voice."""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_speechssm.audio import AudioWriter, read_audio
+from keras_speechssm.evaluation.silence import silent_share
+from keras_speechssm.evaluation.speaker_similarity import SpeakerEmbedder, speaker_similarity
+from keras_speechssm.pipeline import SpeechContinuation, read_speech
+from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.shapes import SAMPLE_RATE
+
+
+def evaluate_continuation(
+    prompt: str | Path,
+    output: str | Path,
+    seconds: float,
+    *,
+    preset: str = DEFAULT_PRESET,
+    prompt_seconds: float = 10.0,
+    temperature: float = 1.0,
+    seed: int = 0,
+    other_speakers: Sequence[str | Path] = (),
+) -> dict:
+    """Continues a prompt and measures the result and the making of it.
+
+    Args:
+        prompt: recording to continue.
+        output: audio file to write.
+        seconds: length of the continuation.
+        preset: a pipeline preset.
+        prompt_seconds: how much of the prompt is used.
+        temperature: of the language model's samples.
+        seed: of the samples.
+        other_speakers: recordings of other speakers, to compare the voice with.
+
+    Returns:
+        dict of `load_seconds`, `first_audio_seconds`, `real_time_factor` (everything after
+        loading, compilation too), `steady_real_time_factor` (after the first block),
+        `peak_memory_mib` (of the process, at minutes 1, 4, 16 and at the end),
+        `silent_share_per_minute`, `prompt_silent_share`, and, with `other_speakers`,
+        `speaker_similarity`.
+    """
+    waveform = read_speech(prompt, duration=prompt_seconds)
+    began = time.monotonic()
+    speech = SpeechContinuation.from_preset(preset)
+    report: dict = {"load_seconds": round(time.monotonic() - began, 2)}
+    blocks = speech.stream(waveform, seed=seed, temperature=temperature, seconds=seconds)
+    report.update(_write_measured(blocks, output))
+    continuation = read_audio(output)
+    report["silent_share_per_minute"] = [round(s, 3) for s in silent_share(continuation, 60.0)]
+    report["prompt_silent_share"] = round(silent_share(waveform)[0], 3)
+    if other_speakers:
+        others = [read_audio(path) for path in other_speakers]
+        report["speaker_similarity"] = speaker_similarity(
+            waveform, continuation[: 60 * SAMPLE_RATE], others, SpeakerEmbedder()
+        )
+    return report
+
+
+def _write_measured(blocks, output: str | Path) -> dict:
+    """Writes the blocks to a file; times them and looks at the process's peak memory."""
+    began, samples, first = time.monotonic(), 0, None
+    memory: dict[str, float] = {}
+    with AudioWriter(output) as writer:
+        for block in blocks:
+            writer.write(block)
+            before, samples = samples, samples + len(block)
+            if first is None:
+                first = (time.monotonic() - began, samples)
+            for minute in (1, 4, 16):
+                if before < 60 * minute * SAMPLE_RATE <= samples:
+                    memory[f"minute_{minute}"] = _peak_memory_mib()
+    elapsed, spoken = time.monotonic() - began, samples / SAMPLE_RATE
+    steady = (elapsed - first[0]) / max((samples - first[1]) / SAMPLE_RATE, 1e-9)
+    return {
+        "first_audio_seconds": round(first[0], 2),
+        "real_time_factor": round(elapsed / spoken, 3),
+        "steady_real_time_factor": round(steady, 3) if samples > first[1] else None,
+        "peak_memory_mib": {**memory, "end": _peak_memory_mib()},
+    }
+
+
+def _peak_memory_mib() -> float:
+    """Largest resident memory of this process so far."""
+    # Linux counts KiB, macOS bytes.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return float(np.round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1))

@@ -1,0 +1,75 @@
+"""Measures of a preset's models, taken from folders: what `speechssm evaluate` prints."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_speechssm.data.token_store import read_token_folder
+from keras_speechssm.evaluation.codec_quality import evaluate_codec
+from keras_speechssm.evaluation.lyra import lyra_round_trip
+from keras_speechssm.evaluation.token_perplexity import evaluate_token_perplexity
+from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.soundstream import SoundStream
+from keras_speechssm.speech_lm import SpeechSSM
+
+
+def evaluate_codec_preset(
+    audio_folders: Sequence[str | Path],
+    *,
+    preset: str = DEFAULT_PRESET,
+    limit: int | None = None,
+    num_levels: int | None = None,
+    lyra_folder: str | Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """How recordings sound after the codec's tokens, against what they were.
+
+    Args:
+        audio_folders: folders of audio files.
+        preset: of a `SoundStream` or a pipeline.
+        limit: only the first so many files.
+        num_levels: only the first so many levels of the tokens.
+        lyra_folder: Lyra V2's TFLite files: the same files through Lyra at 3.2 kbps.
+
+    Returns:
+        `{"codec": means}`, and `"lyra_3200"` with `lyra_folder`; the means are those of
+        `evaluate_codec`.
+    """
+    codec = SoundStream.from_preset(preset)
+
+    def round_trip(waveform: np.ndarray) -> np.ndarray:
+        # Filled up, so that few shapes are compiled; the codec is causal.
+        filled = np.pad(waveform, (0, -len(waveform) % (4 * SAMPLE_RATE)))
+        return codec.decode(codec.encode(filled)[:, :num_levels])
+
+    report = {"codec": evaluate_codec(audio_folders, round_trip, limit)}
+    if lyra_folder is not None:
+        report["lyra_3200"] = evaluate_codec(audio_folders, lyra_round_trip(lyra_folder), limit)
+    return report
+
+
+def evaluate_language_model(
+    training_folders: Sequence[str | Path],
+    held_out_folders: Sequence[str | Path],
+    *,
+    preset: str = DEFAULT_PRESET,
+    batch_size: int = 8,
+) -> dict[str, float]:
+    """Perplexity a held-out token of the language model, a unigram and a trigram model.
+
+    Args:
+        training_folders: folders of tokens that the n-gram models count.
+        held_out_folders: folders of tokens that all three are judged on.
+        preset: of a `SpeechSSM` or a pipeline.
+        batch_size: recordings that the model reads side by side.
+
+    Returns:
+        `{"model", "unigram", "trigram": perplexity, "tokens": tokens judged}`.
+    """
+    training, held_out = (
+        [stream for folder in folders for stream in read_token_folder(folder)]
+        for folders in (training_folders, held_out_folders)
+    )
+    model = SpeechSSM.from_preset(preset)
+    return evaluate_token_perplexity(model, training, held_out, batch_size)

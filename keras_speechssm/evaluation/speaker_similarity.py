@@ -1,0 +1,53 @@
+"""Speaker similarity by resemblyzer, which stands in for the paper's closed classifier."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_speechssm.shapes import SAMPLE_RATE
+
+
+class SpeakerEmbedder:
+    """Waveform -> speaker embedding (GE2E, 256-d, weights inside the package `resemblyzer`).
+
+    Needs the package `resemblyzer`. Its values compare with one another only, not with
+    those of the paper's speaker classifier.
+    """
+
+    def __init__(self):
+        import resemblyzer
+
+        self._prepare = resemblyzer.preprocess_wav
+        self._encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """Unit vector float32 (256,) of a waveform (samples,) at 16 kHz."""
+        prepared = self._prepare(np.asarray(waveform, "float32"), source_sr=SAMPLE_RATE)
+        return self._encoder.embed_utterance(prepared)
+
+
+def speaker_similarity(
+    prompt: np.ndarray, continuation: np.ndarray, others: Sequence[np.ndarray], embed
+) -> dict[str, float]:
+    """Whether a continuation keeps the prompt's voice.
+
+    Args:
+        prompt, continuation: float (samples,) at 16 kHz.
+        others: waveforms of other speakers.
+        embed: function from a waveform to a unit vector, such as a `SpeakerEmbedder`.
+
+    Returns:
+        dict of cosines: `to_prompt`; `to_others_mean` and `to_others_max`, of the
+        continuation to the other speakers; and `rank`, 1 if no other is nearer.
+    """
+    if not others:
+        raise ValueError("speaker_similarity needs at least one waveform of another speaker.")
+    embedding = embed(continuation)
+    to_prompt = float(embed(prompt) @ embedding)
+    to_others = np.array([embed(other) @ embedding for other in others], "float64")
+    return {
+        "to_prompt": to_prompt,
+        "to_others_mean": float(to_others.mean()),
+        "to_others_max": float(to_others.max()),
+        "rank": 1 + int(np.sum(to_others > to_prompt)),
+    }

@@ -1,0 +1,159 @@
+"""One residual block of Griffin."""
+
+import keras
+from keras import ops
+
+from keras_speechssm.layers.gated_mlp import GatedMLP
+from keras_speechssm.layers.local_attention import LocalMultiQueryAttention
+from keras_speechssm.layers.padding import zero_padding
+from keras_speechssm.layers.recurrent_block import RecurrentBlock
+from keras_speechssm.layers.rms_normalization import RMSNormalization
+
+BLOCK_TYPES = ("recurrent", "attention")
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class GriffinBlock(keras.layers.Layer):
+    """Pre-norm residual block: temporal mixing, then a gated MLP.
+
+    Args:
+        block_type: "recurrent" (convolution and RG-LRU) or "attention" (local multi-query).
+        hidden_dim: dimension of the input and of the output.
+        intermediate_dim: width of one branch of the gated MLP.
+        num_heads: query heads of the attention; blocks of the RG-LRU's gates.
+        num_layers: layers of the whole model; projections that end a residual branch start with
+            variance 2 / num_layers over their fan-in. Defaults to 2.
+        lru_width: width of the recurrence. Defaults to hidden_dim.
+        head_dim: dimension of an attention head. Defaults to hidden_dim // num_heads.
+        attention_window: tokens before itself that a query sees. Defaults to 2048.
+        use_rotary: rotary positions in the attention. Defaults to True.
+        conv_width: inputs that the temporal convolution sees. Defaults to 4.
+
+    Call arguments:
+        x: (batch, time, hidden_dim).
+        padding_mask: bool (batch, time), True = real; None when all are real.
+        reset_mask: bool (batch, time), True at the first token of each packed document.
+
+    Returns:
+        (batch, time, hidden_dim) in the compute dtype; finite and meaningless at padding.
+
+    State: that of the temporal block: `{"convolution": ..., "rg_lru": ...}` or the attention's
+    ring buffer. It does not grow.
+
+    Sublayers, as the Flax reference names them: `temporal_pre_norm`, `temporal_block` (a
+    `RecurrentBlock` or a `LocalMultiQueryAttention`), `channel_pre_norm`, `mlp_block`.
+
+    Source: Griffin, arXiv 2402.19427, section 2, figure 2.
+
+    Example:
+
+        block = GriffinBlock("recurrent", hidden_dim=64, intermediate_dim=192, num_heads=4)
+        y = block(keras.random.normal((2, 10, 64)))
+        y, state = block.advance(keras.random.normal((2, 3, 64)), block.initial_state(2))
+    """
+
+    def __init__(
+        self,
+        block_type: str,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        num_layers: int = 2,
+        lru_width: int | None = None,
+        head_dim: int | None = None,
+        attention_window: int = 2048,
+        use_rotary: bool = True,
+        conv_width: int = 4,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if block_type not in BLOCK_TYPES:
+            raise ValueError(
+                f"GriffinBlock got block_type={block_type!r}; choose one of {BLOCK_TYPES}."
+            )
+        self.block_type = block_type
+        self.hidden_dim = hidden_dim
+        self.intermediate_dim = intermediate_dim
+        self.num_heads = num_heads
+        self.num_layers = num_layers
+        self.lru_width = lru_width or hidden_dim
+        self.head_dim = head_dim
+        self.attention_window = attention_window
+        self.use_rotary = use_rotary
+        self.conv_width = conv_width
+        policy = self.dtype_policy
+        self.temporal_pre_norm = RMSNormalization(dtype=policy, name="temporal_pre_norm")
+        self.temporal_block = self._make_temporal_block()
+        self.channel_pre_norm = RMSNormalization(dtype=policy, name="channel_pre_norm")
+        self.mlp_block = GatedMLP(
+            intermediate_dim, 2.0 / num_layers, dtype=policy, name="mlp_block"
+        )
+
+    def _make_temporal_block(self):
+        shared = {
+            "output_variance": 2.0 / self.num_layers,
+            "dtype": self.dtype_policy,
+            "name": "temporal_block",
+        }
+        if self.block_type == "recurrent":
+            return RecurrentBlock(
+                self.hidden_dim, self.lru_width, self.num_heads, self.conv_width, **shared
+            )
+        return LocalMultiQueryAttention(
+            self.hidden_dim,
+            self.num_heads,
+            head_dim=self.head_dim,
+            attention_window=self.attention_window,
+            use_rotary=self.use_rotary,
+            **shared,
+        )
+
+    def build(self, input_shape):
+        shape = (None, None, self.hidden_dim)
+        self.temporal_pre_norm.build(shape)
+        self.temporal_block.build(shape)
+        self.channel_pre_norm.build(shape)
+        self.mlp_block.build(shape)
+
+    def initial_state(self, batch_size: int):
+        """Returns the state before any token."""
+        if not self.built:
+            self.build((None, None, self.hidden_dim))
+        return self.temporal_block.initial_state(batch_size)
+
+    def call(self, x, padding_mask=None, reset_mask=None):
+        x = zero_padding(x, padding_mask)
+        mixed = self.temporal_block(
+            self.temporal_pre_norm(x), padding_mask=padding_mask, reset_mask=reset_mask
+        )
+        x = x + mixed
+        return x + self.mlp_block(self.channel_pre_norm(x))
+
+    def advance(self, x, state, padding_mask=None, reset_mask=None):
+        """Continues from `state` over a chunk of any length; returns (output, new state)."""
+        if not self.built:
+            self.build(x.shape)
+        x = zero_padding(ops.cast(x, self.compute_dtype), padding_mask)
+        mixed, state = self.temporal_block.advance(
+            self.temporal_pre_norm(x), state, padding_mask=padding_mask, reset_mask=reset_mask
+        )
+        x = x + mixed
+        return x + self.mlp_block(self.channel_pre_norm(x)), state
+
+    def compute_output_spec(self, x, padding_mask=None, reset_mask=None):
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "block_type": self.block_type,
+            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "num_heads": self.num_heads,
+            "num_layers": self.num_layers,
+            "lru_width": self.lru_width,
+            "head_dim": self.head_dim,
+            "attention_window": self.attention_window,
+            "use_rotary": self.use_rotary,
+            "conv_width": self.conv_width,
+        }

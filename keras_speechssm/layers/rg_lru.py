@@ -1,0 +1,184 @@
+"""The real-gated linear recurrent unit of Griffin."""
+
+import keras
+from keras import ops
+
+from keras_speechssm.layers.linear_recurrence import linear_recurrence
+from keras_speechssm.layers.padding import zero_padding
+
+_DECAY_SHARPNESS = 8.0  # the constant c of the paper
+_MAX_SQRT_GRADIENT = 1000.0
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class RGLRU(keras.layers.Layer):
+    """Real-gated linear recurrent unit: a diagonal recurrence with input-dependent decay.
+
+        r_t = sigmoid(W_a x_t + b_a)          i_t = sigmoid(W_x x_t + b_x)
+        log a_t = -8 r_t softplus(Lambda)     h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t)
+
+    W_a and W_x are block-diagonal, one block a head. Gates, decay and state are float32 whatever
+    the dtype policy: in bfloat16 a decay of 0.999 rounds to one, and the state never forgets.
+    The first real token of a sequence or packed document resets: a = 0 and the multiplier
+    sqrt(1 - a^2) is 1.
+
+    Args:
+        width: dimension of the input, of the state and of the output.
+        num_heads: blocks of the gates; must divide `width`.
+        min_decay, max_decay: range in which softplus(Lambda) = -log|a| is drawn at the start.
+            Default to 0.9 and 0.999.
+
+    Call arguments:
+        x: (batch, time, width).
+        padding_mask: bool (batch, time), True = real; None when all are real.
+        reset_mask: bool (batch, time), True at the first token of each packed document.
+
+    Returns:
+        (batch, time, width) in the compute dtype; at padding, the state carried over it.
+
+    State: `{"recurrent": float32 (batch, width), "started": bool (batch,)}`; `started` tells
+    whether a real token has been seen.
+
+    Source: Griffin, arXiv 2402.19427, section 2.4, equations 1-4.
+
+    Example:
+
+        layer = RGLRU(width=64, num_heads=4)
+        y = layer(keras.random.normal((2, 10, 64)))
+        y, state = layer.advance(keras.random.normal((2, 3, 64)), layer.initial_state(2))
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        min_decay: float = 0.9,
+        max_decay: float = 0.999,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(
+                f"RGLRU got width={width} and num_heads={num_heads}; the gates have one block a "
+                "head: choose num_heads that divides width."
+            )
+        self.width = width
+        self.num_heads = num_heads
+        self.min_decay = min_decay
+        self.max_decay = max_decay
+        self.input_gate = self._make_gate("input_gate")
+        self.a_gate = self._make_gate("a_gate")
+
+    def _make_gate(self, name):
+        # The reference's fan-in counts all blocks, hence width and not width / num_heads.
+        return keras.layers.EinsumDense(
+            "bthi,hij->bthj",
+            output_shape=(None, self.num_heads, self.width // self.num_heads),
+            bias_axes="hj",
+            kernel_initializer=keras.initializers.RandomNormal(stddev=self.width**-0.5),
+            dtype="float32",
+            name=name,
+        )
+
+    def build(self, input_shape):
+        heads = (None, None, self.num_heads, self.width // self.num_heads)
+        self.input_gate.build(heads)
+        self.a_gate.build(heads)
+        self.a_param = self.add_weight(
+            name="a_param",
+            shape=(self.width,),
+            initializer=self._initial_a_param,
+            dtype="float32",
+        )
+
+    def _initial_a_param(self, shape, dtype=None):
+        # Uniform in the area of the ring between the radii, through the inverse of softplus.
+        low, high = self.min_decay**2, self.max_decay**2
+        area = keras.random.uniform(shape, low, high, dtype="float32")
+        return ops.log(ops.expm1(-0.5 * ops.log(area)))
+
+    def initial_state(self, batch_size: int) -> dict:
+        """Returns the state before any token."""
+        return {
+            "recurrent": ops.zeros((batch_size, self.width), dtype="float32"),
+            "started": ops.zeros((batch_size,), dtype="bool"),
+        }
+
+    def call(self, x, padding_mask=None, reset_mask=None):
+        return self._run(x, None, padding_mask, reset_mask)[0]
+
+    def advance(self, x, state, padding_mask=None, reset_mask=None):
+        """Continues from `state` over a chunk of any length; returns (output, new state)."""
+        if not self.built:
+            self.build(x.shape)
+        outputs, states = self._run(x, state, padding_mask, reset_mask)
+        started = ops.logical_or(state["started"], _any_real(x, padding_mask))
+        return outputs, {"recurrent": states[:, -1], "started": started}
+
+    def _run(self, x, state, padding_mask, reset_mask):
+        if padding_mask is not None:
+            padding_mask = ops.cast(padding_mask, "bool")
+        reset = _resets(x, state, padding_mask, reset_mask)[..., None]
+        x = ops.cast(zero_padding(x, padding_mask), "float32")
+        gate_input, gate_a = self._gates(x)
+        log_a = -_DECAY_SHARPNESS * gate_a * ops.softplus(ops.cast(self.a_param, "float32"))
+        a = ops.where(reset, 0.0, ops.exp(log_a))
+        multiplier = _bounded_sqrt(-ops.expm1(2.0 * log_a))
+        b = x * gate_input * ops.where(reset, 1.0, multiplier)
+        if padding_mask is not None:  # x is zero there, hence b too: the state passes through
+            a = ops.where(padding_mask[..., None], a, 1.0)
+        states = linear_recurrence(a, b, None if state is None else state["recurrent"])
+        return ops.cast(states, self.compute_dtype), states
+
+    def _gates(self, x):
+        heads = (self.num_heads, self.width // self.num_heads)
+        x_heads = ops.reshape(x, (*ops.shape(x)[:2], *heads))
+        flat = ops.shape(x)
+        return (
+            ops.reshape(ops.sigmoid(self.input_gate(x_heads)), flat),
+            ops.reshape(ops.sigmoid(self.a_gate(x_heads)), flat),
+        )
+
+    def compute_output_spec(self, x, padding_mask=None, reset_mask=None):
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "num_heads": self.num_heads,
+            "min_decay": self.min_decay,
+            "max_decay": self.max_decay,
+        }
+
+
+def _any_real(x, padding_mask):
+    if padding_mask is None:
+        return ops.ones((ops.shape(x)[0],), dtype="bool")
+    return ops.any(ops.cast(padding_mask, "bool"), axis=1)
+
+
+def _resets(x, state, padding_mask, reset_mask):
+    """Where a document starts: bool (batch or 1, time). The first real token always does."""
+    if padding_mask is None:
+        first = (ops.arange(ops.shape(x)[1]) == 0)[None]
+    else:
+        count = ops.cumsum(ops.cast(padding_mask, "int32"), axis=1)
+        first = ops.logical_and(count == 1, padding_mask)
+    if state is not None:
+        first = ops.logical_and(first, ops.logical_not(state["started"])[:, None])
+    if reset_mask is None:
+        return first
+    reset_mask = ops.cast(reset_mask, "bool")
+    if padding_mask is not None:
+        reset_mask = ops.logical_and(reset_mask, padding_mask)
+    return ops.logical_or(first, reset_mask)
+
+
+def _bounded_sqrt(x):
+    """sqrt(x) whose gradient is capped at 1000: it is infinite at a = 1."""
+    root = ops.sqrt(x)
+    floor = 1.0 / (4.0 * _MAX_SQRT_GRADIENT**2)
+    slope = 0.5 * ops.rsqrt(ops.maximum(x, floor))
+    root, slope, point = (ops.stop_gradient(value) for value in (root, slope, x))
+    return root + slope * (x - point)

@@ -1,0 +1,318 @@
+"""Vector quantization: vectors to codebook indices and back, one level or many."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class VectorQuantizer(keras.layers.Layer):
+    """Replaces each vector by its nearest entry of a learned codebook.
+
+    What is it for: the bottleneck of the semantic tokenizer, and one level of
+    `ResidualVectorQuantizer`. The codebook follows the data by an exponential moving
+    average (van den Oord et al. 2017, appendix A.1; SoundStream, section III-C), not
+    by gradients. Codes that fall out of use are put back onto vectors of the current
+    batch; the first training batch fills the whole codebook in that way, so no
+    separate k-means start is needed.
+
+    Args:
+        codebook_size: int. Number of entries.
+        decay: float. Decay of the moving averages. Defaults to `0.99`.
+        commitment_weight: float. Weight of the commitment loss, the mean squared
+            distance of the input to its code, that training adds to the model's
+            losses. Defaults to `1.0`.
+        dead_code_threshold: float. A code whose average use falls below this share
+            of an even use is replaced. Defaults to `0.05`.
+        seed: int or None. Seed of the draws that replace dead codes.
+
+    Call arguments:
+        x: float (batch, time, dim).
+        padding_mask: bool (batch, time), `True` at real positions. Padding neither
+            moves the codebook nor counts in the loss, whatever it holds.
+        training: bool.
+
+    Returns:
+        `(quantized, indices)`: float (batch, time, dim) with straight-through
+        gradients (zeros at padding), and int32 (batch, time).
+
+    Example:
+
+    ```python
+    quantizer = VectorQuantizer(codebook_size=512)
+    quantized, indices = quantizer(keras.random.normal((2, 50, 16)), training=True)
+    vectors = quantizer.decode(indices)  # (2, 50, 16)
+    ```
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        decay: float = 0.99,
+        commitment_weight: float = 1.0,
+        dead_code_threshold: float = 0.05,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {codebook_size}.")
+        self.codebook_size = codebook_size
+        self.decay = decay
+        self.commitment_weight = commitment_weight
+        self.dead_code_threshold = dead_code_threshold
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, input_shape):
+        dim = input_shape[-1]
+        if dim is None:
+            raise ValueError(f"VectorQuantizer needs a fixed last dimension, got {input_shape}.")
+        frozen = {"trainable": False, "dtype": "float32", "autocast": False}
+        self.codebook = self.add_weight(
+            name="codebook",
+            shape=(self.codebook_size, dim),
+            initializer=keras.initializers.RandomNormal(stddev=1.0, seed=self.seed),
+            **frozen,
+        )
+        self.code_usage = self.add_weight(
+            name="code_usage", shape=(self.codebook_size,), initializer="zeros", **frozen
+        )
+        self.code_sum = self.add_weight(
+            name="code_sum", shape=(self.codebook_size, dim), initializer="zeros", **frozen
+        )
+        self.built = True
+
+    def encode(self, x):
+        """Indices int32 (batch, time) of the codes nearest to `x` (batch, time, dim)."""
+        x = ops.cast(x, "float32")
+        codebook = ops.convert_to_tensor(self.codebook)
+        # |x - c|^2 less the term that is the same for every code.
+        scores = ops.matmul(x, ops.transpose(codebook)) - 0.5 * ops.sum(codebook**2, axis=-1)
+        return ops.cast(ops.argmax(scores, axis=-1), "int32")
+
+    def decode(self, indices):
+        """Code vectors float32 (batch, time, dim) of `indices` (batch, time)."""
+        return ops.take(ops.convert_to_tensor(self.codebook), indices, axis=0)
+
+    def call(self, x, padding_mask=None, training=None):
+        dtype = x.dtype
+        x = ops.cast(x, "float32")
+        if padding_mask is not None:
+            # Before any arithmetic: 0 * NaN is NaN.
+            x = ops.where(padding_mask[..., None], x, 0.0)
+        indices = self.encode(ops.stop_gradient(x))
+        quantized = self.decode(indices)
+        if padding_mask is not None:
+            quantized = ops.where(padding_mask[..., None], quantized, 0.0)
+        if training:
+            self.add_loss(self.commitment_weight * _masked_mean(x, quantized, padding_mask))
+            self._follow(ops.stop_gradient(x), indices, padding_mask)
+        quantized = x + ops.stop_gradient(quantized - x)
+        return ops.cast(quantized, dtype), indices
+
+    def _follow(self, x, indices, padding_mask):
+        """Moves the codebook towards the vectors that chose each code."""
+        dim = x.shape[-1]
+        x, indices = ops.reshape(x, (-1, dim)), ops.reshape(indices, (-1,))
+        real = ops.ones_like(indices, dtype="float32")
+        if padding_mask is not None:
+            real = ops.cast(ops.reshape(padding_mask, (-1,)), "float32")
+        # segment_sum, not a one-hot product: the latter is vectors x codes large.
+        counts = ops.segment_sum(real, indices, num_segments=self.codebook_size)
+        sums = ops.segment_sum(x * real[:, None], indices, num_segments=self.codebook_size)
+        old_usage = ops.convert_to_tensor(self.code_usage)
+        old_total = ops.convert_to_tensor(self.code_sum)
+        usage = self.decay * old_usage + (1.0 - self.decay) * counts
+        total = self.decay * old_total + (1.0 - self.decay) * sums
+        even_use = ops.sum(real) / self.codebook_size
+        # A replaced code starts from its new vector alone: neither the average that
+        # made it dead nor this step's assignments may pull it back.
+        dead = usage < self.dead_code_threshold * ops.maximum(even_use, 1e-6)
+        dead = ops.logical_or(dead, ops.sum(old_usage) == 0)  # the first batch of all
+        fresh = self._draw(x, real)
+        usage = ops.where(dead, ops.maximum(even_use, 1e-6), usage)
+        total = ops.where(dead[:, None], fresh * usage[:, None], total)
+        anything = ops.sum(real) > 0
+        codes = total / ops.maximum(usage, 1e-6)[:, None]
+        old_codes = ops.convert_to_tensor(self.codebook)
+        self.code_usage.assign(ops.where(anything, usage, old_usage))
+        self.code_sum.assign(ops.where(anything, total, old_total))
+        self.codebook.assign(ops.where(anything, codes, old_codes))
+
+    def _draw(self, x, real):
+        """Real vectors of the batch, one for each code, drawn with replacement."""
+        edges = ops.cumsum(real)
+        rank = keras.random.uniform((self.codebook_size,), seed=self.seed_generator)
+        position = ops.searchsorted(edges, rank * edges[-1], side="right")
+        return ops.take(x, ops.minimum(position, ops.shape(x)[0] - 1), axis=0)
+
+    def compute_output_spec(self, x, padding_mask=None, training=None):
+        return (
+            keras.KerasTensor(x.shape, dtype=self.compute_dtype),
+            keras.KerasTensor(x.shape[:-1], dtype="int32"),
+        )
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.update(
+            codebook_size=self.codebook_size,
+            decay=self.decay,
+            commitment_weight=self.commitment_weight,
+            dead_code_threshold=self.dead_code_threshold,
+            seed=self.seed,
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class ResidualVectorQuantizer(keras.layers.Layer):
+    """A cascade of quantizers, each on what the ones before left over.
+
+    What is it for: the bottleneck of SoundStream (section III-C). Level 1 is coarse,
+    each further level refines it; any first levels alone decode to a coarser signal.
+
+    Args:
+        num_quantizers: int. Number of levels.
+        codebook_size: int. Entries of each level's codebook.
+        quantizer_dropout: float. Share of the training examples that use only the
+            first n levels, n uniform in 1 .. num_quantizers. Defaults to `0.5`.
+        decay, commitment_weight, seed: as in `VectorQuantizer`.
+
+    Call arguments:
+        x: float (batch, time, dim).
+        padding_mask: bool (batch, time), `True` at real positions.
+        training: bool.
+
+    Returns:
+        `(quantized, indices)`: float (batch, time, dim) with straight-through
+        gradients, and int32 (batch, time, num_quantizers).
+
+    Example:
+
+    ```python
+    quantizer = ResidualVectorQuantizer(num_quantizers=8, codebook_size=1024)
+    quantized, indices = quantizer(keras.random.normal((2, 50, 64)), training=True)
+    coarse = quantizer.decode(indices[..., :2])  # the first two levels only
+    ```
+    """
+
+    def __init__(
+        self,
+        num_quantizers: int,
+        codebook_size: int,
+        quantizer_dropout: float = 0.5,
+        decay: float = 0.99,
+        commitment_weight: float = 1.0,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_quantizers < 1:
+            raise ValueError(f"num_quantizers must be at least 1, got {num_quantizers}.")
+        self.num_quantizers = num_quantizers
+        self.codebook_size = codebook_size
+        self.quantizer_dropout = quantizer_dropout
+        self.decay = decay
+        self.commitment_weight = commitment_weight
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.levels = [
+            VectorQuantizer(
+                codebook_size,
+                decay=decay,
+                commitment_weight=commitment_weight / num_quantizers,
+                seed=None if seed is None else seed + level,
+                dtype=self.dtype_policy,
+                name=f"level_{level}",
+            )
+            for level in range(num_quantizers)
+        ]
+
+    def build(self, input_shape):
+        for level in self.levels:
+            level.build(input_shape)
+        self.built = True
+
+    def encode(self, x):
+        """Indices int32 (batch, time, levels) of `x` (batch, time, dim)."""
+        residual, indices = ops.cast(x, "float32"), []
+        for level in self.levels:
+            indices.append(level.encode(residual))
+            residual = residual - level.decode(indices[-1])
+        return ops.stack(indices, axis=-1)
+
+    def decode(self, indices):
+        """Sum of the code vectors, float32 (batch, time, dim).
+
+        `indices` int32 (batch, time, n) holds the first n levels, n from 1 to
+        `num_quantizers`.
+        """
+        if not 1 <= indices.shape[-1] <= self.num_quantizers:
+            raise ValueError(
+                f"indices have {indices.shape[-1]} levels; this quantizer takes "
+                f"1 to {self.num_quantizers}."
+            )
+        pairs = zip(self.levels, ops.unstack(indices, axis=-1), strict=False)
+        return sum(level.decode(codes) for level, codes in pairs)
+
+    def call(self, x, padding_mask=None, training=None):
+        dtype = x.dtype
+        x = ops.cast(x, "float32")
+        if padding_mask is not None:
+            x = ops.where(padding_mask[..., None], x, 0.0)
+        num_used = self._draw_num_used(x) if training and self.quantizer_dropout else None
+        residual, total, indices = x, ops.zeros_like(x), []
+        for number, level in enumerate(self.levels):
+            mask = _used_mask(x, padding_mask, num_used, number)
+            quantized, codes = level(residual, padding_mask=mask, training=training)
+            # The next level must not send gradients through this one's code: they
+            # would cancel its commitment loss (encodec issue 25).
+            quantized = ops.stop_gradient(ops.cast(quantized, "float32"))
+            residual, total = residual - quantized, total + quantized
+            indices.append(codes)
+        quantized = x + ops.stop_gradient(total - x)
+        if padding_mask is not None:
+            quantized = ops.where(padding_mask[..., None], quantized, 0.0)
+        return ops.cast(quantized, dtype), ops.stack(indices, axis=-1)
+
+    def _draw_num_used(self, x):
+        """Levels used by each example, int32 (batch,)."""
+        batch = ops.shape(x)[0]
+        num = keras.random.randint((batch,), 1, self.num_quantizers + 1, seed=self.seed_generator)
+        drop = keras.random.uniform((batch,), seed=self.seed_generator) < self.quantizer_dropout
+        return ops.where(drop, num, self.num_quantizers)
+
+    def compute_output_spec(self, x, padding_mask=None, training=None):
+        return (
+            keras.KerasTensor(x.shape, dtype=self.compute_dtype),
+            keras.KerasTensor((*x.shape[:-1], self.num_quantizers), dtype="int32"),
+        )
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.update(
+            num_quantizers=self.num_quantizers,
+            codebook_size=self.codebook_size,
+            quantizer_dropout=self.quantizer_dropout,
+            decay=self.decay,
+            commitment_weight=self.commitment_weight,
+            seed=self.seed,
+        )
+        return config
+
+
+def _used_mask(x, padding_mask, num_used, level: int):
+    """Which positions a level works on: real ones, of examples that reach the level."""
+    if num_used is None:
+        return padding_mask
+    used = ops.broadcast_to((num_used > level)[:, None], ops.shape(x)[:2])
+    return used if padding_mask is None else ops.logical_and(used, padding_mask)
+
+
+def _masked_mean(x, target, padding_mask):
+    """Mean squared difference over the real positions; `target` gets no gradient."""
+    squared = ops.mean((x - ops.stop_gradient(target)) ** 2, axis=-1)
+    if padding_mask is None:
+        return ops.mean(squared)
+    real = ops.cast(padding_mask, "float32")
+    return ops.sum(squared * real) / ops.maximum(ops.sum(real), 1.0)

@@ -1,0 +1,294 @@
+"""Speech in, more speech out: the stages in a row (SpeechSSM, sections 3 and 5).
+
+Knows the order of the stages and the arithmetic of time; what each stage does inside
+is its own affair. Everything between the stages is a plain NumPy array.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from keras_speechssm.audio import read_audio, validate_waveform
+from keras_speechssm.preset_files import save_parts
+from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, fetch_pipeline, load_part
+from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN
+from keras_speechssm.windows import (
+    OVERLAP,
+    PROMPT_TOKENS,
+    SYNTHESIS_WINDOW,
+    StreamingWindows,
+    kept_part,
+)
+
+MIN_PROMPT_SECONDS = 0.5
+"""Shorter recordings hold too little voice to continue or to speak in."""
+
+_SETTINGS = ("window", "overlap", "voice_tokens", "synthesis_temperature")
+
+
+class SpeechContinuation:
+    """Continues a recording of speech, in the same voice, for as long as you like.
+
+    What is it for: the whole way from a waveform to a waveform. The prompt becomes
+    semantic tokens; the language model continues them; SoundStorm gives each window of
+    tokens the voice of the prompt's first seconds; SoundStream turns the result into
+    sound. After the prompt, memory does not grow with what has been spoken.
+
+    Args:
+        semantic_tokenizer: a `SemanticTokenizer`.
+        speech_lm: a `SpeechSSM`, or another model with its `stream`.
+        soundstorm: a `SoundStorm`.
+        soundstream: a `SoundStream`.
+        window: int. Tokens that are synthesized together. Defaults to `675` (27 s).
+        overlap: int. Tokens that neighbouring windows share; each neighbour gives half
+            of them. Defaults to `100` (4 s).
+        voice_tokens: int. Tokens of voice prompt before each window, taken from the
+            start of the prompt. Defaults to `75` (3 s).
+        synthesis_temperature: float. Of SoundStorm's samples. Defaults to `1.0`.
+
+    Example:
+
+    ```python
+    speech = keras_speechssm.SpeechContinuation.from_preset("speech_ssm_demo_en")
+    waveform = speech.continue_speech("prompt.flac", seconds=60, seed=0)
+    for block in speech.stream("prompt.flac", seed=0):  # without end
+        play(block)
+    ```
+    """
+
+    def __init__(
+        self,
+        semantic_tokenizer,
+        speech_lm,
+        soundstorm,
+        soundstream,
+        window: int = SYNTHESIS_WINDOW,
+        overlap: int = OVERLAP,
+        voice_tokens: int = PROMPT_TOKENS,
+        synthesis_temperature: float = 1.0,
+    ):
+        StreamingWindows(window, overlap)  # Refuses lengths that do not fit.
+        if voice_tokens < 1:
+            raise ValueError(f"voice_tokens must be at least 1, got {voice_tokens}.")
+        self.semantic_tokenizer = semantic_tokenizer
+        self.speech_lm = speech_lm
+        self.soundstorm = soundstorm
+        self.soundstream = soundstream
+        self.window = window
+        self.overlap = overlap
+        self.voice_tokens = voice_tokens
+        self.synthesis_temperature = synthesis_temperature
+
+    @classmethod
+    def from_preset(cls, preset: str = DEFAULT_PRESET) -> "SpeechContinuation":
+        """Loads the four models of a pipeline preset: a name, a folder, or a handle.
+
+        Raises:
+            ValueError: the preset is unknown, no pipeline, or a part of it is broken.
+        """
+        folder, config = fetch_pipeline(preset)
+        models = [load_part(folder, part) for part in PARTS]
+        return cls(*models, **{name: config[name] for name in _SETTINGS if name in config})
+
+    def tokenize(self, audio) -> np.ndarray:
+        """Semantic tokens int32 (time,) at 25 Hz of a path or a waveform (samples,)."""
+        return np.asarray(self.semantic_tokenizer.tokenize(read_speech(audio)), "int32")
+
+    def continue_speech(
+        self, prompt, seconds: float, seed: int | None = None, **sampling
+    ) -> np.ndarray:
+        """Speech that goes on where the prompt ends; the prompt itself is left out.
+
+        Args:
+            prompt: path of an audio file, or waveform (samples,) at 16 kHz.
+            seconds: float above 0. Length of the new speech.
+            seed: int. The same seed gives the same audio, and a longer continuation
+                begins with the shorter one. Defaults to `None`: a new one each time.
+            **sampling: `temperature`, `top_k` and `top_p`, as in `stream`.
+
+        Returns:
+            float32 (round(seconds * 16000),), in [-1, 1].
+
+        Raises:
+            ValueError: `seconds` is no positive number, or the prompt is too short,
+                silent, not finite or no waveform.
+        """
+        blocks = self.stream(prompt, seed=seed, seconds=seconds, **sampling)
+        return np.concatenate(list(blocks))
+
+    def stream(
+        self,
+        prompt,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seconds: float | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Blocks of the continuation as they are made, without end unless asked.
+
+        Args:
+            prompt: path of an audio file, or waveform (samples,) at 16 kHz.
+            seed: int. Defaults to `None`: a new one each time.
+            temperature: float. Of the language model's samples. Defaults to `1.0`.
+            top_k: int. Samples among the k likeliest tokens only. Defaults to `None`.
+            top_p: float. Samples among the likeliest tokens that together have this
+                probability. Defaults to `None`.
+            seconds: float. Where to stop. Defaults to `None`: never.
+
+        Returns:
+            Iterator of float32 (samples,), the first of 25 s, the others of 23 s.
+        """
+        remaining = _num_samples(seconds)
+        prompt = read_speech(prompt)
+        # The continuation starts where the prompt ends: a fraction of a token is cut
+        # from the prompt's beginning.
+        prompt = prompt[len(prompt) % SAMPLES_PER_TOKEN :]
+        seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        tokens = self.tokenize(prompt)
+        blocks = self.speech_lm.stream(
+            tokens[None], temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
+        new_tokens = (np.asarray(block)[0] for block in blocks)
+        return _take(self._synthesize(new_tokens, self._voice(prompt, tokens), seed), remaining)
+
+    def resynthesize(self, audio, seed: int | None = 0) -> np.ndarray:
+        """The recording sent through the tokens and back, in the speaker's own voice.
+
+        Args:
+            audio: path of an audio file, or waveform (samples,) at 16 kHz.
+            seed: int. Defaults to `0`.
+
+        Returns:
+            float32 (samples,), as long as the recording.
+        """
+        waveform = read_speech(audio)
+        tokens = self.tokenize(waveform)
+        voice = self._voice(waveform, tokens)
+        blocks = self._synthesize([tokens], voice, 0 if seed is None else seed)
+        return np.concatenate(list(blocks))[: len(waveform)]
+
+    def _voice(self, waveform: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The voice prompt: semantic (time,) and acoustic (2 time, levels) tokens."""
+        length = min(self.voice_tokens, len(waveform) // SAMPLES_PER_TOKEN)
+        acoustic = self.soundstream.encode(waveform[: length * SAMPLES_PER_TOKEN])
+        return tokens[:length], np.asarray(acoustic)
+
+    def _synthesize(
+        self, blocks: Iterable[np.ndarray], voice: tuple, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Waveform blocks of token blocks; holds one window of tokens at a time.
+
+        If the tokens end, the last window is as short as what is left for it.
+        """
+        windows, number = StreamingWindows(self.window, self.overlap), 0
+        pending, first = np.zeros(0, "int32"), 0
+        for block in itertools.chain(blocks, [None]):
+            if block is None:
+                decided = windows.finish()
+            else:
+                pending = np.concatenate([pending, block])
+                decided = windows.feed(len(block))
+            for entry in decided:
+                tokens = pending[entry[0] - first :][: self.window]
+                audio = self._synthesize_window(tokens, voice, [seed, number])
+                yield kept_part(audio, entry, SAMPLES_PER_TOKEN)
+                number += 1
+            pending, first = pending[windows.next_start - first :], windows.next_start
+
+    def _synthesize_window(self, tokens: np.ndarray, voice: tuple, seeds: list[int]) -> np.ndarray:
+        """Waveform (640 time,) of one window of tokens, after the voice prompt was cut off."""
+        semantic, acoustic = voice
+        # Windows of all lengths in steps of 5 s: few shapes, so few compilations.
+        length = min(-(-len(tokens) // 125) * 125, self.window)
+        content = self.soundstorm.generate(
+            tokens,
+            prompt_semantic=semantic,
+            prompt_acoustic=acoustic,
+            temperature=self.synthesis_temperature,
+            seed=int(np.random.SeedSequence(seeds).generate_state(1)[0]),
+            pad_to=len(semantic) + length,
+        )
+        # The codec is causal: what fills the window up changes nothing before it.
+        fill = FRAMES_PER_TOKEN * (length - len(tokens))
+        frames = np.pad(np.concatenate([acoustic, content]), ((0, fill), (0, 0)))
+        samples = np.asarray(self.soundstream.decode(frames), "float32")
+        start = len(semantic) * SAMPLES_PER_TOKEN
+        return samples[start : start + len(tokens) * SAMPLES_PER_TOKEN]
+
+
+def save_pipeline(
+    folder: str | os.PathLike,
+    semantic_tokenizer,
+    speech_lm,
+    soundstorm,
+    soundstream,
+    metadata: dict | None = None,
+    **settings,
+) -> None:
+    """Writes the four models as a pipeline preset, whole or not at all.
+
+    Args:
+        folder: where to. Other files of an existing folder, such as its model card,
+            are kept.
+        semantic_tokenizer, speech_lm, soundstorm, soundstream: the models. Their
+            weights are stored as float16.
+        metadata: dict of JSON values for `metadata.json`, such as the training data
+            and its licences. Defaults to `None`: no such file.
+        **settings: arguments of `SpeechContinuation` that differ from its defaults.
+    """
+    unknown = set(settings) - set(_SETTINGS)
+    if unknown:
+        raise ValueError(f"Unknown settings {sorted(unknown)}; known are {_SETTINGS}.")
+    models = {
+        "semantic_tokenizer": semantic_tokenizer,
+        "speech_lm": speech_lm,
+        "soundstorm": soundstorm,
+        "soundstream": soundstream,
+    }
+    save_parts(folder, models, {"pipeline": "SpeechContinuation", **settings}, metadata)
+
+
+def read_speech(audio, duration: float | None = None) -> np.ndarray:
+    """The samples of a recording, checked to be something that can be worked on.
+
+    Args:
+        audio: path of an audio file, or waveform (samples,) at 16 kHz.
+        duration: float. Seconds from its beginning to use. Defaults to `None`: all.
+
+    Returns:
+        float32 (samples,) at 16 kHz.
+
+    Raises:
+        ValueError: no sound file, or a waveform that is not mono, not finite, silent
+            or shorter than half a second.
+    """
+    checks = {"min_seconds": MIN_PROMPT_SECONDS, "allow_silence": False}
+    if isinstance(audio, (str, os.PathLike)):
+        return read_audio(audio, duration=duration, **checks)
+    waveform = validate_waveform(audio, **checks)
+    if waveform.ndim != 1:
+        raise ValueError(f"Give one waveform (samples,), mono; got shape {waveform.shape}.")
+    return waveform if duration is None else waveform[: round(duration * SAMPLE_RATE)]
+
+
+def _num_samples(seconds: float | None) -> int | None:
+    if seconds is None:
+        return None
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds must be a positive number, got {seconds}.")
+    return max(1, round(seconds * SAMPLE_RATE))
+
+
+def _take(blocks: Iterator[np.ndarray], remaining: int | None) -> Iterator[np.ndarray]:
+    """The blocks up to `remaining` samples in all; all of them for `None`."""
+    for block in blocks:
+        if remaining is None:
+            yield block
+            continue
+        yield block[:remaining]
+        remaining -= len(block)
+        if remaining <= 0:
+            return

@@ -1,0 +1,114 @@
+"""The files of a preset folder: written whole or not at all, checked before loading."""
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+
+@contextmanager
+def replace_folder(folder: str | os.PathLike):
+    """Yields an empty folder that takes the place of `folder` when the block ends well.
+
+    An error inside the block leaves `folder` as it was. Files of an existing `folder`
+    that the new one does not hold are kept.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Cannot write a preset to {str(folder)!r}: a file lies there.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    previous = folder.with_name(f".{folder.name}.{os.getpid()}.previous")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(previous)
+        partial.rename(folder)
+        if previous.exists():
+            for entry in previous.iterdir():
+                if not (folder / entry.name).exists():
+                    entry.rename(folder / entry.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def store_weights_as_float16(folder: str | os.PathLike) -> None:
+    """Rewrites the weight files below `folder` with float32 arrays as float16.
+
+    Halves the size on disk; models load them into their own dtype. An array with a
+    value beyond float16's range stays float32.
+    """
+    for path in sorted(Path(folder).rglob("*.weights.h5")):
+        partial = path.with_name(f".{path.name}.partial")
+        with h5py.File(path, "r") as source, h5py.File(partial, "w") as target:
+            _copy_as_float16(source, target)
+        os.replace(partial, path)
+
+
+def _copy_as_float16(source: h5py.Group, target: h5py.Group) -> None:
+    for key, value in source.attrs.items():
+        target.attrs[key] = value
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            _copy_as_float16(item, target.create_group(name))
+            continue
+        data = item[()]
+        if item.dtype == "float32" and abs(data).max(initial=0.0) < 6.5e4:
+            data = data.astype("float16")
+        copy = target.create_dataset(name, data=data)
+        for key, value in item.attrs.items():
+            copy.attrs[key] = value
+
+
+def save_parts(
+    folder: str | os.PathLike, models: dict, config: dict, metadata: dict | None = None
+) -> None:
+    """Writes a pipeline preset, whole or not at all, its weights as float16.
+
+    Args:
+        folder: where to. Other files of an existing folder are kept.
+        models: part -> model; each is saved to the sub-folder of its part's name.
+        config: further entries of `config.json`.
+        metadata: content of `metadata.json`. Defaults to `None`: no such file.
+    """
+    with replace_folder(folder) as partial:
+        for part, model in models.items():
+            model.save_to_preset(str(partial / part))
+        store_weights_as_float16(partial)
+        config = {"parts": {part: part for part in models}, **config}
+        _write_json(partial / "config.json", config)
+        if metadata is not None:
+            _write_json(partial / "metadata.json", metadata)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def check_weight_files(folder: Path) -> None:
+    """Raises one clear `ValueError` for a weight file that is missing or cut short."""
+    paths = sorted(folder.glob("*.weights.h5"))
+    if not any(path.name.startswith("model") for path in paths):
+        raise ValueError(
+            f"{str(folder)!r} has no weight file (model.weights.h5): fetch the preset "
+            "again, or pass load_weights=False for fresh weights."
+        )
+    for path in paths:
+        try:
+            h5py.File(path, "r").close()
+        except OSError as error:
+            raise ValueError(
+                f"The weight file {str(path)!r} is truncated or no HDF5 file "
+                f"({first_line(error)}): fetch the preset again."
+            ) from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message: Keras' messages are long."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

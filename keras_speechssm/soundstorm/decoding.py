@@ -1,0 +1,141 @@
+"""SoundStorm's parallel decoding: level by level, the most confident tokens first.
+
+Borsos et al. 2023, section 3.3. Knows the model as a function from tokens to logits.
+All random numbers are drawn here by NumPy, for each example from its own seed, so a
+window gets the same tokens alone, in a batch, or filled up to a longer shape.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from keras import ops
+
+from keras_speechssm.compilation import compile_inference
+from keras_speechssm.soundstorm.masking import remask_counts
+
+
+def decode_levels(
+    decode_pass: Callable,
+    semantic_tokens: np.ndarray,
+    acoustic_tokens: np.ndarray,
+    padding_mask: np.ndarray,
+    content_mask: np.ndarray,
+    iterations: Sequence[int],
+    temperature: float,
+    seeds: Sequence[int],
+) -> np.ndarray:
+    """Fills in the hidden tokens of every level.
+
+    Args:
+        decode_pass: what `decode_pass_of` returns.
+        semantic_tokens: int32 (batch, time).
+        acoustic_tokens: int32 (batch, frames, levels), the mask id where hidden.
+        padding_mask: bool (batch, frames), `True` at real frames.
+        content_mask: bool (batch, frames), `True` at the frames to fill.
+        iterations: passes of each level.
+        temperature: float. 0 takes the likeliest token always.
+        seeds: one for each example.
+
+    Returns:
+        int32 (batch, frames, levels).
+    """
+    batch = semantic_tokens.shape[0]
+    fixed = [ops.convert_to_tensor(array) for array in (semantic_tokens, padding_mask)]
+    content = ops.convert_to_tensor(content_mask)
+    acoustic = ops.convert_to_tensor(acoustic_tokens)
+    generators = [np.random.default_rng(seed) for seed in seeds]
+    for level, passes in enumerate(iterations):
+        masked = content
+        counts = remask_counts(passes, content_mask.sum(axis=1))
+        for number in range(passes):
+            last = number == passes - 1
+            heat = 0.0 if last else temperature
+            uniform = np.zeros(content_mask.shape) if last else _draw(generators, content_mask)
+            acoustic, masked = decode_pass(
+                *fixed,
+                acoustic,
+                masked,
+                ops.convert_to_tensor(np.full((batch,), level, "int32")),
+                ops.convert_to_tensor(counts[number]),
+                ops.convert_to_tensor(uniform.astype("float32")),
+                ops.convert_to_tensor(np.float32(heat)),
+            )
+    return ops.convert_to_numpy(acoustic).astype("int32")
+
+
+def _draw(generators, content_mask: np.ndarray) -> np.ndarray:
+    """Uniform numbers (batch, frames), the k-th content frame taking the k-th draw."""
+    uniform = np.zeros(content_mask.shape)
+    for row, (generator, content) in enumerate(zip(generators, content_mask, strict=True)):
+        # A child for each pass: its first draws do not depend on how many are asked.
+        child = np.random.default_rng(generator.integers(2**63))
+        uniform[row, content] = child.random(int(content.sum()))
+    return uniform
+
+
+def fill_most_confident(
+    logits, acoustic, masked, level, num_remask, uniform, temperature, mask_id: int
+):
+    """One pass of a level: fill what is hidden, hide the least certain again.
+
+    Args:
+        logits: float (batch, frames, codebook).
+        acoustic: int32 (batch, frames, levels).
+        masked: bool (batch, frames), hidden positions of the level.
+        level: int32 (batch,), the level.
+        num_remask: int32 (batch,), how many to hide again.
+        uniform: float (batch, frames) in [0, 1), what the samples are drawn with.
+        temperature: float scalar, 0 for the likeliest token.
+        mask_id: int, the id of a hidden token.
+
+    Returns:
+        `(acoustic, masked)` after the pass.
+    """
+    log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    greedy = temperature <= 0.0
+    tokens = ops.where(
+        greedy,
+        ops.cast(ops.argmax(log_probs, axis=-1), "int32"),
+        _sample(log_probs / ops.where(greedy, 1.0, temperature), uniform),
+    )
+    confidence = ops.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+    confidence = ops.where(masked, confidence, float("inf"))
+    rank = ops.argsort(ops.argsort(confidence, axis=-1), axis=-1)
+    remask = ops.logical_and(masked, ops.cast(rank, "int32") < num_remask[:, None])
+    tokens = ops.where(remask, mask_id, tokens)
+    column = ops.arange(acoustic.shape[-1], dtype="int32")[None, :] == level[:, None]
+    change = ops.logical_and(masked[..., None], column[:, None, :])
+    return ops.where(change, tokens[..., None], acoustic), remask
+
+
+def _sample(log_weights, uniform):
+    """Draws from softmax(log_weights) by inverting its cumulative distribution.
+
+    One uniform number a position, instead of one a code as Gumbel noise would take.
+    """
+    cumulative = ops.cumsum(ops.softmax(log_weights, axis=-1), axis=-1)
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    index = ops.sum(ops.cast(cumulative <= threshold, "int32"), axis=-1)
+    return ops.minimum(index, log_weights.shape[-1] - 1)
+
+
+def decode_pass_of(model) -> Callable:
+    """One pass through `model` and `fill_most_confident`, compiled for each shape.
+
+    Level, schedule and temperature are inputs, so every pass of every window of one
+    length runs the same program.
+    """
+
+    def decode_pass(semantic, padding_mask, acoustic, masked, level, counts, uniform, heat):
+        inputs = {
+            "semantic_tokens": semantic,
+            "acoustic_tokens": acoustic,
+            "level": level,
+            "padding_mask": padding_mask,
+        }
+        logits = model(inputs, training=False)
+        return fill_most_confident(
+            logits, acoustic, masked, level, counts, uniform, heat, model.codebook_size
+        )
+
+    return compile_inference(model, decode_pass)

@@ -1,0 +1,69 @@
+"""SpeechSSM: a spoken language model of constant memory."""
+
+import keras
+import keras_hub
+
+from keras_speechssm.preset_registry import PresetMixin
+from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
+from keras_speechssm.speech_lm.speech_language_model import SpeechLanguageModel
+
+
+# Not a CausalLM of KerasHub: that class generates through text preprocessors and a cache
+# as long as the sequence.
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
+    """A language model of semantic tokens on a `GriffinBackbone`.
+
+    What is it for: it continues speech, given as semantic tokens at 25 Hz, for as long as
+    wanted; memory and the time for each token do not grow (Park et al. 2024, "Long-Form
+    Speech Generation with Spoken Language Models", section 3).
+
+    `model(token_ids)` gives the logits of the token after each one, float32 (batch, time,
+    vocabulary), soft-capped. Besides an array it takes a dictionary with `token_ids` and
+    optionally `padding_mask` and `reset_mask` (`True` at the first token of each packed
+    document), in `fit` too:
+
+    ```python
+    model.fit(tokens[:, :-1], tokens[:, 1:], sample_weight)
+    ```
+
+    Args:
+        backbone: a `GriffinBackbone`; the paper's has `use_rotary=False`.
+        preprocessor: a callable that `fit`, `evaluate` and `predict` apply to their
+            inputs, or `None`.
+
+    Example:
+
+    ```python
+    model = keras_speechssm.models.SpeechSSM.from_preset("speech_ssm_demo_en")
+    new_tokens = model.generate(tokens[None], num_tokens=250, seed=0)
+    for block in model.stream(tokens[None], seed=0):  # without end
+        ...
+    ```
+    """
+
+    preset_part = "speech_lm"
+    backbone_cls = GriffinBackbone
+    _input_names = ("token_ids", "padding_mask", "reset_mask")
+
+    def __init__(self, backbone: GriffinBackbone, preprocessor=None, **kwargs):
+        # === Layers ===
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+
+        # === Functional Model ===
+        inputs = backbone.input
+        logits = backbone.token_embedding(backbone(inputs), reverse=True)
+        super().__init__(inputs=inputs, outputs=logits, **kwargs)
+
+    def initial_state(self, batch_size: int) -> list:
+        """The state before any token: a nested structure of arrays of fixed sizes."""
+        return self.backbone.initial_state(batch_size)
+
+    def advance_hidden(self, token_ids, state, padding_mask=None):
+        """As `advance`, but returns hidden states (batch, time, hidden_dim), not logits."""
+        return self.backbone.advance(token_ids, state, padding_mask)
+
+    def project(self, hidden):
+        """Logits float32 (..., vocabulary) of hidden states (..., hidden_dim)."""
+        return self.backbone.token_embedding(hidden, reverse=True)

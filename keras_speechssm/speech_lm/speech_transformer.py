@@ -1,0 +1,119 @@
+"""SpeechTransformer: the same language model on a Transformer decoder, to compare with."""
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_speechssm.layers.padding import compaction, gather_time
+from keras_speechssm.preset_registry import PresetMixin
+from keras_speechssm.speech_lm.speech_language_model import SpeechLanguageModel
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
+    """A language model of semantic tokens on a Transformer decoder of KerasHub.
+
+    What is it for: the paper's baseline. It has the interface of `SpeechSSM`, but its
+    state holds every token so far, up to `max_length`: what SpeechSSM does without.
+
+    The state is the tokens themselves, and `advance` reads all of them again: correct for
+    any causal backbone, wherever padding lies, at a cost of `max_length` tokens a call.
+
+    `model(token_ids)` gives the logits of the token after each one, float32 (batch, time,
+    vocabulary); a dictionary may add `padding_mask`. In this whole call padding may lie at
+    either end of a row.
+
+    Args:
+        backbone: a `keras_hub.models.GemmaBackbone`. Other causal backbones that take
+            `token_ids` and `padding_mask` and have a reversible `token_embedding` work
+            too, except in `from_preset`.
+        max_length: int. Most tokens of a sequence, prompt and continuation together.
+            Defaults to `2048`.
+        preprocessor: a callable that `fit`, `evaluate` and `predict` apply to their
+            inputs, or `None`.
+
+    Example:
+
+    ```python
+    model = SpeechTransformer(backbone, max_length=1000)  # 40 s
+    new_tokens = model.generate(tokens[None], num_tokens=250, seed=0)
+    ```
+    """
+
+    preset_part = "speech_lm"
+    backbone_cls = keras_hub.models.GemmaBackbone
+
+    def __init__(
+        self,
+        backbone: keras_hub.models.Backbone,
+        max_length: int = 2048,
+        preprocessor=None,
+        **kwargs,
+    ):
+        # === Layers ===
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+
+        # === Functional Model ===
+        inputs = backbone.input
+        logits = backbone.token_embedding(backbone(inputs), reverse=True)
+        super().__init__(inputs=inputs, outputs=ops.cast(logits, "float32"), **kwargs)
+
+        # === Config ===
+        self.max_length = max_length
+
+    def _complete_inputs(self, inputs) -> dict:
+        inputs = super()._complete_inputs(inputs)
+        if inputs["padding_mask"] is None:
+            inputs["padding_mask"] = ops.ones_like(inputs["token_ids"], dtype="int32")
+        return inputs
+
+    def initial_state(self, batch_size: int) -> dict:
+        """The state before any token: the tokens so far, and how many they are.
+
+        Returns:
+            `{"token_ids": int32 (batch, max_length), "length": int32 (batch,)}`.
+        """
+        return {
+            "token_ids": ops.zeros((batch_size, self.max_length), dtype="int32"),
+            "length": ops.zeros((batch_size,), dtype="int32"),
+        }
+
+    def advance_hidden(self, token_ids, state, padding_mask=None):
+        """As `advance`, but returns hidden states (batch, time, hidden_dim), not logits.
+
+        Past `max_length` they are NaN; `generate`, `stream` and `score` raise instead.
+        """
+        token_ids = ops.cast(token_ids, "int32")
+        if padding_mask is None:
+            padding_mask = ops.ones_like(token_ids, dtype="bool")
+        padding_mask = ops.cast(padding_mask, "bool")
+        count = ops.cumsum(ops.cast(padding_mask, "int32"), axis=1)
+        old, length = state["length"], state["length"] + count[:, -1]
+        slots = ops.arange(self.max_length, dtype="int32")[None]
+        source = ops.clip(slots - old[:, None], 0, token_ids.shape[1] - 1)
+        new = gather_time(gather_time(token_ids, compaction(padding_mask)[0]), source)
+        real = slots < length[:, None]
+        written = ops.logical_and(slots >= old[:, None], real)
+        tokens = ops.where(written, new, state["token_ids"])
+        hidden = self.backbone({"token_ids": tokens, "padding_mask": ops.cast(real, "int32")})
+        places = ops.clip(old[:, None] + count - 1, 0, self.max_length - 1)
+        hidden = gather_time(hidden, places)
+        hidden = ops.where((length <= self.max_length)[:, None, None], hidden, np.nan)
+        return hidden, {"token_ids": tokens, "length": length}
+
+    def project(self, hidden):
+        """Logits float32 (..., vocabulary) of hidden states (..., hidden_dim)."""
+        return ops.cast(self.backbone.token_embedding(hidden, reverse=True), "float32")
+
+    def _check_room(self, state: dict, num_tokens: int) -> None:
+        needed = int(ops.convert_to_numpy(state["length"]).max()) + num_tokens
+        if needed > self.max_length:
+            raise ValueError(
+                f"The sequence would have {needed} tokens; this SpeechTransformer holds "
+                f"{self.max_length}: ask for fewer, or build it with a larger max_length."
+            )
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "max_length": self.max_length}

@@ -1,0 +1,237 @@
+"""Training SoundStream: its reconstruction losses, its batches, its command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import soundfile
+from keras import ops
+
+from keras_speechssm import audio
+from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.soundstream import SoundStream
+from keras_speechssm.training.loop import fit_resumable
+
+DEMO_CODEC = dict(
+    strides=(5, 4),
+    channels=(64, 128, 256),
+    stem_stride=16,
+    stem_kernel_size=32,
+    dilations=(1, 3, 9),
+    frame_dilations=(1, 3, 9),
+    residual_kernel_size=3,
+    separable=True,
+    activation="leaky_relu",
+    latent_dim=64,
+    num_quantizers=8,
+    codebook_size=1024,
+    quantizer_dropout=0.5,
+)
+"""Arguments of the demo preset's codec: 4 kbps, cheap enough for two CPU cores."""
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class CodecLoss(keras.losses.Loss):
+    """What a decoded waveform lacks: relative waveform error, mel and spectral distances.
+
+    The sum, each with its weight, of
+
+    - the error of the waveform relative to the signal's energy, `|x - y|^2 / |x|^2`:
+      without it a small codec does not learn phase;
+    - L1 of log-mel spectra over several windows (SoundStream, equation 4, with DAC's
+      logarithm in place of its L1 + L2 pair);
+    - L1 of the linear magnitude spectra, relative to the signal's.
+
+    Args:
+        waveform_weight: float. Defaults to `10.0`.
+        mel_weight: float. Defaults to `20.0`.
+        spectral_weight: float. Defaults to `5.0`.
+        windows: tuple of int. Analysis windows in samples; hops are a quarter.
+            Defaults to `(256, 512, 1024, 2048)`.
+
+    Call arguments:
+        y_true, y_pred: float (batch, samples).
+
+    Returns:
+        float, the mean over the batch.
+    """
+
+    def __init__(
+        self,
+        waveform_weight: float = 10.0,
+        mel_weight: float = 20.0,
+        spectral_weight: float = 5.0,
+        windows: Sequence[int] = (256, 512, 1024, 2048),
+        name: str = "codec_loss",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.waveform_weight = waveform_weight
+        self.mel_weight = mel_weight
+        self.spectral_weight = spectral_weight
+        self.windows = tuple(windows)
+
+    def call(self, y_true, y_pred):
+        error = ops.mean((y_true - y_pred) ** 2, axis=-1)
+        energy = ops.mean(y_true**2, axis=-1) + 1e-4
+        loss = self.waveform_weight * error / energy
+        for window in self.windows:
+            true, pred = _magnitude(y_true, window), _magnitude(y_pred, window)
+            spectral = ops.mean(ops.abs(true - pred), axis=(1, 2))
+            spectral = spectral / (ops.mean(true, axis=(1, 2)) + 1e-2)
+            filters = mel_filters(window)
+            mel = ops.abs(_log_mel(true, filters) - _log_mel(pred, filters))
+            mel = ops.mean(mel, axis=(1, 2))
+            share = 1.0 / len(self.windows)
+            loss = loss + share * (self.mel_weight * mel + self.spectral_weight * spectral)
+        return loss
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "waveform_weight": self.waveform_weight,
+            "mel_weight": self.mel_weight,
+            "spectral_weight": self.spectral_weight,
+            "windows": self.windows,
+        }
+
+
+def _magnitude(waveform, window: int):
+    """Magnitude spectrum (batch, frames, window / 2 + 1)."""
+    real, imaginary = ops.stft(waveform, window, window // 4, window)
+    # The root's gradient is unbounded at zero.
+    return ops.sqrt(real**2 + imaginary**2 + 1e-8)
+
+
+def mel_filters(window: int) -> np.ndarray:
+    """Mel filters (window / 2 + 1, bands), as many bands as the window resolves."""
+    bands = min(80, window // 8 // 4 * 2)
+    bins = window // 2 + 1
+    frequencies = np.linspace(0.0, SAMPLE_RATE / 2, bins)
+    top = 2595.0 * np.log10(1.0 + SAMPLE_RATE / 2 / 700.0)
+    edges = 700.0 * (10.0 ** (np.linspace(0.0, top, bands + 2) / 2595.0) - 1.0)
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising = (frequencies[:, None] - lower) / (centre - lower)
+    falling = (upper - frequencies[:, None]) / (upper - centre)
+    return np.maximum(0.0, np.minimum(rising, falling)).astype("float32")
+
+
+def _log_mel(magnitude, filters):
+    return ops.log10(ops.matmul(magnitude, filters) + 1e-2)
+
+
+class CodecBatches:
+    """Random crops of recordings, as a function of the step.
+
+    Args:
+        audio_folders: folders of audio files of any format.
+        batch_size: int. Crops in a batch.
+        crop_seconds: float. Seconds of each, a whole number of codec frames.
+        seed: int.
+        folder_weights: share of the crops from each folder; by default even.
+
+    Calling it with a step gives `(waveform, waveform)`, float32 (batch, samples).
+    """
+
+    def __init__(
+        self,
+        audio_folders: Sequence[str | Path],
+        batch_size: int,
+        crop_seconds: float,
+        seed: int,
+        folder_weights: Sequence[float] | None = None,
+    ):
+        self.files = [find_audio([folder]) for folder in audio_folders]
+        weights = np.ones(len(self.files)) if folder_weights is None else np.asarray(folder_weights)
+        self.weights = weights / weights.sum()
+        self.batch_size = batch_size
+        self.samples = round(crop_seconds * SAMPLE_RATE)
+        self.seed = seed
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((self.seed, step))
+        crops = np.stack([self._crop(rng) for _ in range(self.batch_size)])
+        return crops, crops
+
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        files = self.files[rng.choice(len(self.files), p=self.weights)]
+        path = files[rng.integers(len(files))]
+        seconds = self.samples / SAMPLE_RATE
+        start = rng.uniform(0.0, max(0.0, soundfile.info(path).duration - seconds))
+        crop = audio.read_audio(path, start=start, duration=seconds)[: self.samples]
+        crop = np.pad(crop, (0, self.samples - len(crop)))
+        # Levels vary in the world: peaks from -18 dB to just below full scale.
+        peak = np.abs(crop).max()
+        if peak > 1e-3:
+            crop = crop * (10.0 ** (-rng.uniform(0.5, 18.0) / 20.0) / peak)
+        return crop.astype("float32")
+
+
+def train_codec(
+    audio_folders: Sequence[str | Path],
+    output_dir: str | Path,
+    *,
+    validation_folders: Sequence[str | Path] | None = None,
+    model_config: dict | None = None,
+    folder_weights: Sequence[float] | None = None,
+    batch_size: int = 16,
+    crop_seconds: float = 1.0,
+    total_steps: int = 20_000,
+    steps_per_epoch: int = 100,
+    learning_rate: float = 1e-3,
+    waveform_weight: float = 10.0,
+    seed: int = 0,
+    max_seconds: float | None = None,
+) -> SoundStream:
+    """Trains a SoundStream on folders of audio; run again, it goes on where it stopped.
+
+    Adam with a warm-up of 200 steps and a cosine decay to a hundredth, gradient norm
+    clipped at 1. No adversarial loss. Writes the run's files (see `fit_resumable`) and
+    the preset `output_dir/preset`.
+
+    Args:
+        audio_folders: folders of audio files.
+        output_dir: folder of the run.
+        validation_folders: folders of other recordings; the weights that do best on them
+            are kept. By default the training loss selects.
+        model_config: arguments of `SoundStream`. Defaults to `DEMO_CODEC`.
+        folder_weights: share of the crops from each folder. Defaults to even.
+        batch_size, crop_seconds: crops in a step and their length.
+        total_steps, steps_per_epoch: length of the run, and of its epochs.
+        learning_rate: peak learning rate.
+        waveform_weight: see `CodecLoss`.
+        seed: int.
+        max_seconds: stop after this much training time.
+
+    Returns:
+        The trained model.
+    """
+    keras.utils.set_random_seed(seed)
+    batches = CodecBatches(audio_folders, batch_size, crop_seconds, seed, folder_weights)
+    validation = None
+    if validation_folders is not None:
+        held_out = CodecBatches(validation_folders, batch_size, crop_seconds, seed + 1)
+        validation = [held_out(step) for step in range(4)]
+    model = SoundStream(**(model_config or DEMO_CODEC))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate * 0.02,
+        total_steps,
+        alpha=0.01,
+        warmup_target=learning_rate,
+        warmup_steps=min(200, total_steps // 10),
+    )
+    optimizer = keras.optimizers.Adam(schedule, beta_1=0.8, beta_2=0.99, global_clipnorm=1.0)
+    model.compile(optimizer=optimizer, loss=CodecLoss(waveform_weight=waveform_weight))
+    fit_resumable(
+        model,
+        batches,
+        output_dir,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        validation_batches=validation,
+        max_seconds=max_seconds,
+    )
+    model.save_to_preset(str(Path(output_dir) / "preset"))
+    return model

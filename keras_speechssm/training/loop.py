@@ -1,0 +1,144 @@
+"""The training loop that every stage shares: `model.fit`, made resumable.
+
+It knows nothing about what is trained: a compiled Keras model and a function from
+the number of a step to its batch are all it takes.
+"""
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Writes one JSON line an epoch: step, seconds of training so far, losses.
+
+    Args:
+        path: the `.jsonl` file; lines are appended, so a resumed run goes on.
+        steps_per_epoch: int.
+        max_seconds: float or None. Training stops at the end of the epoch in which
+            this much training time, earlier runs counted in, has been used.
+    """
+
+    def __init__(self, path: Path, steps_per_epoch: int, max_seconds: float | None = None):
+        super().__init__()
+        self.path = path
+        self.steps_per_epoch = steps_per_epoch
+        self.max_seconds = max_seconds
+        self.seconds_before = 0.0
+
+    def on_train_begin(self, logs=None):
+        last = read_metrics(self.path)[-1:]
+        self.seconds_before = last[0]["seconds"] if last else 0.0
+        self.started = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = self.seconds_before + time.monotonic() - self.started
+        line = {"step": (epoch + 1) * self.steps_per_epoch, "seconds": round(seconds, 1)}
+        line.update({name: float(value) for name, value in (logs or {}).items()})
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("step", "seconds"))
+        print(f"step {line['step']}  {seconds:.0f} s  {shown}", file=sys.stderr, flush=True)
+        if self.max_seconds is not None and seconds >= self.max_seconds:
+            self.model.stop_training = True
+
+
+def read_metrics(path: str | Path) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`; empty where there is none yet."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def fit_resumable(
+    model: keras.Model,
+    make_batch: Callable[[int], tuple],
+    output_dir: str | Path,
+    *,
+    total_steps: int,
+    steps_per_epoch: int = 100,
+    validation_batches: Sequence[tuple] | None = None,
+    monitor: str = "val_loss",
+    max_seconds: float | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> list[dict]:
+    """Trains a compiled model with `fit`; run again, it goes on where it stopped.
+
+    Writes into `output_dir`: `metrics.jsonl` (one line an epoch), `backup/` (model,
+    optimizer and epoch, for resuming) and `best.weights.h5`. At the end the model
+    holds the best weights.
+
+    Args:
+        model: a compiled `keras.Model`.
+        make_batch: function from the step to `(x, y)` or `(x, y, sample_weight)`. Draw
+            from `numpy.random.default_rng((seed, step))` and a resumed run sees the
+            batches that an unbroken one would have seen.
+        output_dir: folder of the run.
+        total_steps: int. Optimizer steps of the whole run, a multiple of
+            `steps_per_epoch` (else rounded up).
+        steps_per_epoch: int. Steps between validations, log lines and backups.
+        validation_batches: list of batches, or `None`: then the training loss selects.
+        monitor: the logged value whose minimum marks the best weights.
+        max_seconds: float or `None`. Stop early after this much training time.
+        callbacks: further Keras callbacks.
+
+    Returns:
+        The lines of `metrics.jsonl`.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    log, best = output_dir / "metrics.jsonl", output_dir / "best.weights.h5"
+    epochs = -(-total_steps // steps_per_epoch)
+    first_epoch = _finished_epochs(output_dir / "backup")
+    if validation_batches is None:
+        monitor = "loss"
+    if first_epoch < epochs:
+        keep_best = keras.callbacks.ModelCheckpoint(
+            str(best),
+            monitor=monitor,
+            mode="min",
+            save_best_only=True,
+            save_weights_only=True,
+            initial_value_threshold=min(
+                (line[monitor] for line in read_metrics(log) if monitor in line), default=None
+            ),
+        )
+        backup = keras.callbacks.BackupAndRestore(
+            str(output_dir / "backup"), delete_checkpoint=False
+        )
+        # Plain iterators: Keras' PyDataset fetches ahead, across the ends of epochs.
+        first_step = first_epoch * steps_per_epoch
+        validation = {}
+        if validation_batches is not None:
+            validation = {
+                "validation_data": (batch for batch in itertools.cycle(validation_batches)),
+                "validation_steps": len(validation_batches),
+            }
+        model.fit(
+            (make_batch(step) for step in itertools.count(first_step)),
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=[*callbacks, keep_best, MetricsLog(log, steps_per_epoch, max_seconds), backup],
+            **validation,
+        )
+    if best.exists():
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        model.load_weights(str(best))
+    return read_metrics(log)
+
+
+def _finished_epochs(backup_dir: Path) -> int:
+    """Epochs that Keras' `BackupAndRestore` has recorded as finished."""
+    metadata = backup_dir / "training_metadata.json"
+    if not metadata.exists():
+        return 0
+    return int(json.loads(metadata.read_text())["epoch"])

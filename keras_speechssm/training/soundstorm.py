@@ -1,0 +1,187 @@
+"""Training SoundStorm: its masked batches, its command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_speechssm.semantic import SemanticTokenizer
+from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
+from keras_speechssm.soundstorm import SoundStorm, mask_for_training
+from keras_speechssm.soundstream import SoundStream
+from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.token_pairs import TokenPair, prepare_token_pairs, read_token_pairs
+
+DEMO_SOUNDSTORM = dict(
+    num_layers=6, hidden_dim=256, num_heads=4, intermediate_dim=768, kernel_size=5, dropout=0.0
+)
+"""Arguments of the demo preset's SoundStorm, less the sizes that tokenizer and codec give."""
+
+
+class SoundStormBatches:
+    """Random crops of token pairs, masked for training, as a function of the step.
+
+    Args:
+        groups: lists of token pairs, one list for each source.
+        codebook_size: int. Codes of a level.
+        batch_size: int. Crops in a batch.
+        crop_tokens: int. Semantic tokens of each; shorter recordings are padded.
+        seed: int.
+        group_weights: share of the crops from each group. By default in proportion to
+            its length.
+
+    Calling it with a step gives `(x, y, sample_weight)` for `model.fit` with
+    `SparseCategoricalCrossentropy(from_logits=True)`: the model's inputs, the true
+    tokens of the level asked for, int32 (batch, frames), and weights float32
+    (batch, frames), zero but at hidden tokens and one on average, so that the loss is
+    the mean over the hidden tokens in nats.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[TokenPair]],
+        codebook_size: int,
+        batch_size: int,
+        crop_tokens: int,
+        seed: int,
+        group_weights: Sequence[float] | None = None,
+    ):
+        if not groups or not all(groups):
+            raise ValueError("Every source needs at least one recording of a token or more.")
+        self.groups = groups
+        self.codebook_size = codebook_size
+        self.batch_size = batch_size
+        self.crop_tokens = crop_tokens
+        self.seed = seed
+        lengths = [np.array([len(pair[0]) for pair in group], dtype=float) for group in groups]
+        self.shares = [length / length.sum() for length in lengths]
+        weights = [length.sum() for length in lengths] if group_weights is None else group_weights
+        self.weights = np.asarray(weights, dtype=float) / np.sum(weights)
+
+    def __call__(self, step: int) -> tuple[dict, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((self.seed, step))
+        crops = [self._crop(rng) for _ in range(self.batch_size)]
+        semantic, acoustic, real = (np.stack(arrays) for arrays in zip(*crops, strict=True))
+        masked, level, target, loss_mask = mask_for_training(
+            acoustic, real, self.codebook_size, rng
+        )
+        inputs = {
+            "semantic_tokens": semantic,
+            "acoustic_tokens": masked,
+            "level": level,
+            "padding_mask": real,
+        }
+        weight = loss_mask * (loss_mask.size / loss_mask.sum())
+        return inputs, target, weight.astype("float32")
+
+    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        group = rng.choice(len(self.groups), p=self.weights)
+        number = rng.choice(len(self.groups[group]), p=self.shares[group])
+        semantic, acoustic = self.groups[group][number]
+        start = rng.integers(0, max(0, len(semantic) - self.crop_tokens) + 1)
+        semantic = semantic[start : start + self.crop_tokens].astype("int32")
+        first, end = start * FRAMES_PER_TOKEN, (start + len(semantic)) * FRAMES_PER_TOKEN
+        acoustic = acoustic[first:end].astype("int32")
+        fill = self.crop_tokens - len(semantic)
+        real = np.arange(self.crop_tokens * FRAMES_PER_TOKEN) < len(acoustic)
+        acoustic = np.pad(acoustic, ((0, fill * FRAMES_PER_TOKEN), (0, 0)))
+        return np.pad(semantic, (0, fill)), acoustic, real
+
+
+def train_soundstorm(
+    audio_folders: Sequence[str | Path],
+    output_dir: str | Path,
+    *,
+    tokenizer_preset: str,
+    codec_preset: str,
+    validation_folders: Sequence[str | Path] | None = None,
+    model_config: dict | None = None,
+    folder_weights: Sequence[float] | None = None,
+    batch_size: int = 8,
+    crop_seconds: float = 6.0,
+    total_steps: int = 20_000,
+    steps_per_epoch: int = 100,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    cache_dir: str | Path | None = None,
+) -> SoundStorm:
+    """Trains a SoundStorm on folders of audio; run again, it goes on where it stopped.
+
+    Both token streams are computed first (see `prepare_token_pairs`). Adam with a
+    warm-up of 200 steps and a cosine decay to a hundredth, gradient norm clipped at 1.
+    Writes the run's files (see `fit_resumable`) and the preset `output_dir/preset`.
+
+    Args:
+        audio_folders: folders of audio files.
+        output_dir: folder of the run.
+        tokenizer_preset: preset of the `SemanticTokenizer`.
+        codec_preset: preset of the `SoundStream`.
+        validation_folders: folders of other recordings; the weights that do best on
+            them are kept. By default the training loss selects.
+        model_config: arguments of `SoundStorm` without the vocabulary's, the levels' and
+            the codebook's size, which tokenizer and codec give. Defaults to
+            `DEMO_SOUNDSTORM`.
+        folder_weights: share of the crops from each folder. Defaults to its length.
+        batch_size, crop_seconds: crops in a step and their length.
+        total_steps, steps_per_epoch: length of the run, and of its epochs.
+        learning_rate: peak learning rate.
+        seed: int.
+        max_seconds: stop after this much training time.
+        cache_dir: folder of the token files. Defaults to `output_dir/token_pairs`.
+
+    Returns:
+        The trained model.
+    """
+    keras.utils.set_random_seed(seed)
+    tokenizer = SemanticTokenizer.from_preset(tokenizer_preset)
+    codec = SoundStream.from_preset(codec_preset)
+    cache_dir = Path(output_dir) / "token_pairs" if cache_dir is None else Path(cache_dir)
+
+    def batches(folders, seed, weights=None):
+        paths = prepare_token_pairs(folders, cache_dir, tokenizer, codec)
+        groups = [read_token_pairs(group) for group in paths]
+        crop_tokens = round(crop_seconds * TOKEN_RATE)
+        return SoundStormBatches(
+            groups, codec.codebook_size, batch_size, crop_tokens, seed, weights
+        )
+
+    training = batches(audio_folders, seed, folder_weights)
+    validation = None
+    if validation_folders is not None:
+        held_out = batches(validation_folders, seed + 1)
+        validation = [held_out(step) for step in range(8)]
+    model = SoundStorm(
+        semantic_vocabulary_size=tokenizer.vocabulary_size,
+        num_levels=codec.num_quantizers,
+        codebook_size=codec.codebook_size,
+        **(model_config or DEMO_SOUNDSTORM),
+    )
+    compile_soundstorm(model, learning_rate, total_steps)
+    fit_resumable(
+        model,
+        training,
+        output_dir,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        validation_batches=validation,
+        max_seconds=max_seconds,
+    )
+    model.save_to_preset(str(Path(output_dir) / "preset"))
+    return model
+
+
+def compile_soundstorm(model: SoundStorm, learning_rate: float, total_steps: int) -> None:
+    """Compiles a model with the loss and the schedule of `train_soundstorm`."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate * 0.02,
+        total_steps,
+        alpha=0.01,
+        warmup_target=learning_rate,
+        warmup_steps=min(200, max(1, total_steps // 10)),
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule, beta_2=0.98, global_clipnorm=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )

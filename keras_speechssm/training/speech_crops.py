@@ -1,0 +1,182 @@
+"""Crops of speech with the phonemes that are said in them, for training the tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from keras_speechssm.audio import read_audio
+from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
+from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
+
+
+def augment(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gain, spectral tilt and noise, so that other microphones and rooms are no surprise.
+
+    Args:
+        waveform: float32 (samples,).
+        rng: draws gain (-12 to +6 dB), tilt (a one-tap filter, -0.5 to 0.5) and, half of
+            the time, white noise 15 to 40 dB below the speech.
+    """
+    tilt = rng.uniform(-0.5, 0.5)
+    waveform = waveform + tilt * np.concatenate([waveform[:1], waveform[:-1]])
+    if rng.random() < 0.5:
+        level = np.sqrt(np.mean(waveform**2)) * 10 ** (-rng.uniform(15, 40) / 20)
+        waveform = waveform + level * rng.standard_normal(len(waveform), dtype=np.float32)
+    return np.clip(waveform * 10 ** (rng.uniform(-12, 6) / 20), -1, 1).astype("float32")
+
+
+def change_speed(waveform: np.ndarray, speed: float) -> np.ndarray:
+    """Plays `waveform` (samples,) `speed` times as fast; pitch and formants move along."""
+    length = int(len(waveform) / speed)
+    places = np.arange(length) * speed
+    return np.interp(places, np.arange(len(waveform)), waveform).astype("float32")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One audio file: its path, its duration in seconds, its transcribed segments or none."""
+
+    path: Path
+    duration: float
+    segments: tuple[Segment, ...]
+
+
+class CropBatches:
+    """Batches for `SemanticTokenizer.fit`, as a function of the step.
+
+    A transcribed crop holds whole segments, one after the other, as many as fit; its
+    edges lie in the pauses. A crop without transcript starts anywhere.
+
+    Args:
+        folders: folders of audio, with or without sidecars.
+        crop_seconds: float. Length of a crop; shorter ones are padded.
+        batch_size: int.
+        seed: int.
+        untranscribed_share: float. Share of crops drawn from recordings without
+            transcripts, where there are both kinds. Defaults to `0.2`.
+        augmented: bool. Speed of 0.88 to 1.14 and `augment`. Defaults to `True`.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        crop_seconds: float,
+        batch_size: int,
+        seed: int = 0,
+        untranscribed_share: float = 0.2,
+        augmented: bool = True,
+    ):
+        self.crop_steps = int(crop_seconds * SAMPLE_RATE) // SAMPLES_PER_TOKEN
+        self.crop_seconds = self.crop_steps * SAMPLES_PER_TOKEN / SAMPLE_RATE
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augmented = augmented
+        self.ids = {phoneme: number for number, phoneme in enumerate(PHONEMES, start=1)}
+        recordings = [_describe(path) for path in find_audio(folders)]
+        self.plain = [r for r in recordings if not r.segments]
+        self.transcribed = [r for r in recordings if r.segments]
+        self.untranscribed_share = untranscribed_share
+        if not self.plain or not self.transcribed:
+            self.untranscribed_share = 1.0 if self.plain else 0.0
+        self._plain_weights = _duration_weights(self.plain)
+        self._transcribed_weights = _duration_weights(self.transcribed)
+
+    def __call__(self, step: int) -> tuple[dict, dict]:
+        """The batch of one step.
+
+        Returns:
+            `({"waveform": float32 (batch, samples), "padding_mask": bool (batch, time)},
+            {"phoneme_logits": int32 (batch, 2, time)})`; the labels of `PhonemeLoss`.
+        """
+        rng = np.random.default_rng((self.seed, step))
+        size = (self.batch_size, self.crop_steps)
+        waveform = np.zeros((size[0], size[1] * SAMPLES_PER_TOKEN), dtype="float32")
+        padding_mask, labels = np.zeros(size, dtype=bool), np.zeros((size[0], 2, size[1]), "int32")
+        for row in range(self.batch_size):
+            samples, phonemes, spans = self._draw(rng)
+            steps = -(-len(samples) // SAMPLES_PER_TOKEN)
+            waveform[row, : len(samples)] = samples
+            padding_mask[row, :steps] = True
+            labels[row, 0, : len(phonemes)] = phonemes
+            for phoneme, first, end in spans:
+                labels[row, 1, first:end] = phoneme
+        inputs = {"waveform": waveform, "padding_mask": padding_mask}
+        return inputs, {"phoneme_logits": labels}
+
+    def _draw(self, rng) -> tuple[np.ndarray, list[int], list[tuple[int, int, int]]]:
+        speed = rng.uniform(0.88, 1.14) if self.augmented else 1.0
+        span = self.crop_seconds * speed
+        chosen: Sequence[Segment] = ()
+        if rng.random() < self.untranscribed_share:
+            recording = self.plain[rng.choice(len(self.plain), p=self._plain_weights)]
+            start = rng.uniform(0.0, max(recording.duration - span, 0.0))
+            end = start + span
+        else:
+            which = rng.choice(len(self.transcribed), p=self._transcribed_weights)
+            recording = self.transcribed[which]
+            start, end, chosen = self._choose_segments(recording, span, rng)
+        samples = read_audio(recording.path, start=start, duration=end - start)
+        if self.augmented:
+            samples = augment(change_speed(samples, speed), rng)
+        samples = samples[: self.crop_steps * SAMPLES_PER_TOKEN]
+        phonemes = [self.ids[name] for segment in chosen for name in segment.phonemes]
+        # CTC needs a step for each label and one between equal neighbours.
+        repeats = sum(a == b for a, b in zip(phonemes, phonemes[1:], strict=False))
+        if len(phonemes) + repeats > len(samples) // SAMPLES_PER_TOKEN:
+            return samples, [], []
+        rate = SAMPLE_RATE / SAMPLES_PER_TOKEN / speed
+        spans = [
+            (self.ids[name], round((first - start) * rate), round((last - start) * rate))
+            for segment in chosen
+            for name, (first, last) in zip(segment.phonemes, segment.phoneme_spans, strict=False)
+        ]
+        return samples, phonemes, spans
+
+    def _choose_segments(self, recording: Recording, span: float, rng):
+        """Start and end of a run of segments that fits `span` seconds, and the segments."""
+        segments = recording.segments
+        # A segment longer than the crop would have to go without its transcript.
+        fitting = [i for i, segment in enumerate(segments) if segment.end - segment.start <= span]
+        first = int(rng.choice(fitting)) if fitting else int(rng.integers(len(segments)))
+        before = segments[first - 1].end if first else 0.0
+        last = first
+        while last + 1 < len(segments) and segments[last + 1].end - segments[first].start <= span:
+            last += 1
+        spare = span - (segments[last].end - segments[first].start)
+        if spare < 0.0:
+            start = rng.uniform(segments[first].start, segments[first].end - span)
+            return start, start + span, ()
+        after = segments[last + 1].start if last + 1 < len(segments) else recording.duration
+        lead = rng.uniform(0.0, min(spare, max(segments[first].start - before, 0.0)))
+        start = segments[first].start - lead
+        end = min(start + span, max(after, segments[last].end))
+        chosen = segments[first : last + 1]
+        if not all(segment.phonemes for segment in chosen):
+            return start, end, ()  # Part of it is not transcribed: CTC would mislead.
+        return start, end, chosen
+
+    def example_waveforms(self, count: int = 128) -> np.ndarray:
+        """Full crops without padding, float32 (n, samples), to adapt the log-mel layer."""
+        rows, step = [], 0
+        while len(rows) < count and step < 64:
+            inputs, _ = self(step)
+            rows.extend(inputs["waveform"][inputs["padding_mask"].all(axis=1)])
+            step += 1
+        if not rows:  # Every recording is shorter than a crop: padding counts as silence.
+            rows = list(self(0)[0]["waveform"])
+        return np.stack(rows[:count])
+
+
+def _describe(path: Path) -> Recording:
+    segments = tuple(read_segments(path) or ())
+    if not any(segment.phonemes for segment in segments):
+        segments = ()
+    return Recording(path, soundfile.info(str(path)).duration, segments)
+
+
+def _duration_weights(recordings: list[Recording]) -> np.ndarray:
+    durations = np.array([recording.duration for recording in recordings])
+    return durations / durations.sum() if len(durations) else durations

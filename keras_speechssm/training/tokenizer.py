@@ -1,0 +1,256 @@
+"""Training of the semantic tokenizer: masked prediction on all speech, CTC where it is transcribed.
+
+The model adds the masked-prediction and commitment losses itself; `PhonemeLoss` is the
+loss to compile it with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_speechssm.data.corpora import PHONEMES
+from keras_speechssm.semantic.phoneme_head import BLANK
+from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.training.loop import fit_resumable, read_metrics
+from keras_speechssm.training.speech_crops import CropBatches
+
+DEMO_CONFIG = {
+    "vocabulary_size": 512,
+    "num_layers": 4,
+    "num_decoder_layers": 1,
+    "hidden_dim": 144,
+    "num_heads": 4,
+    "intermediate_dim": 288,
+    "num_phonemes": len(PHONEMES),
+    "code_dim": 16,
+    "attention_context": 50,
+    "mask_start_rate": 0.02,
+    "masked_codebook_size": 1024,
+    "commitment_weight": 0.1,
+}
+"""Arguments of the demo's `SemanticTokenizer` (1.7 M parameters)."""
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class PhonemeLoss(keras.losses.Loss):
+    """CTC in nats a phoneme, and the cross-entropy of steps whose phoneme is known.
+
+    What is it for: `SemanticTokenizer`'s `phoneme_logits`. CTC alone begins with a plateau
+    of a thousand steps and more, on which it tells the encoder nothing; a synthesiser
+    that says when it speaks each phoneme ends that at once.
+
+    Labels are int (batch, 2, time). Row 0, for CTC: phoneme ids from 1, filled up at the
+    end with 0, the blank. An example whose row is all 0 has no transcript and counts
+    neither in the sum nor in the mean. There must be at least as many time steps as labels
+    and immediate repeats together, else no path exists. Row 1: the phoneme id of each
+    time step, 0 where it is not known.
+
+    Args:
+        alignment_weight: float. Weight of the cross-entropy. Defaults to `1.0`.
+    """
+
+    def __init__(
+        self,
+        alignment_weight: float = 1.0,
+        name: str = "phoneme_loss",
+        reduction: str = "sum_over_batch_size",
+        **kwargs,
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        self.alignment_weight = alignment_weight
+
+    def call(self, y_true, y_pred):
+        labels = ops.cast(y_true, "int32")
+        logits = ops.cast(y_pred, "float32")
+        return self._ctc(labels[:, 0], logits) + self._aligned(labels[:, 1], logits)
+
+    def _ctc(self, labels, logits):
+        label_lengths = ops.sum(ops.cast(labels != BLANK, "int32"), axis=1)
+        batch, time = ops.shape(logits)[0], ops.shape(logits)[1]
+        # The logits say blank at padding, so every example may run for the whole length.
+        lengths = ops.zeros((batch,), dtype="int32") + time
+        losses = ops.ctc_loss(labels, logits, label_lengths, lengths, mask_index=BLANK)
+        transcribed = label_lengths > 0
+        losses = losses / ops.cast(ops.maximum(label_lengths, 1), "float32")
+        # Averaged over the batch this is the mean over its transcribed examples.
+        share = ops.mean(ops.cast(transcribed, "float32"))
+        share = ops.maximum(share, 1.0 / ops.cast(batch, "float32"))
+        return ops.where(transcribed, losses, 0.0) / share
+
+    def _aligned(self, phonemes, logits):
+        known = ops.cast(phonemes != BLANK, "float32")
+        losses = keras.losses.sparse_categorical_crossentropy(phonemes, logits, from_logits=True)
+        # Averaged over the batch this is the mean over all known steps.
+        scale = ops.cast(ops.shape(logits)[0], "float32") / ops.maximum(ops.sum(known), 1.0)
+        return self.alignment_weight * scale * ops.sum(known * losses, axis=1)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "alignment_weight": self.alignment_weight}
+
+
+def train_tokenizer(
+    audio_folders: Sequence[str | Path],
+    output_dir: str | Path,
+    *,
+    validation_folders: Sequence[str | Path] | None = None,
+    model_config: dict | None = None,
+    initial_weights: str | Path | None = None,
+    crop_seconds: float = 8.0,
+    batch_size: int = 8,
+    total_steps: int = 10_000,
+    learning_rate: float = 2e-3,
+    best_rq_weight: float = 0.1,
+    ctc_weight: float = 1.0,
+    untranscribed_share: float = 0.2,
+    steps_per_epoch: int = 50,
+    num_validation_batches: int = 8,
+    max_seconds: float | None = None,
+    seed: int = 0,
+) -> SemanticTokenizer:
+    """Trains a semantic tokenizer from folders of audio; run again, it resumes.
+
+    Args:
+        audio_folders: folders of speech. A recording with a sidecar (see
+            `keras_speechssm.data.corpora`) is trained on with CTC as well.
+        output_dir: run folder: metrics, backup, best weights and, at the end, `preset/`.
+        validation_folders: folders of transcribed speech for choosing the best weights.
+        model_config: arguments of `SemanticTokenizer` that replace those of
+            `DEMO_CONFIG`.
+        initial_weights: `.weights.h5` file of an earlier run to begin from. Layers that
+            have no weights of the same shape there begin anew.
+        crop_seconds: length of a training example.
+        batch_size: crops in a step.
+        total_steps: steps of the whole run; the learning rate falls along a cosine,
+            by steps or by seconds, whichever runs out first.
+        learning_rate: peak of AdamW's learning rate.
+        best_rq_weight: weight of masked prediction.
+        ctc_weight: weight of the phonemes' CTC loss.
+        untranscribed_share: share of crops without transcripts.
+        steps_per_epoch: steps between validations and backups.
+        num_validation_batches: batches of one validation.
+        max_seconds: stop after this much training time.
+        seed: of weights, crops and masks.
+
+    Returns:
+        The tokenizer with its best weights; it lies in `output_dir/preset` too.
+    """
+    keras.utils.set_random_seed(seed)
+    batches = CropBatches(audio_folders, crop_seconds, batch_size, seed, untranscribed_share)
+    config = {**DEMO_CONFIG, "masked_loss_weight": best_rq_weight, "seed": seed}
+    model = SemanticTokenizer(**{**config, **(model_config or {})})
+    if initial_weights is not None:
+        model.load_weights(str(initial_weights), skip_mismatch=True)
+    model.log_mel.adapt(batches.example_waveforms())
+    validation = None
+    if validation_folders:
+        held_out = CropBatches(validation_folders, crop_seconds, batch_size, seed, 0.0, False)
+        validation = [held_out(step) for step in range(num_validation_batches)]
+    compile_tokenizer(model, learning_rate, ctc_weight)
+    budget = Budget(Path(output_dir), -(-total_steps // steps_per_epoch), max_seconds)
+    fit_resumable(
+        model,
+        batches,
+        output_dir,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        validation_batches=validation,
+        max_seconds=max_seconds,
+        callbacks=[LearningRate(budget, learning_rate), QuantizerPhaseIn(budget)],
+    )
+    model.quantizer.quantized_share.assign(1.0)  # whoever trains on begins quantized
+    model.save_to_preset(str(Path(output_dir) / "preset"))
+    return model
+
+
+def compile_tokenizer(
+    model: SemanticTokenizer, learning_rate: float = 1e-3, ctc_weight: float = 1.0
+) -> None:
+    """Compiles `model` with AdamW (gradients clipped to a norm of 1) and its CTC loss."""
+    model.compile(
+        optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=0.01, global_clipnorm=1.0),
+        loss={"phoneme_logits": PhonemeLoss()},
+        loss_weights={"phoneme_logits": ctc_weight},
+    )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of a run's steps or seconds, whichever is scarcer, has been used.
+
+    What is it for: on a shared machine nobody knows how many steps fit into an hour, and
+    a schedule cut off half way leaves the best part of the training out.
+
+    Attributes:
+        output_dir: folder of the run, for its `metrics.jsonl`.
+        total_epochs: epochs of the whole run.
+        max_seconds: training time of the whole run, or `None`.
+    """
+
+    output_dir: Path
+    total_epochs: int
+    max_seconds: float | None = None
+
+    def metrics(self) -> list[dict]:
+        return read_metrics(self.output_dir / "metrics.jsonl")
+
+    def used(self, epochs: int) -> float:
+        """Share of the budget that the first `epochs` epochs took, 0 to 1."""
+        used = epochs / self.total_epochs
+        lines = self.metrics()[:epochs]
+        if self.max_seconds and lines:
+            used = max(used, lines[-1]["seconds"] / self.max_seconds)
+        return min(used, 1.0)
+
+
+class LearningRate(keras.callbacks.Callback):
+    """Raises the learning rate over five epochs, then lowers it along a cosine to 2 %.
+
+    Args:
+        budget: what the run may use.
+        peak: float. Highest learning rate.
+    """
+
+    def __init__(self, budget: Budget, peak: float):
+        super().__init__()
+        self.budget = budget
+        self.peak = peak
+
+    def on_epoch_begin(self, epoch, logs=None):
+        share = 0.02 + 0.49 * (1.0 + np.cos(np.pi * self.budget.used(epoch)))
+        self.model.optimizer.learning_rate = self.peak * share * min(1.0, (epoch + 1) / 5)
+
+
+class QuantizerPhaseIn(keras.callbacks.Callback):
+    """Lets the quantizer in once the phonemes come.
+
+    Unquantized until the training loss has fallen to `threshold` of its second epoch's
+    (at the latest when 40 % of the budget is used); from there the quantized share rises
+    in a straight line to 1 over `epochs` epochs. See `GradualVectorQuantizer` for why.
+
+    Args:
+        budget: what the run may use.
+        threshold: float. Defaults to `0.6`.
+        epochs: int. Defaults to `5`.
+    """
+
+    def __init__(self, budget: Budget, threshold: float = 0.6, epochs: int = 5):
+        super().__init__()
+        self.budget = budget
+        self.threshold = threshold
+        self.epochs = epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.quantizer.quantized_share.assign(self.share(epoch))
+
+    def share(self, epoch: int) -> float:
+        """Quantized share of an epoch (from 0), read off the metrics of those before."""
+        losses = [line["loss"] for line in self.budget.metrics()[:epoch]]
+        for done in range(1, epoch + 1):
+            fallen = len(losses) >= done > 1 and losses[done - 1] <= self.threshold * losses[1]
+            if fallen or self.budget.used(done) >= 0.4:
+                return min(1.0, (epoch - done + 1) / self.epochs)
+        return 0.0

@@ -1,0 +1,24 @@
+"""Starts the command `speechssm`.
+
+Lies outside the package because it must act before anything of it, and with it KerasHub,
+is imported.
+"""
+
+import os
+import sys
+
+
+def main() -> int:
+    """Runs `speechssm` and returns its exit status."""
+    if os.environ.setdefault("KERAS_BACKEND", "jax") != "tensorflow":
+        # KerasHub imports TensorFlow, where it is installed, for its text tokenizers. The
+        # command needs none: this saves its start-up seconds and its notes on stderr.
+        sys.modules.setdefault("tensorflow", None)
+        sys.modules.setdefault("tensorflow_text", None)
+    from keras_speechssm import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

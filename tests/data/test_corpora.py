@@ -1,0 +1,62 @@
+"""Corpora: which files are found, and how their segments are read."""
+
+import json
+
+import pytest
+
+from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
+
+
+def test_audio_is_found_below_every_folder_once_and_sorted(tmp_path):
+    for name in ("b/z.wav", "b/a.FLAC", "a/deep/er/x.mp3", "c/y.ogg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("b/z.json", "b/.z.wav.partial", "b/.hidden.wav", "b/notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "folder.wav").mkdir()
+    found = find_audio([tmp_path / "b", tmp_path])
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["a/deep/er/x.mp3", "b/a.FLAC", "b/z.wav", "c/y.ogg"]
+    assert find_audio(str(tmp_path)) == found
+    assert find_audio(found[0]) == found[:1]
+
+
+def test_nothing_to_find_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        find_audio(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="No audio in"):
+        find_audio([tmp_path])
+    with pytest.raises(ValueError, match="an empty list"):
+        find_audio([])
+
+
+def test_segments_are_read(tmp_path):
+    assert read_segments(tmp_path / "a.wav") is None
+    entries = [
+        {"start": 0, "end": 1.5, "text": "Hello.", "phonemes": ["hh", "ax", "l", "ow"]},
+        {"start": 2, "end": 3},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"voice": "slt", "segments": entries}))
+    assert read_segments(tmp_path / "a.wav") == [
+        Segment(0.0, 1.5, "Hello.", ("hh", "ax", "l", "ow")),
+        Segment(2.0, 3.0, "", ()),
+    ]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"segments": [{"start": 0}]}'])
+def test_damaged_segments_are_told(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match="unreadable"):
+        read_segments(tmp_path / "a.wav")
+
+
+def test_unknown_phonemes_are_told(tmp_path):
+    entry = {"start": 0, "end": 1, "text": "x", "phonemes": ["pau", "aa"]}
+    (tmp_path / "a.json").write_text(json.dumps({"segments": [entry]}))
+    with pytest.raises(ValueError, match=r"unknown phonemes \['pau'\]"):
+        read_segments(tmp_path / "a.wav")
+
+
+def test_the_phonemes_are_distinct_and_without_pause():
+    assert len(set(PHONEMES)) == len(PHONEMES) == 41
+    assert "pau" not in PHONEMES

@@ -1,0 +1,106 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from contract import verify_sequence_contract
+from keras_speechssm.speech_lm import GriffinBackbone
+
+SIZES = {
+    "vocabulary_size": 11,
+    "num_layers": 3,
+    "hidden_dim": 8,
+    "intermediate_dim": 12,
+    "num_heads": 2,
+    "attention_window": 4,
+}
+KINDS = ("recurrent", "attention")
+
+
+def call(backbone):
+    def whole(x, padding_mask=None, reset_mask=None):
+        inputs = {"token_ids": x, "padding_mask": padding_mask, "reset_mask": reset_mask}
+        return backbone(inputs)
+
+    return whole
+
+
+def test_sequence_contract():
+    keras.utils.set_random_seed(0)
+    backbone = GriffinBackbone(**{**SIZES, "num_layers": 2, "block_pattern": KINDS})
+    # The gradients of padding are looked at by the layers' own tests.
+    verify_sequence_contract(
+        None,
+        lambda rng, batch, time: rng.integers(0, 11, (batch, time)).astype("int32"),
+        call=call(backbone),
+        advance=backbone.advance,
+        initial_state=backbone.initial_state,
+        time=8,
+        block_sizes=((3, 2),),
+        tolerance=2e-5,
+    )
+
+
+def test_layer_kinds_follow_the_pattern_over_the_depth():
+    backbone = GriffinBackbone(
+        **{**SIZES, "num_layers": 5}, block_pattern=("attention", "recurrent")
+    )
+    kinds = [block.block_type for block in backbone.griffin_blocks]
+    assert kinds == ["attention", "recurrent", "attention", "recurrent", "attention"]
+
+
+def test_embeddings_are_scaled_by_the_root_of_the_width():
+    backbone = GriffinBackbone(**{**SIZES, "num_layers": 1})
+    seen = []
+    block = backbone.griffin_blocks[0]
+    advance, block.advance = (
+        block.advance,
+        lambda x, *args, **kwargs: (
+            seen.append(ops.convert_to_numpy(x)) or advance(x, *args, **kwargs)
+        ),
+    )
+    backbone.advance(np.array([[3]]), backbone.initial_state(1))
+    row = ops.convert_to_numpy(backbone.token_embedding.embeddings)[3]
+    np.testing.assert_allclose(seen[0][0, 0], row * np.sqrt(8), rtol=1e-6)
+
+
+def test_padding_may_hold_ids_out_of_range():
+    backbone = GriffinBackbone(**SIZES)
+    mask = np.array([[False, True, True]])
+    outputs = [
+        ops.convert_to_numpy(
+            backbone(
+                {"token_ids": np.array([[filler, 4, 2]]), "padding_mask": mask, "reset_mask": None}
+            )
+        )[:, 1:]
+        for filler in (0, -1, 10**6)
+    ]
+    assert np.isfinite(outputs[0]).all()
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
+def test_bfloat16_keeps_the_recurrent_state_in_float32():
+    backbone = GriffinBackbone(**SIZES, dtype="bfloat16")
+    hidden, state = backbone.advance(np.array([[1, 2, 3]]), backbone.initial_state(1))
+    assert keras.backend.standardize_dtype(hidden.dtype) == "bfloat16"
+    recurrent = state[0]["rg_lru"]["recurrent"]
+    assert keras.backend.standardize_dtype(recurrent.dtype) == "float32"
+    logits = backbone.token_embedding(hidden, reverse=True)
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+
+
+def test_preset_round_trip(tmp_path):
+    backbone = GriffinBackbone(**SIZES, lru_width=16, block_pattern=KINDS)
+    backbone.save_to_preset(str(tmp_path / "preset"))
+    loaded = GriffinBackbone.from_preset(str(tmp_path / "preset"))
+    assert loaded.get_config() == backbone.get_config()
+    tokens = np.arange(10)[None]
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(call(loaded)(tokens)), ops.convert_to_numpy(call(backbone)(tokens))
+    )
+
+
+def test_unknown_layer_kind_is_refused():
+    with pytest.raises(ValueError, match="block_pattern"):
+        GriffinBackbone(**SIZES, block_pattern=("recurrent", "convolution"))

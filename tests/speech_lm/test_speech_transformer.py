@@ -1,0 +1,110 @@
+import keras
+import keras_hub
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_speechssm.compilation import compile_inference
+from keras_speechssm.speech_lm import SpeechTransformer
+
+VOCABULARY, MAX_LENGTH = 11, 24
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.GemmaBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=2,
+        num_key_value_heads=1,
+        hidden_dim=8,
+        intermediate_dim=16,
+        head_dim=4,
+    )
+    return SpeechTransformer(backbone, max_length=MAX_LENGTH)
+
+
+@pytest.fixture(scope="module")
+def whole(model):
+    forward = compile_inference(model, lambda tokens: model(tokens))
+    return lambda tokens: ops.convert_to_numpy(forward(ops.convert_to_tensor(tokens)))
+
+
+def tokens_of(batch, time, seed=0):
+    return np.random.default_rng(seed).integers(0, VOCABULARY, (batch, time)).astype("int32")
+
+
+def test_advance_in_chunks_gives_the_whole_models_logits(model, whole):
+    tokens = tokens_of(2, 10)
+    first, state = model.advance(tokens[:, :4], model.initial_state(2))
+    second, state = model.advance(tokens[:, 4:], state)
+    found = np.concatenate([ops.convert_to_numpy(first), ops.convert_to_numpy(second)], axis=1)
+    np.testing.assert_allclose(found, whole(tokens), atol=1e-5)
+    assert ops.convert_to_numpy(state["length"]).tolist() == [10, 10]
+
+
+def test_padding_anywhere_does_not_advance_the_state(model, whole):
+    tokens = tokens_of(2, 8)
+    mask = np.array([[False, True, True, False, False, True, True, True], [True] * 5 + [False] * 3])
+    logits, state = model.advance(tokens, model.initial_state(2), mask)
+    more, _ = model.advance(tokens[:, :1], state)
+    for row in range(2):
+        alone = np.append(tokens[row, mask[row]], tokens[row, 0])[None]
+        expected = whole(alone)[0]
+        found = ops.convert_to_numpy(logits)[row, mask[row]]
+        np.testing.assert_allclose(found, expected[:-1], atol=1e-5)
+        np.testing.assert_allclose(ops.convert_to_numpy(more)[row, 0], expected[-1], atol=1e-5)
+
+
+def test_greedy_generation_takes_the_argmax_of_whole_forwards(model, whole):
+    prompt = tokens_of(2, 4)
+    sequence = np.pad(prompt, ((0, 0), (0, 6)))
+    for step in range(4, 10):
+        sequence[:, step] = whole(sequence)[:, step - 1].argmax(axis=-1)
+    generated = model.generate(prompt, 6, temperature=0.0)
+    np.testing.assert_array_equal(generated, sequence[:, 4:])
+
+
+def test_same_seed_same_tokens_whatever_the_blocks(model):
+    prompt = tokens_of(1, 4)
+    blocks = list(model.stream(prompt, block_size=3, num_tokens=10, seed=1))
+    np.testing.assert_array_equal(
+        np.concatenate(blocks, axis=1), model.generate(prompt, 10, seed=1)
+    )
+
+
+def test_score_is_the_log_likelihood_of_the_whole_forward(model, whole):
+    tokens = tokens_of(2, 12)
+    logits = whole(tokens)[:, :-1].astype("float64")
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    picked = np.take_along_axis(log_probabilities, tokens[:, 1:, None], axis=-1)
+    np.testing.assert_allclose(model.score(tokens), picked.sum(axis=(1, 2)), rtol=1e-5)
+
+
+def test_more_tokens_than_it_holds_are_refused(model):
+    with pytest.raises(ValueError, match="would have 25 tokens; this SpeechTransformer holds 24"):
+        model.generate(tokens_of(1, 5), 20)
+    with pytest.raises(ValueError, match="would have 30 tokens"):
+        model.score(tokens_of(1, 30))
+    logits, _ = model.advance(tokens_of(1, 25), model.initial_state(1))
+    assert np.isnan(ops.convert_to_numpy(logits)).all()
+
+
+def test_fit_learns_a_constant(model):
+    fresh = SpeechTransformer.from_config(model.get_config())
+    assert fresh.max_length == MAX_LENGTH
+    fresh.compile(optimizer=keras.optimizers.Adam(1e-2))
+    tokens = np.full((8, 9), 4, "int32")
+    history = fresh.fit(tokens[:, :-1], tokens[:, 1:], epochs=10, verbose=0).history
+    assert history["loss"][-1] < 0.3 * history["loss"][0]
+
+
+def test_preset_round_trip(model, tmp_path):
+    model.save_to_preset(str(tmp_path / "preset"))
+    loaded = SpeechTransformer.from_preset(str(tmp_path / "preset"))
+    assert loaded.max_length == MAX_LENGTH
+    tokens = tokens_of(1, 6)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(loaded(tokens)), ops.convert_to_numpy(model(tokens))
+    )

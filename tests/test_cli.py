@@ -1,0 +1,254 @@
+"""The command line: what each verb writes, and one clear line for every bad input."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_models import shared_tiny_pipeline, shared_tiny_preset
+
+from keras_speechssm import cli
+from keras_speechssm.audio import write_audio
+from keras_speechssm.data.token_store import (
+    finish_token_folder,
+    read_manifest,
+    read_token_folder,
+    write_tokens,
+)
+from keras_speechssm.pipeline import SpeechContinuation
+from keras_speechssm.shapes import SAMPLE_RATE
+
+
+@pytest.fixture
+def preset(monkeypatch):
+    """The tiny preset, whose loading gives the pipeline that is loaded already."""
+    load = SpeechContinuation.from_preset
+
+    def from_preset(name):
+        return shared_tiny_pipeline() if name == shared_tiny_preset() else load(name)
+
+    monkeypatch.setattr(SpeechContinuation, "from_preset", from_preset)
+    return shared_tiny_preset()
+
+
+def test_presets_are_loaded_from_their_folder(tmp_path):
+    folder = shutil.copytree(shared_tiny_preset(), tmp_path / "copy")
+    assert type(cli._load(str(folder))) is SpeechContinuation
+
+
+def noise(seconds: float) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (0.1 * rng.standard_normal(round(seconds * SAMPLE_RATE))).astype("float32")
+
+
+@pytest.fixture
+def prompt(tmp_path):
+    path = tmp_path / "prompt.wav"
+    write_audio(path, noise(1.0))
+    return str(path)
+
+
+def run(capsys, *argv) -> tuple[int, str]:
+    status = cli.main([str(word) for word in argv])
+    return status, capsys.readouterr().err
+
+
+def assert_refused(capsys, tmp_path, *argv, message: str):
+    before = sorted(tmp_path.rglob("*"))
+    status, said = run(capsys, *argv)
+    assert status == 2
+    line = [line for line in said.splitlines() if not line.startswith("Loading ")]
+    assert len(line) == 1 and line[0].startswith("speechssm: "), said
+    assert re.search(message, line[0]), said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_continue_writes_the_new_speech(capsys, tmp_path, prompt, preset):
+    out = tmp_path / "out.wav"
+    argv = ("continue", prompt, "-o", out, "--seconds", 3, "--seed", 1, "--preset", preset)
+    status, said = run(capsys, *argv)
+    assert status == 0 and "3 of 3 s spoken, real-time factor" in said
+    speech, rate = soundfile.read(out, dtype="float32")
+    assert rate == SAMPLE_RATE
+    expected = SpeechContinuation.from_preset(preset).continue_speech(prompt, 3, seed=1)
+    np.testing.assert_allclose(speech, expected, atol=1e-4)
+
+
+def test_continue_can_keep_and_shorten_the_prompt(capsys, tmp_path, prompt, preset):
+    out = tmp_path / "out.flac"
+    argv = ("continue", prompt, "-o", out, "--seconds", 1, "--preset", preset, "--keep-prompt")
+    assert run(capsys, *argv)[0] == 0
+    assert soundfile.info(out).frames == 2 * SAMPLE_RATE
+    assert run(capsys, *argv, "--prompt-seconds", 0.6)[0] == 0
+    speech, _ = soundfile.read(out, dtype="float32")
+    assert len(speech) == round(1.6 * SAMPLE_RATE)
+    np.testing.assert_allclose(speech[:9600], noise(1.0)[:9600], atol=1e-4)
+
+
+def test_interrupt_leaves_a_shorter_file(capsys, tmp_path, prompt, preset, monkeypatch):
+    def interrupted(self, *arguments, **settings):
+        yield noise(2.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpeechContinuation, "stream", interrupted)
+    out = tmp_path / "out.wav"
+    status, said = run(capsys, "continue", prompt, "-o", out, "--preset", preset)
+    assert status == 130 and f"{out} holds 2 s" in said
+    assert soundfile.info(out).frames == 2 * SAMPLE_RATE
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.wav", "prompt.wav"]
+
+
+def test_resynthesize_keeps_the_length(capsys, tmp_path, prompt, preset):
+    out = tmp_path / "out.wav"
+    assert run(capsys, "resynthesize", prompt, "-o", out, "--preset", preset)[0] == 0
+    assert soundfile.info(out).frames == SAMPLE_RATE
+
+
+def test_tokenize_one_recording(capsys, tmp_path, prompt, preset):
+    out = tmp_path / "tokens.npy"
+    assert run(capsys, "tokenize", prompt, "-o", out, "--preset", preset)[0] == 0
+    expected = SpeechContinuation.from_preset(preset).tokenize(prompt)
+    np.testing.assert_array_equal(np.load(out, allow_pickle=False), expected)
+
+
+def test_tokenize_folders(capsys, tmp_path, preset):
+    for name in ("a/x", "a/deep/y", "b/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_audio(tmp_path / f"{name}.wav", noise(0.6))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(capsys, "tokenize", tmp_path / "a", "-o", one, "--preset", preset)[0] == 0
+    assert read_manifest(one).recordings == {"x": 15, "deep/y": 15}
+    folders = (tmp_path / "a", tmp_path / "b")
+    assert run(capsys, "tokenize", *folders, "-o", two, "--preset", preset)[0] == 0
+    assert read_manifest(two).recordings == {"a/x": 15, "a/deep/y": 15, "b/x": 15}
+    assert len(read_token_folder(two)) == 3
+    # Run again, it goes on with what is missing and leaves the rest alone.
+    (two / "b" / "x.npy").unlink()
+    kept = (two / "a" / "x.npy").stat().st_mtime_ns
+    assert run(capsys, "tokenize", *folders, "-o", two, "--preset", preset)[0] == 0
+    assert (two / "a" / "x.npy").stat().st_mtime_ns == kept and (two / "b" / "x.npy").is_file()
+
+
+def bad_audio(folder: Path) -> dict[str, Path]:
+    files = {name: folder / f"{name}.wav" for name in ("short", "silent", "nan", "text", "empty")}
+    write_audio(files["short"], noise(0.2))
+    write_audio(files["silent"], np.zeros(SAMPLE_RATE, "float32"))
+    soundfile.write(files["nan"], np.full(SAMPLE_RATE, np.nan, "float32"), 16000, subtype="FLOAT")
+    files["text"].write_text("Call me Ishmael.")
+    files["empty"].write_bytes(b"")
+    return {**files, "missing": folder / "missing.wav"}
+
+
+AUDIO_MESSAGES = {
+    "short": "holds 0.20 s of audio",
+    "silent": "all silence",
+    "nan": "NaN or infinite",
+    "text": "cannot be read as audio",
+    "empty": "is empty",
+    "missing": "does not exist",
+}
+
+
+@pytest.mark.parametrize("verb", ["continue", "resynthesize"])
+@pytest.mark.parametrize("kind", AUDIO_MESSAGES)
+def test_bad_audio(capsys, tmp_path, verb, kind):
+    path = bad_audio(tmp_path)[kind]
+    argv = (verb, path, "-o", tmp_path / "out.wav")
+    assert_refused(capsys, tmp_path, *argv, message=AUDIO_MESSAGES[kind])
+
+
+@pytest.mark.parametrize("kind", ["nan", "text", "empty", "missing"])
+def test_bad_audio_to_tokenize(capsys, tmp_path, kind):
+    path = bad_audio(tmp_path)[kind]
+    argv = ("tokenize", path, "-o", tmp_path / "out.npy")
+    assert_refused(capsys, tmp_path, *argv, message=AUDIO_MESSAGES[kind])
+
+
+@pytest.mark.parametrize(
+    "output, message",
+    [
+        ("no/such/folder/out.wav", "does not exist"),
+        ("out.docx", "not a known format"),
+        ("folder.wav", "is a folder"),
+    ],
+)
+def test_output_is_checked_before_anything_is_loaded(
+    capsys, tmp_path, prompt, monkeypatch, output, message
+):
+    monkeypatch.setattr(cli, "_load", None)
+    (tmp_path / "folder.wav").mkdir()
+    for verb in ("continue", "resynthesize"):
+        assert_refused(capsys, tmp_path, verb, prompt, "-o", tmp_path / output, message=message)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--seconds", "-1"), "--seconds: expected a number above 0, got -1"),
+        (("--seconds", "ten"), "--seconds: expected a number above 0, got ten"),
+        (("--seconds", "nan"), "--seconds: expected a number above 0, got nan"),
+        (("--prompt-seconds", "0"), "--prompt-seconds: expected a number above 0"),
+        (("--seed", "-3"), "--seed: expected a whole number from 0 on, got -3"),
+        (("--preset", "no_such_preset"), "Unknown preset 'no_such_preset'"),
+        (("--nonsense",), "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_bad_options(capsys, tmp_path, prompt, options, message):
+    argv = ("continue", prompt, "-o", tmp_path / "out.wav", *options)
+    assert_refused(capsys, tmp_path, *argv, message=message)
+
+
+def test_bad_temperature(capsys, tmp_path, prompt, preset):
+    argv = ("continue", prompt, "-o", tmp_path / "out.wav", "--preset", preset)
+    assert_refused(capsys, tmp_path, *argv, "--temperature", "-1", message="temperature")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no weight file"])
+def test_broken_preset(capsys, tmp_path, prompt, damage):
+    folder = shutil.copytree(shared_tiny_preset(), tmp_path / "broken")
+    path = folder / "semantic_tokenizer" / "model.weights.h5"
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    argv = ("continue", prompt, "-o", tmp_path / "out.wav", "--preset", folder)
+    assert_refused(capsys, tmp_path, *argv, message=damage)
+
+
+def test_verbs_of_functions_take_their_arguments(capsys, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    argv = ("train", "codec", "--audio-folders", empty, "--output-dir", tmp_path / "run")
+    status, said = run(capsys, *argv)
+    assert status == 2 and "No audio in" in said
+    assert_refused(capsys, tmp_path, "train", "codec", message="--audio-folders")
+    assert_refused(capsys, tmp_path, "train", "nonsense", message="invalid choice: 'nonsense'")
+    assert_refused(capsys, tmp_path, message="required: VERB")
+
+
+def test_evaluate_prints_json(capsys, tmp_path, monkeypatch, preset):
+    for name in ("train", "held_out"):
+        write_tokens(tmp_path / name / "a.npy", np.arange(60) % 12)
+        finish_token_folder(tmp_path / name, vocabulary_size=12)
+    argv = ("evaluate", "speech-lm", "--training-folders", tmp_path / "train", "--preset", preset)
+    status = cli.main([*map(str, argv), "--held-out-folders", str(tmp_path / "held_out")])
+    printed = json.loads(capsys.readouterr().out)
+    assert status == 0 and printed["tokens"] == 59 and printed["trigram"] < printed["unigram"]
+
+
+def test_missing_package_is_one_line(capsys, tmp_path, preset, prompt, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    argv = ("evaluate", "codec", "--audio-folders", tmp_path, "--preset", preset)
+    assert_refused(capsys, tmp_path, *argv, message="package pesq is missing; pip install")
+
+
+@pytest.mark.parametrize("verb", list(cli.WRAPPED))
+def test_wrapped_functions_exist_and_have_help(capsys, verb):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*verb, "--help"])
+    assert stop.value.code == 0
+    assert f"speechssm {' '.join(verb)}" in capsys.readouterr().out

@@ -1,0 +1,86 @@
+"""Whole-or-nothing folders, half-size weight files, and checks before loading."""
+
+import h5py
+import numpy as np
+import pytest
+
+from keras_speechssm.preset_files import (
+    check_weight_files,
+    first_line,
+    replace_folder,
+    store_weights_as_float16,
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_replace_folder_swaps_and_keeps_other_files(tmp_path):
+    old = tmp_path / "preset"
+    old.mkdir()
+    (old / "config.json").write_text("old")
+    (old / "README.md").write_text("card")
+    with replace_folder(old) as partial:
+        (partial / "config.json").write_text("new")
+        assert (old / "config.json").read_text() == "old"
+    assert (old / "config.json").read_text() == "new"
+    assert (old / "README.md").read_text() == "card"
+    assert names(tmp_path) == ["preset"]
+
+
+def test_replace_folder_leaves_the_old_after_an_error(tmp_path):
+    old = tmp_path / "preset"
+    old.mkdir()
+    (old / "config.json").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        with replace_folder(old) as partial:
+            (partial / "config.json").write_text("new")
+            raise KeyboardInterrupt
+    assert (old / "config.json").read_text() == "old"
+    assert names(tmp_path) == ["preset"]
+
+
+def test_replace_folder_refuses_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="a file lies there"):
+        with replace_folder(tmp_path / "file"):
+            pass
+
+
+def test_float16_keeps_integers_attributes_and_large_values(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars/0"] = np.linspace(-1, 1, 1000, dtype="float32")
+        file["layers/dense/vars/1"] = np.array([1e6], "float32")
+        file["layers/count/vars/0"] = np.array([70000], "int32")
+        file["layers"].attrs["name"] = "layers"
+    size = path.stat().st_size
+    store_weights_as_float16(tmp_path)
+    with h5py.File(path) as file:
+        assert file["layers/dense/vars/0"].dtype == "float16"
+        assert file["layers/dense/vars/1"][0] == np.float32(1e6)
+        assert file["layers/count/vars/0"][0] == 70000
+        assert file["layers"].attrs["name"] == "layers"
+    assert path.stat().st_size < size
+    assert names(tmp_path) == ["model.weights.h5"]
+
+
+def test_check_weight_files(tmp_path):
+    with pytest.raises(ValueError, match="has no weight file"):
+        check_weight_files(tmp_path)
+    path = tmp_path / "model.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["weights"] = np.zeros(1000)
+    check_weight_files(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated or no HDF5 file"):
+        check_weight_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [(ValueError("one\ntwo"), "one"), (KeyError("name"), "'name'"), (OSError(), "OSError")],
+)
+def test_first_line(error, line):
+    assert first_line(error) == line

@@ -1,0 +1,93 @@
+import keras
+import numpy as np
+import pytest
+import soundfile
+
+from keras_speechssm.models import SoundStream
+from keras_speechssm.training.codec import CodecBatches, CodecLoss, train_codec
+
+TINY = dict(
+    strides=(5, 4),
+    channels=(4, 4, 4),
+    stem_stride=16,
+    stem_kernel_size=32,
+    dilations=(1,),
+    separable=True,
+    latent_dim=4,
+    num_quantizers=2,
+    codebook_size=8,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, seconds in (("a.wav", 2.0), ("b.flac", 0.2)):
+        (tmp_path / "audio").mkdir(exist_ok=True)
+        samples = 0.1 * rng.normal(size=int(16000 * seconds))
+        soundfile.write(tmp_path / "audio" / name, samples, 16000)
+    return tmp_path / "audio"
+
+
+def loss_of(a, b, **kwargs):
+    return float(keras.ops.convert_to_numpy(CodecLoss(**kwargs)(a, b)))
+
+
+def test_loss_is_zero_for_a_perfect_copy_and_grows_with_the_error():
+    rng = np.random.default_rng(0)
+    x = (0.2 * rng.normal(size=(2, 4000))).astype("float32")
+    assert loss_of(x, x) == pytest.approx(0.0, abs=1e-4)
+    losses = [loss_of(x, x + s * rng.normal(size=x.shape).astype("float32")) for s in (0.01, 0.1)]
+    assert 0.0 < losses[0] < losses[1]
+
+
+def test_waveform_term_is_relative_to_the_energy():
+    x = np.full((1, 4000), 0.5, "float32")
+    only = dict(mel_weight=0.0, spectral_weight=0.0, waveform_weight=1.0)
+    assert loss_of(x, 0.5 * x, **only) == pytest.approx(0.25, rel=1e-2)
+
+
+def test_spectral_terms_see_what_they_should():
+    # The same tone in opposite phase: only the waveform term objects.
+    time = np.arange(8000) / 16000
+    x = (0.5 * np.sin(2 * np.pi * 440 * time))[None].astype("float32")
+    assert loss_of(x, -x, waveform_weight=0.0) == pytest.approx(0.0, abs=1e-3)
+    other = (0.5 * np.sin(2 * np.pi * 880 * time))[None].astype("float32")
+    assert loss_of(x, other, waveform_weight=0.0, spectral_weight=0.0) > 1.0
+    assert loss_of(x, other, waveform_weight=0.0, mel_weight=0.0) > 1.0
+
+
+def test_batches_are_a_function_of_the_step(folder):
+    make = CodecBatches([folder], batch_size=4, crop_seconds=0.5, seed=3)
+    x, y = make(7)
+    assert x.shape == (4, 8000) and x.dtype == np.float32 and x is y
+    assert 0.0 < np.abs(x).max() <= 1.0
+    np.testing.assert_array_equal(x, make(7)[0])
+    assert np.abs(x - make(8)[0]).max() > 0.0
+
+
+def test_folder_weights_choose_folders(folder, tmp_path):
+    (tmp_path / "silent").mkdir()
+    soundfile.write(tmp_path / "silent" / "s.wav", np.zeros(16000), 16000)
+    folders = [folder, tmp_path / "silent"]
+    make = CodecBatches(folders, 8, 0.5, seed=0, folder_weights=[0.0, 1.0])
+    assert np.all(make(0)[0] == 0.0)
+
+
+def test_folder_without_audio_is_named(tmp_path):
+    with pytest.raises(ValueError, match="No audio in .*empty"):
+        (tmp_path / "empty").mkdir()
+        CodecBatches([tmp_path / "empty"], 1, 0.5, seed=0)
+
+
+def test_train_codec_resumes_and_writes_a_preset(folder, tmp_path):
+    arguments = dict(model_config=TINY, batch_size=2, crop_seconds=0.2, steps_per_epoch=2)
+    train_codec([folder], tmp_path / "run", total_steps=2, **arguments)
+    codec = train_codec(
+        [folder], tmp_path / "run", total_steps=4, validation_folders=[folder], **arguments
+    )
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    loaded = SoundStream.from_preset(str(tmp_path / "run" / "preset"))
+    x = np.random.default_rng(0).normal(size=1600).astype("float32") * 0.1
+    np.testing.assert_array_equal(loaded.encode(x), codec.encode(x))

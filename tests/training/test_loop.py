@@ -1,0 +1,88 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_speechssm.training.loop import fit_resumable, read_metrics
+
+
+def make_model():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)])
+    model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
+    return model
+
+
+def make_batch(step):
+    rng = np.random.default_rng((0, step))
+    x = rng.normal(size=(8, 3)).astype("float32")
+    return x, x.sum(axis=1, keepdims=True)
+
+
+def run(folder, total_steps, **kwargs):
+    model = make_model()
+    lines = fit_resumable(
+        model, make_batch, folder, total_steps=total_steps, steps_per_epoch=5, **kwargs
+    )
+    return model, lines
+
+
+def test_a_broken_run_equals_an_unbroken_one(tmp_path):
+    whole, whole_lines = run(tmp_path / "whole", 30)
+    run(tmp_path / "broken", 10)
+    broken, broken_lines = run(tmp_path / "broken", 30)
+    assert [line["step"] for line in broken_lines] == [5, 10, 15, 20, 25, 30]
+    np.testing.assert_allclose(
+        [line["loss"] for line in broken_lines],
+        [line["loss"] for line in whole_lines],
+        rtol=1e-5,
+    )
+    for a, b in zip(whole.get_weights(), broken.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_each_step_gets_its_own_batch(tmp_path):
+    seen = []
+
+    def spy(step):
+        seen.append(step)
+        return make_batch(step)
+
+    for total_steps in (10, 20):
+        fit_resumable(make_model(), spy, tmp_path, total_steps=total_steps, steps_per_epoch=5)
+    # Keras may ask for one batch more than it trains on.
+    assert list(dict.fromkeys(seen))[:20] == list(range(20))
+
+
+def test_finished_run_trains_no_further(tmp_path):
+    run(tmp_path, 10)
+    _, lines = run(tmp_path, 10)
+    assert [line["step"] for line in lines] == [5, 10]
+
+
+def test_keeps_the_best_weights(tmp_path):
+    class Worsen(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 4:
+                self.model.set_weights([100.0 + w for w in self.model.get_weights()])
+
+    validation = [make_batch(1000), make_batch(1001)]
+    model, lines = run(tmp_path, 25, validation_batches=validation, callbacks=[Worsen()])
+    assert lines[-1]["val_loss"] > 2 * lines[3]["val_loss"]
+    loss = np.mean([model.evaluate(*batch, verbose=0) for batch in validation])
+    assert loss == pytest.approx(min(line["val_loss"] for line in lines), rel=1e-4)
+
+
+def test_time_limit_stops_and_counts_earlier_runs(tmp_path):
+    _, lines = run(tmp_path, 1000, max_seconds=0.0)
+    assert len(lines) == 1
+
+
+def test_metrics_are_json_lines(tmp_path):
+    run(tmp_path, 5)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == read_metrics(
+        tmp_path / "metrics.jsonl"
+    )
+    assert read_metrics(tmp_path / "none.jsonl") == []

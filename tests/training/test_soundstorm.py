@@ -1,0 +1,173 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+
+from keras_speechssm.training import soundstorm as training
+from keras_speechssm.training.token_pairs import prepare_token_pairs, read_token_pairs
+
+LEVELS, CODES, VOCABULARY = 2, 5, 6
+
+
+class CountingTokenizer:
+    """Stands for a SemanticTokenizer: tokens from the mean level of each 640 samples."""
+
+    vocabulary_size = VOCABULARY
+
+    def __init__(self):
+        self.calls = 0
+
+    def get_weights(self):
+        return [np.zeros((2,), "float32")]
+
+    def tokenize(self, waveform):
+        self.calls += 1
+        whole = np.pad(waveform, (0, -len(waveform) % 640)).reshape(-1, 640)
+        return np.floor(np.abs(whole[:, 0]) * VOCABULARY * 0.999).astype("int32")
+
+
+class FrameCodec:
+    """Stands for a SoundStream: the codes of a frame come from its own samples."""
+
+    num_quantizers, codebook_size = LEVELS, CODES
+
+    def __init__(self, weight=1.0):
+        self.weight = weight
+
+    def get_weights(self):
+        return [np.full((2,), self.weight, "float32")]
+
+    def encode(self, waveform):
+        whole = np.pad(waveform, (0, -len(waveform) % 320)).reshape(-1, 320)
+        coarse = np.floor(np.abs(whole[:, 0]) * CODES * 0.999).astype("int32")
+        return np.stack([coarse, (coarse + 1) % CODES], axis=-1)
+
+
+def write_recordings(folder, seconds, seed=0):
+    rng = np.random.default_rng(seed)
+    for number, length in enumerate(seconds):
+        # Constant over each token's samples.
+        levels = np.repeat(rng.random(int(length * 25) + 1), 640)[: int(length * 16000)]
+        (folder / "deep").mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / "deep" / f"{number}.wav", levels.astype("float32"), 16000)
+    return folder
+
+
+def test_token_pairs_cover_whole_recordings_and_resume(tmp_path):
+    folder = write_recordings(tmp_path / "speech", [1.21, 65.5, 0.02])
+    tokenizer, codec, cache = CountingTokenizer(), FrameCodec(), tmp_path / "cache"
+    (paths,) = prepare_token_pairs([folder], cache, tokenizer, codec)
+    assert tokenizer.calls == 2
+    pairs = read_token_pairs(paths)
+    assert [len(semantic) for semantic, _ in pairs] == [30, 1637]
+    for number, (semantic, acoustic) in enumerate(pairs):
+        assert semantic.dtype == acoustic.dtype == np.uint16
+        waveform, _ = soundfile.read(folder / "deep" / f"{number}.wav", dtype="float32")
+        np.testing.assert_array_equal(semantic, tokenizer.tokenize(waveform)[: len(semantic)])
+        np.testing.assert_array_equal(acoustic, codec.encode(waveform)[: 2 * len(semantic)])
+    paths[0].unlink()
+    calls = tokenizer.calls
+    prepare_token_pairs([folder], cache, tokenizer, codec)
+    assert tokenizer.calls == calls + 1
+    with pytest.raises(ValueError, match="another tokenizer or codec"):
+        prepare_token_pairs([folder], cache, tokenizer, FrameCodec(weight=2.0))
+
+
+def test_an_interrupt_leaves_no_half_written_pair(tmp_path, monkeypatch):
+    folder = write_recordings(tmp_path / "speech", [1.0, 1.0])
+
+    def interrupted(*arguments, **arrays):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_token_pairs([folder], tmp_path / "cache", CountingTokenizer(), FrameCodec())
+    assert not list((tmp_path / "cache").rglob("*.npz"))
+
+
+def make_groups(seed=0):
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, CODES, (VOCABULARY, 2))
+
+    def pair(length):
+        semantic = rng.integers(0, VOCABULARY, length).astype("uint16")
+        coarse = first[semantic].reshape(-1)
+        return semantic, np.stack([coarse, (coarse + 1) % CODES], axis=-1).astype("uint16")
+
+    return [[pair(40), pair(3)], [pair(20)]]
+
+
+def test_batches_are_aligned_crops_and_repeatable():
+    groups = make_groups()
+    batches = training.SoundStormBatches(groups, CODES, batch_size=64, crop_tokens=8, seed=3)
+    inputs, target, weight = batches(5)
+    assert inputs["semantic_tokens"].shape == (64, 8)
+    assert inputs["acoustic_tokens"].shape == (64, 16, LEVELS)
+    assert target.shape == weight.shape == (64, 16) and weight.dtype == np.float32
+    np.testing.assert_allclose(weight.mean(), 1.0, rtol=1e-5)
+    assert len(np.unique(weight)) == 2
+    # The frames' codes follow from their semantic token, so misaligned crops would show.
+    coarse = {}
+    for semantic, acoustic in [pair for group in groups for pair in group]:
+        coarse.update(zip(semantic, map(tuple, acoustic[:, 0].reshape(-1, 2)), strict=True))
+    codes = np.array([[coarse[t] for t in row] for row in inputs["semantic_tokens"]])
+    codes = codes.reshape(64, 16)
+    true = (codes + inputs["level"][:, None]) % CODES
+    real = inputs["padding_mask"]
+    np.testing.assert_array_equal(target[real], true[real])
+    assert not real.all() and not weight[~real].any()
+    again = batches(5)
+    np.testing.assert_array_equal(again[0]["acoustic_tokens"], inputs["acoustic_tokens"])
+    assert (batches(6)[0]["semantic_tokens"] != inputs["semantic_tokens"]).any()
+
+
+def test_group_weights_choose_the_source():
+    groups = make_groups()
+    groups[1][0][0][:] = 4
+    batches = training.SoundStormBatches(groups, CODES, 16, 8, seed=0, group_weights=[0.0, 1.0])
+    assert (batches(0)[0]["semantic_tokens"] == 4).all()
+    with pytest.raises(ValueError, match="at least one recording"):
+        training.SoundStormBatches([groups[0], []], CODES, 16, 8, seed=0)
+
+
+def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypatch):
+    speech = write_recordings(tmp_path / "train" / "speech", [4.0] * 6)
+    held_out = write_recordings(tmp_path / "held_out" / "speech", [2.0] * 2, seed=1)
+    for name, stand_in in (("SemanticTokenizer", CountingTokenizer), ("SoundStream", FrameCodec)):
+        loader = type(name, (), {"from_preset": staticmethod(lambda preset, made=stand_in: made())})
+        monkeypatch.setattr(training, name, loader)
+    arguments = dict(
+        audio_folders=[speech],
+        output_dir=tmp_path / "run",
+        tokenizer_preset="tokenizer",
+        codec_preset="codec",
+        validation_folders=[held_out],
+        model_config=dict(num_layers=1, hidden_dim=16, num_heads=2, intermediate_dim=32),
+        batch_size=16,
+        crop_seconds=0.4,
+        steps_per_epoch=20,
+        learning_rate=1e-2,
+    )
+    training.train_soundstorm(**arguments, total_steps=20)
+    model = training.train_soundstorm(**arguments, total_steps=60)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["val_loss"] for line in lines]
+    assert len(losses) == 3
+    assert losses[-1] < 0.8 * np.log(CODES)
+    loaded = type(model).from_preset(str(tmp_path / "run" / "preset"))
+    for saved, kept in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(saved, kept)
+    assert (loaded.num_levels, loaded.codebook_size) == (LEVELS, CODES)
+    assert loaded.semantic_vocabulary_size == VOCABULARY
+
+
+def test_the_loss_is_the_mean_over_hidden_tokens():
+    inputs, target, weight = training.SoundStormBatches(make_groups(), CODES, 4, 8, seed=0)(0)
+    logits = np.random.default_rng(0).normal(size=(*target.shape, CODES)).astype("float32")
+    log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    picked = -np.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    found = float(loss(target, logits, sample_weight=weight))
+    np.testing.assert_allclose(found, picked[weight > 0].mean(), rtol=1e-5)

@@ -1,0 +1,208 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_speechssm.audio import write_audio
+from keras_speechssm.data.corpora import PHONEMES
+from keras_speechssm.semantic import SemanticTokenizer
+from keras_speechssm.training.loop import read_metrics
+from keras_speechssm.training.speech_crops import CropBatches, augment, change_speed
+from keras_speechssm.training.tokenizer import (
+    Budget,
+    PhonemeLoss,
+    QuantizerPhaseIn,
+    train_tokenizer,
+)
+
+TINY = {
+    "vocabulary_size": 8,
+    "num_layers": 1,
+    "num_decoder_layers": 1,
+    "hidden_dim": 8,
+    "num_heads": 2,
+    "intermediate_dim": 8,
+    "num_mels": 8,
+    "masked_codebook_size": 8,
+}
+
+
+def say(folder, name, seconds, segments=None):
+    """A recording whose samples tell their own time: sample n is n / 2**20."""
+    folder.mkdir(exist_ok=True)
+    write_audio(folder / f"{name}.wav", np.arange(int(seconds * 16000)) / 2**20)
+    if segments is not None:
+        entries = [
+            {"start": start, "end": end, "text": "", "phonemes": phonemes.split()}
+            for start, end, phonemes in segments
+        ]
+        sidecar = {"voice": "v", "segments": entries}
+        (folder / f"{name}.json").write_text(json.dumps(sidecar))
+
+
+def path_sum(chances, labels):
+    """CTC by enumeration: the probability of every path that collapses to `labels`."""
+    time, classes = chances.shape
+    total = 0.0
+    for path in np.ndindex(*[classes] * time):
+        kept = [c for n, c in enumerate(path) if c and (n == 0 or path[n - 1] != c)]
+        if kept == labels:
+            total += np.prod(chances[np.arange(time), path])
+    return total
+
+
+def unaligned(labels):
+    """CTC labels as `PhonemeLoss` takes them, with no step's phoneme known."""
+    return np.stack([labels, np.zeros_like(labels)], axis=1)
+
+
+def test_aligned_steps_add_their_cross_entropy():
+    logits = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    aligned = np.array([[0, 2, 2], [0, 0, 3]])
+    labels = np.stack([np.zeros_like(aligned), aligned], axis=1)
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = -np.log([chances[0, 1, 2], chances[0, 2, 2], chances[1, 2, 3]]).mean()
+    for weight in (1.0, 0.5):
+        found = PhonemeLoss(alignment_weight=weight)(labels, ops.convert_to_tensor(logits))
+        np.testing.assert_allclose(float(ops.convert_to_numpy(found)), weight * expected, rtol=1e-5)
+
+
+def test_crops_know_where_phonemes_sound(tmp_path):
+    write_audio(tmp_path / "a.wav", np.full(16000, 0.1))
+    spans = [(0.0, 0.2), (0.2, 0.52)]
+    segment = {"start": 0.0, "end": 1.0, "phonemes": ["hh", "ax"], "phoneme_spans": spans}
+    (tmp_path / "a.json").write_text(json.dumps({"segments": [segment]}))
+    _, labels = CropBatches([tmp_path], 1.0, 2, augmented=False)(0)
+    hh, ax = PHONEMES.index("hh") + 1, PHONEMES.index("ax") + 1
+    expected = [hh] * 5 + [ax] * 8 + [0] * 12
+    assert labels["phoneme_logits"][:, 1].tolist() == [expected] * 2
+
+
+def test_ctc_against_enumeration_of_paths():
+    logits = np.random.default_rng(0).normal(size=(3, 4, 3)).astype("float32")
+    logits[1, 2:] = [0.0, -1e4, -1e4]  # padding: blank for certain
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    labels = np.array([[1, 1, 2, 0], [2, 1, 0, 0], [0, 0, 0, 0]])
+    labels[0] = [1, 1, 0, 0]
+    expected = [
+        -np.log(path_sum(chances[0], [1, 1])) / 2,
+        -np.log(path_sum(chances[1, :2], [2, 1])) / 2,
+    ]
+    # The third has no transcript: it is left out of the mean.
+    found = PhonemeLoss()(unaligned(labels), ops.convert_to_tensor(logits))
+    np.testing.assert_allclose(float(ops.convert_to_numpy(found)), np.mean(expected), rtol=1e-4)
+
+
+def test_ctc_of_nothing_transcribed_is_zero():
+    found = PhonemeLoss()(np.zeros((2, 2, 4), "int32"), ops.ones((2, 4, 3)))
+    assert float(ops.convert_to_numpy(found)) == 0.0
+
+
+def test_crops_hold_whole_segments_with_their_phonemes(tmp_path):
+    segments = [(0.5, 1.5, "hh ax"), (1.7, 2.4, "l ow"), (2.6, 4.4, "w er l d")]
+    say(tmp_path / "a", "x", 5.0, segments)
+    batches = CropBatches([tmp_path / "a"], 2.0, 16, seed=3, augmented=False)
+    ids = {name: number for number, name in enumerate(PHONEMES, start=1)}
+    seen = set()
+    for step in range(3):
+        inputs, labels = batches(step)
+        waveform, mask = inputs["waveform"], inputs["padding_mask"]
+        assert waveform.shape == (16, 32000) and mask.shape == (16, 50)
+        rows = labels["phoneme_logits"][:, 0]
+        for samples, real, row in zip(waveform, mask, rows, strict=True):
+            start = samples[0] * 2**20 / 16000
+            end = samples.max() * 2**20 / 16000
+            inside = [p for a, b, p in segments if a >= start - 2e-3 and b <= end + 2e-3]
+            assert row[row > 0].tolist() == [ids[p] for p in " ".join(inside).split()]
+            assert not np.any(row[np.argmin(row > 0) :])  # filled up at the end only
+            # No part of another segment may be heard.
+            assert all(b <= start + 2e-3 or a >= end - 2e-3 or p in inside for a, b, p in segments)
+            assert real.sum() == np.ceil((end - start) * 25 - 0.01)
+            seen.add(tuple(inside))
+    assert seen == {("hh ax", "l ow"), ("l ow",), ("w er l d",)}
+
+
+def test_a_segment_longer_than_the_crop_loses_its_transcript(tmp_path):
+    say(tmp_path / "a", "x", 5.0, [(0.5, 4.5, "hh ax")])
+    inputs, labels = CropBatches([tmp_path / "a"], 2.0, 4, augmented=False)(0)
+    assert not labels["phoneme_logits"].any() and inputs["padding_mask"].all()
+
+
+def test_too_many_phonemes_for_the_time_lose_the_transcript(tmp_path):
+    say(tmp_path / "a", "x", 0.4, [(0.0, 0.2, "hh ax l ow w er")])  # six labels, five steps
+    _, labels = CropBatches([tmp_path / "a"], 0.2, 4, augmented=False)(0)
+    assert not labels["phoneme_logits"].any()
+
+
+def test_share_without_transcripts_and_the_same_batch_for_the_same_step(tmp_path):
+    say(tmp_path / "a", "x", 3.0, [(0.5, 1.5, "hh ax")])
+    say(tmp_path / "b", "y", 3.0)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    batches = CropBatches(folders, 1.4, 200, seed=1, untranscribed_share=0.3)
+    inputs, labels = batches(5)
+    without = np.mean(~labels["phoneme_logits"].any(axis=(1, 2)))
+    assert 0.2 < without < 0.4
+    again, _ = CropBatches(folders, 1.4, 200, seed=1, untranscribed_share=0.3)(5)
+    np.testing.assert_array_equal(again["waveform"], inputs["waveform"])
+    assert np.isfinite(inputs["waveform"]).all() and np.abs(inputs["waveform"]).max() <= 1
+
+
+def test_speed_and_augmentation():
+    tone = np.sin(2 * np.pi * 100 * np.arange(16000) / 16000).astype("float32")
+    fast = change_speed(tone, 1.25)
+    assert len(fast) == 12800
+    assert np.abs(np.fft.rfft(fast)).argmax() == 100  # 100 periods still: 125 Hz for 0.8 s
+    rng = np.random.default_rng(0)
+    levels = [np.sqrt(np.mean(augment(0.1 * tone, rng) ** 2)) for _ in range(30)]
+    assert min(levels) < 0.05 and max(levels) > 0.08
+
+
+def test_quantizer_waits_for_the_phonemes(tmp_path):
+    lines = [4.2, 4.0, 3.9, 2.3, 2.0, 1.9]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": 1, "seconds": 1, "loss": loss}) + "\n" for loss in lines)
+    )
+    phase_in = QuantizerPhaseIn(Budget(tmp_path, 100), threshold=0.6, epochs=2)
+    assert [phase_in.share(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.5, 1, 1]
+    late = QuantizerPhaseIn(Budget(tmp_path, 10), threshold=0.1, epochs=4)
+    assert [late.share(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.25, 0.5, 0.75]
+    assert Budget(tmp_path, 100, max_seconds=4).used(3) == 0.25
+
+
+def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
+    say(tmp_path / "a", "x", 3.0, [(0.5, 1.5, "hh ax"), (1.6, 2.5, "l ow")])
+    say(tmp_path / "b", "y", 3.0)
+
+    def train(total_steps):
+        return train_tokenizer(
+            [tmp_path / "a", tmp_path / "b"],
+            tmp_path / "run",
+            validation_folders=[tmp_path / "a"],
+            model_config=TINY,
+            crop_seconds=2.0,
+            batch_size=2,
+            total_steps=total_steps,
+            steps_per_epoch=2,
+            num_validation_batches=1,
+        )
+
+    train(4)
+    model = train(6)
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert all(np.isfinite(line["loss"]) and line["val_loss"] > 0 for line in lines)
+    loaded = SemanticTokenizer.from_preset(str(tmp_path / "run" / "preset"))
+    waveform = np.random.default_rng(0).normal(size=9000) * 0.1
+    np.testing.assert_array_equal(loaded.tokenize(waveform), model.tokenize(waveform))
+    # The front end was fitted to the corpus.
+    assert not np.allclose(ops.convert_to_numpy(loaded.log_mel.mean), -3.0)
+
+
+def test_loss_survives_serialisation():
+    loss = PhonemeLoss()
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert isinstance(copy, PhonemeLoss)
+    with pytest.raises(ValueError, match="does not exist"):
+        CropBatches(["no/such/folder"], 1.0, 1)
