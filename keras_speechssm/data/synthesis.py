@@ -25,9 +25,9 @@ from keras_speechssm.audio import write_audio
 from keras_speechssm.data.books import read_books
 from keras_speechssm.data.voices import (
     Voice,
+    locate_phonemes,
     make_voices,
     missing_programs,
-    locate_phonemes,
     pronounce,
     speak,
 )

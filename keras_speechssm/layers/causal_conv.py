@@ -174,8 +174,9 @@ class CausalConv1DTranspose(keras.layers.Layer):
         parts = ops.reshape(parts, (-1, ops.shape(x)[1], self.kernel_size * self.filters))
         # Part p of input t lands p strides later; input t stands at index t + num_parts - 1.
         y = sum(
-            parts[:, self.num_parts - 1 - p : self.num_parts - 1 - p + time]
-            [..., p * width : (p + 1) * width]
+            parts[:, self.num_parts - 1 - p : self.num_parts - 1 - p + time][
+                ..., p * width : (p + 1) * width
+            ]
             for p in range(self.num_parts)
         )
         return ops.reshape(y, (-1, time * self.strides, self.filters)) + self.bias
@@ -186,7 +187,5 @@ class CausalConv1DTranspose(keras.layers.Layer):
 
     def get_config(self) -> dict:
         config = super().get_config()
-        config.update(
-            filters=self.filters, kernel_size=self.kernel_size, strides=self.strides
-        )
+        config.update(filters=self.filters, kernel_size=self.kernel_size, strides=self.strides)
         return config

@@ -57,7 +57,12 @@ def _backend_recurrence():
         return _make_jax_recurrence()
     if backend == "torch":
         return _make_torch_recurrence()
-    return _make_portable_recurrence()
+    if backend == "tensorflow":
+        return _make_tensorflow_recurrence()
+    raise ValueError(
+        f"linear_recurrence got the Keras backend {backend!r}; set KERAS_BACKEND to jax, "
+        "tensorflow or torch."
+    )
 
 
 def _make_jax_recurrence():
@@ -124,25 +129,28 @@ def _make_torch_recurrence():
     return recurrence
 
 
-def _make_portable_recurrence():
-    """From keras.ops alone: TensorFlow, eagerly, in a graph and under jit_compile."""
+def _make_tensorflow_recurrence():
+    """Eagerly, in a graph (of unknown length too) and under jit_compile.
+
+    `tf.scan` and not `ops.scan`: the latter needs the length when it builds the graph.
+    """
+    import tensorflow as tf
 
     def scan(a, b, initial_state, reverse=False):
         def step(h, inputs):
             a_t, b_t = inputs
-            h = a_t * h + b_t
-            return h, h
+            return a_t * h + b_t
 
-        return ops.scan(step, initial_state, (a, b), reverse=reverse)[1]
+        return tf.scan(step, (a, b), initializer=initial_state, reverse=reverse)
 
-    @ops.custom_gradient
+    @tf.custom_gradient
     def recurrence(a, b, initial_state):
         states = scan(a, b, initial_state)
 
         def gradient(upstream):
-            next_a = ops.concatenate([a[1:], ops.zeros_like(a[:1])], axis=0)
-            grad_b = scan(next_a, upstream, ops.zeros_like(initial_state), reverse=True)
-            previous = ops.concatenate([initial_state[None], states[:-1]], axis=0)
+            next_a = tf.concat([a[1:], tf.zeros_like(a[:1])], axis=0)
+            grad_b = scan(next_a, upstream, tf.zeros_like(initial_state), reverse=True)
+            previous = tf.concat([initial_state[None], states[:-1]], axis=0)
             return grad_b * previous, grad_b, a[0] * grad_b[0]
 
         return states, gradient

@@ -49,9 +49,7 @@ class ResidualUnit(keras.layers.Layer):
             name="dilated",
         )
         self.mixing = (
-            PointwiseDense(filters, dtype=self.dtype_policy, name="mixing")
-            if separable
-            else None
+            PointwiseDense(filters, dtype=self.dtype_policy, name="mixing") if separable else None
         )
         # Units start close to the identity: deep stacks then train from the first step.
         self.pointwise = PointwiseDense(

@@ -112,6 +112,7 @@ def fit_resumable(
         backup = keras.callbacks.BackupAndRestore(
             str(output_dir / "backup"), delete_checkpoint=False
         )
+        metrics_log = MetricsLog(log, steps_per_epoch, max_seconds)
         # Plain iterators: Keras' PyDataset fetches ahead, across the ends of epochs.
         first_step = first_epoch * steps_per_epoch
         validation = {}
@@ -126,7 +127,7 @@ def fit_resumable(
             epochs=epochs,
             shuffle=False,
             verbose=0,
-            callbacks=[*callbacks, keep_best, MetricsLog(log, steps_per_epoch, max_seconds), backup],
+            callbacks=[*callbacks, keep_best, metrics_log, backup],
             **validation,
         )
     if best.exists():

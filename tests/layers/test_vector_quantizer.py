@@ -36,7 +36,7 @@ def test_gradient_goes_straight_through():
     layer = with_codebook(vectors(5, 2))
     weights = vectors(1, 4, 2, seed=1)
     x = vectors(1, 4, 2, seed=2)
-    (gradient,), _ = gradients(lambda x: ops.sum(layer(x)[0] * weights), [x])
+    (gradient,), _ = gradients(lambda x: ops.sum(ops.multiply(layer(x)[0], weights)), [x])
     np.testing.assert_allclose(gradient, weights, atol=1e-6)
 
 
@@ -100,9 +100,7 @@ def test_residual_levels_refine():
     quantized, indices = layer(x)
     assert to_numpy(indices).shape == (8, 64, 4)
     np.testing.assert_array_equal(to_numpy(layer.encode(x)), to_numpy(indices))
-    np.testing.assert_allclose(
-        to_numpy(layer.decode(indices)), to_numpy(quantized), atol=1e-5
-    )
+    np.testing.assert_allclose(to_numpy(layer.decode(indices)), to_numpy(quantized), atol=1e-5)
     errors = [np.mean((to_numpy(layer.decode(indices[..., :n])) - x) ** 2) for n in (1, 2, 3, 4)]
     assert all(b < 0.6 * a for a, b in zip(errors, errors[1:], strict=False)), errors
 
