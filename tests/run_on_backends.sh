@@ -3,7 +3,7 @@
 failed=""
 for backend in jax tensorflow torch; do
     echo "== $backend"
-    KERAS_BACKEND=$backend python -m pytest -q "$@" || failed="$failed $backend"
+    KERAS_BACKEND=$backend python -m pytest -q -n auto "$@" || failed="$failed $backend"
 done
 if [ -n "$failed" ]; then
     echo "Failed on:$failed"

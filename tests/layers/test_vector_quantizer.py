@@ -93,7 +93,7 @@ def test_a_batch_of_padding_alone_changes_nothing():
 
 
 def test_residual_levels_refine():
-    layer = ResidualVectorQuantizer(4, 32, quantizer_dropout=0.0, seed=0)
+    layer = ResidualVectorQuantizer(4, 32, quantizer_dropout=0.0, decay=0.8, seed=0)
     x = vectors(8, 64, 4)
     for _ in range(60):
         layer(x, training=True)
