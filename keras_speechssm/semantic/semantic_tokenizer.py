@@ -186,6 +186,11 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             setattr(self, name, value)
         self._compiled = {}
 
+    @property
+    def codebook(self) -> np.ndarray:
+        """The vectors of the tokens, float32 (vocabulary_size, code_dim)."""
+        return ops.convert_to_numpy(self.quantizer.codebook)
+
     def tokenize(self, waveform, windows_per_batch: int = 4) -> np.ndarray:
         """Semantic tokens of a recording, or of a batch of equally long ones.
 

@@ -3,6 +3,8 @@
 NumPy only: masks are drawn where batches are made, and the schedule is a table.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -11,11 +13,12 @@ def mask_for_training(
     padding_mask: np.ndarray,
     codebook_size: int,
     rng: np.random.Generator,
+    level_shares: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Hides tokens as SoundStorm's training does (Borsos et al. 2023, section 3.2).
 
     For each example by itself: a prompt boundary t, uniform over the real frames,
-    before which everything stays visible; a level q, uniform; a share p = cos(u), u
+    before which everything stays visible; a level q, uniform by default; a share p = cos(u), u
     uniform in [0, pi/2]. At or after t, tokens of level q are hidden with
     probability p each (at least one), all finer levels are hidden, all coarser ones
     stay visible. The loss is on the hidden tokens of level q alone: a loss on finer
@@ -27,6 +30,8 @@ def mask_for_training(
             at least one.
         codebook_size: int. Codes of a level; also the id that stands for "hidden".
         rng: source of all draws.
+        level_shares: how often each level is drawn as q, in any unit. Defaults to
+            `None`: all alike, as in the paper.
 
     Returns:
         `(masked, level, target, loss_mask)`: the tokens with hidden ones replaced,
@@ -44,7 +49,8 @@ def mask_for_training(
     # Position among the real frames, so that padding may lie anywhere.
     order = np.cumsum(padding_mask, axis=1) - 1
     boundary = rng.integers(0, num_real)
-    level = rng.integers(0, levels, size=batch)
+    shares = np.ones(levels) if level_shares is None else np.asarray(level_shares, dtype=float)
+    level = rng.choice(levels, size=batch, p=shares / shares.sum())
     share = np.cos(rng.uniform(0.0, np.pi / 2, size=batch))
     after = padding_mask & (order >= boundary[:, None])
     loss_mask = after & (rng.random((batch, frames)) < share[:, None])

@@ -130,6 +130,11 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         self._compiled_encode = compile_inference(self, self._encode)
         self._compiled_decode = compile_inference(self, self._decode)
 
+    @property
+    def codebooks(self) -> np.ndarray:
+        """The codes of every level, float32 (levels, codebook_size, latent_dim)."""
+        return np.stack([ops.convert_to_numpy(q.codebook) for q in self.quantizer.levels])
+
     def encode(self, waveform) -> np.ndarray:
         """Acoustic tokens of a waveform.
 

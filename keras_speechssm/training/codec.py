@@ -187,8 +187,7 @@ def train_codec(
 ) -> SoundStream:
     """Trains a SoundStream on folders of audio; run again, it goes on where it stopped.
 
-    Adam with a warm-up of 200 steps and a cosine decay to a hundredth, gradient norm
-    clipped at 1. No adversarial loss. Writes the run's files (see `fit_resumable`) and
+    Adam, gradient norm clipped at 1. No adversarial loss. Writes the run's files (see `fit_resumable`) and
     the preset `output_dir/preset`.
 
     Args:
@@ -215,19 +214,13 @@ def train_codec(
         held_out = CodecBatches(validation_folders, batch_size, crop_seconds, seed + 1)
         validation = [held_out(step) for step in range(4)]
     model = SoundStream(**(model_config or DEMO_CODEC))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate * 0.02,
-        total_steps,
-        alpha=0.01,
-        warmup_target=learning_rate,
-        warmup_steps=min(200, total_steps // 10),
-    )
-    optimizer = keras.optimizers.Adam(schedule, beta_1=0.8, beta_2=0.99, global_clipnorm=1.0)
+    optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.8, beta_2=0.99, global_clipnorm=1.0)
     model.compile(optimizer=optimizer, loss=CodecLoss(waveform_weight=waveform_weight))
     fit_resumable(
         model,
         batches,
         output_dir,
+        learning_rate=learning_rate,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         validation_batches=validation,

@@ -6,54 +6,13 @@ the number of a step to its batch are all it takes.
 
 import itertools
 import json
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 
-
-class MetricsLog(keras.callbacks.Callback):
-    """Writes one JSON line an epoch: step, seconds of training so far, losses.
-
-    Args:
-        path: the `.jsonl` file; lines are appended, so a resumed run goes on.
-        steps_per_epoch: int.
-        max_seconds: float or None. Training stops at the end of the epoch in which
-            this much training time, earlier runs counted in, has been used.
-    """
-
-    def __init__(self, path: Path, steps_per_epoch: int, max_seconds: float | None = None):
-        super().__init__()
-        self.path = path
-        self.steps_per_epoch = steps_per_epoch
-        self.max_seconds = max_seconds
-        self.seconds_before = 0.0
-
-    def on_train_begin(self, logs=None):
-        last = read_metrics(self.path)[-1:]
-        self.seconds_before = last[0]["seconds"] if last else 0.0
-        self.started = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = self.seconds_before + time.monotonic() - self.started
-        line = {"step": (epoch + 1) * self.steps_per_epoch, "seconds": round(seconds, 1)}
-        line.update({name: float(value) for name, value in (logs or {}).items()})
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-        shown = "  ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("step", "seconds"))
-        print(f"step {line['step']}  {seconds:.0f} s  {shown}", file=sys.stderr, flush=True)
-        if self.max_seconds is not None and seconds >= self.max_seconds:
-            self.model.stop_training = True
-
-
-def read_metrics(path: str | Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`; empty where there is none yet."""
-    path = Path(path)
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+from keras_speechssm.training.metrics import MetricsLog, read_metrics
+from keras_speechssm.training.schedule import Budget, LearningRate
 
 
 def fit_resumable(
@@ -61,6 +20,7 @@ def fit_resumable(
     make_batch: Callable[[int], tuple],
     output_dir: str | Path,
     *,
+    learning_rate: float,
     total_steps: int,
     steps_per_epoch: int = 100,
     validation_batches: Sequence[tuple] | None = None,
@@ -80,6 +40,8 @@ def fit_resumable(
             from `numpy.random.default_rng((seed, step))` and a resumed run sees the
             batches that an unbroken one would have seen.
         output_dir: folder of the run.
+        learning_rate: float. Peak of the optimizer's learning rate, which follows
+            `LearningRate` by the steps or the seconds, whichever run out first.
         total_steps: int. Optimizer steps of the whole run, a multiple of
             `steps_per_epoch` (else rounded up).
         steps_per_epoch: int. Steps between validations, log lines and backups.
@@ -112,6 +74,7 @@ def fit_resumable(
         backup = keras.callbacks.BackupAndRestore(
             str(output_dir / "backup"), delete_checkpoint=False
         )
+        budget = Budget(output_dir, epochs, max_seconds)
         metrics_log = MetricsLog(log, steps_per_epoch, max_seconds)
         # Plain iterators: Keras' PyDataset fetches ahead, across the ends of epochs.
         first_step = first_epoch * steps_per_epoch
@@ -127,7 +90,13 @@ def fit_resumable(
             epochs=epochs,
             shuffle=False,
             verbose=0,
-            callbacks=[*callbacks, keep_best, metrics_log, backup],
+            callbacks=[
+                LearningRate(budget, learning_rate),
+                *callbacks,
+                keep_best,
+                metrics_log,
+                backup,
+            ],
             **validation,
         )
     if best.exists():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_speechssm.semantic import SemanticTokenizer
 from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
@@ -30,6 +31,7 @@ class SoundStormBatches:
         seed: int.
         group_weights: share of the crops from each group. By default in proportion to
             its length.
+        level_shares: how often each level is the one to learn. By default all alike.
 
     Calling it with a step gives `(x, y, sample_weight)` for `model.fit` with
     `SparseCategoricalCrossentropy(from_logits=True)`: the model's inputs, the true
@@ -46,6 +48,7 @@ class SoundStormBatches:
         crop_tokens: int,
         seed: int,
         group_weights: Sequence[float] | None = None,
+        level_shares: Sequence[float] | None = None,
     ):
         if not groups or not all(groups):
             raise ValueError("Every source needs at least one recording of a token or more.")
@@ -54,6 +57,7 @@ class SoundStormBatches:
         self.batch_size = batch_size
         self.crop_tokens = crop_tokens
         self.seed = seed
+        self.level_shares = level_shares
         lengths = [np.array([len(pair[0]) for pair in group], dtype=float) for group in groups]
         self.shares = [length / length.sum() for length in lengths]
         weights = [length.sum() for length in lengths] if group_weights is None else group_weights
@@ -64,7 +68,7 @@ class SoundStormBatches:
         crops = [self._crop(rng) for _ in range(self.batch_size)]
         semantic, acoustic, real = (np.stack(arrays) for arrays in zip(*crops, strict=True))
         masked, level, target, loss_mask = mask_for_training(
-            acoustic, real, self.codebook_size, rng
+            acoustic, real, self.codebook_size, rng, self.level_shares
         )
         inputs = {
             "semantic_tokens": semantic,
@@ -98,6 +102,8 @@ def train_soundstorm(
     validation_folders: Sequence[str | Path] | None = None,
     model_config: dict | None = None,
     folder_weights: Sequence[float] | None = None,
+    level_shares: Sequence[float] | None = None,
+    initial_preset: str | None = None,
     batch_size: int = 8,
     crop_seconds: float = 6.0,
     total_steps: int = 20_000,
@@ -109,9 +115,8 @@ def train_soundstorm(
 ) -> SoundStorm:
     """Trains a SoundStorm on folders of audio; run again, it goes on where it stopped.
 
-    Both token streams are computed first (see `prepare_token_pairs`). Adam with a
-    warm-up of 200 steps and a cosine decay to a hundredth, gradient norm clipped at 1.
-    Writes the run's files (see `fit_resumable`) and the preset `output_dir/preset`.
+    Both token streams are computed first (see `prepare_token_pairs`). Adam,
+    gradient norm clipped at 1. Writes the run's files (see `fit_resumable`) and the preset `output_dir/preset`.
 
     Args:
         audio_folders: folders of audio files.
@@ -122,21 +127,33 @@ def train_soundstorm(
             them are kept. By default the training loss selects.
         model_config: arguments of `SoundStorm` without the vocabulary's, the levels' and
             the codebook's size, which tokenizer and codec give. Defaults to
-            `DEMO_SOUNDSTORM`.
+            `DEMO_SOUNDSTORM`. Not together with `initial_preset`.
         folder_weights: share of the crops from each folder. Defaults to its length.
+        level_shares: how often each level is the one to learn, the coarsest first, in
+            any unit: the coarse levels carry the words. Defaults to all alike, as in
+            the paper.
+        initial_preset: preset of a `SoundStorm` for this tokenizer and codec to start
+            from. Defaults to a new model, whose tables of codes start as projections
+            of the codebooks.
         batch_size, crop_seconds: crops in a step and their length.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
-        learning_rate: peak learning rate.
+        learning_rate: peak of Adam's learning rate, see `LearningRate`.
         seed: int.
         max_seconds: stop after this much training time.
         cache_dir: folder of the token files. Defaults to `output_dir/token_pairs`.
 
     Returns:
         The trained model.
+
+    Raises:
+        ValueError: `initial_preset` fits neither `model_config` nor tokenizer and codec,
+            or `level_shares` are not one positive number a level.
     """
     keras.utils.set_random_seed(seed)
     tokenizer = SemanticTokenizer.from_preset(tokenizer_preset)
     codec = SoundStream.from_preset(codec_preset)
+    _check_level_shares(level_shares, codec.num_quantizers)
+    model = _initial_model(initial_preset, model_config, tokenizer, codec)
     cache_dir = Path(output_dir) / "token_pairs" if cache_dir is None else Path(cache_dir)
 
     def batches(folders, seed, weights=None):
@@ -144,7 +161,7 @@ def train_soundstorm(
         groups = [read_token_pairs(group) for group in paths]
         crop_tokens = round(crop_seconds * TOKEN_RATE)
         return SoundStormBatches(
-            groups, codec.codebook_size, batch_size, crop_tokens, seed, weights
+            groups, codec.codebook_size, batch_size, crop_tokens, seed, weights, level_shares
         )
 
     training = batches(audio_folders, seed, folder_weights)
@@ -152,17 +169,12 @@ def train_soundstorm(
     if validation_folders is not None:
         held_out = batches(validation_folders, seed + 1)
         validation = [held_out(step) for step in range(8)]
-    model = SoundStorm(
-        semantic_vocabulary_size=tokenizer.vocabulary_size,
-        num_levels=codec.num_quantizers,
-        codebook_size=codec.codebook_size,
-        **(model_config or DEMO_SOUNDSTORM),
-    )
-    compile_soundstorm(model, learning_rate, total_steps)
+    compile_soundstorm(model)
     fit_resumable(
         model,
         training,
         output_dir,
+        learning_rate=learning_rate,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         validation_batches=validation,
@@ -172,16 +184,82 @@ def train_soundstorm(
     return model
 
 
-def compile_soundstorm(model: SoundStorm, learning_rate: float, total_steps: int) -> None:
-    """Compiles a model with the loss and the schedule of `train_soundstorm`."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate * 0.02,
-        total_steps,
-        alpha=0.01,
-        warmup_target=learning_rate,
-        warmup_steps=min(200, max(1, total_steps // 10)),
+def _check_level_shares(level_shares: Sequence[float] | None, num_levels: int) -> None:
+    if level_shares is None:
+        return
+    if len(level_shares) != num_levels or not all(0 <= s < float("inf") for s in level_shares):
+        raise ValueError(
+            f"level_shares must give one number, 0 or more, for each of the {num_levels} levels, "
+            f"got {list(level_shares)}."
+        )
+    if not sum(level_shares):
+        raise ValueError("level_shares are all zero; at least one level must be learned.")
+
+
+def _initial_model(initial_preset, model_config, tokenizer, codec) -> SoundStorm:
+    """The model that training starts from, new or from a preset."""
+    sizes = dict(
+        semantic_vocabulary_size=tokenizer.vocabulary_size,
+        num_levels=codec.num_quantizers,
+        codebook_size=codec.codebook_size,
     )
+    if initial_preset is None:
+        model = SoundStorm(**sizes, **(model_config or DEMO_SOUNDSTORM))
+        start_from_codebooks(model, tokenizer, codec)
+        return model
+    if model_config is not None:
+        raise ValueError("Give initial_preset or model_config, not both: a preset has its sizes.")
+    model = SoundStorm.from_preset(initial_preset)
+    other = {name: getattr(model, name) for name in sizes}
+    if other != sizes:
+        raise ValueError(f"{initial_preset} has {other}; tokenizer and codec need {sizes}.")
+    return model
+
+
+def start_from_codebooks(model: SoundStorm, tokenizer, codec, seed: int = 0) -> None:
+    """Gives a new model's tables of codes the geometry of the codebooks.
+
+    Rows of the embeddings and columns of the heads become random orthogonal projections
+    of the codes that they stand for, at the variance of the usual start. Codes that
+    sound alike then begin alike, and what is learned of one is learned of its
+    neighbours: with 1024 codes a level, a small corpus shows each only now and then.
+
+    Args:
+        model: the `SoundStorm` to change.
+        tokenizer: the `SemanticTokenizer` whose tokens it reads.
+        codec: the `SoundStream` whose tokens it writes.
+        seed: int. Of the projections.
+    """
+    rng = np.random.default_rng(seed)
+    embedding = model.frame_embedding
+    spread = (model.num_levels + 1) ** -0.5
+    semantic = np.asarray(tokenizer.codebook)
+    embedding.semantic_embedding.embeddings.assign(
+        spread * _project(semantic, model.hidden_dim, rng)
+    )
+    table = np.array(ops.convert_to_numpy(embedding.acoustic_embedding.embeddings))
+    table = table.reshape(model.num_levels, model.codebook_size + 1, model.hidden_dim)
+    kernel = np.array(ops.convert_to_numpy(model.level_heads.kernel))
+    for level, codebook in enumerate(np.asarray(codec.codebooks)):
+        # The last row is the mask's.
+        table[level, :-1] = spread * _project(codebook, model.hidden_dim, rng)
+        kernel[level] = 0.02 * _project(codebook, model.hidden_dim, rng).T
+    embedding.acoustic_embedding.embeddings.assign(table.reshape(-1, model.hidden_dim))
+    model.level_heads.kernel.assign(kernel)
+
+
+def _project(codebook: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Codes (codes, dim) in another width, centred, distances kept up to scale, of variance 1."""
+    centred = codebook - codebook.mean(axis=0)
+    dim = centred.shape[1]
+    rotation = np.linalg.qr(rng.standard_normal((max(dim, width), max(dim, width))))[0]
+    projected = centred @ rotation[:dim, :width]
+    return projected / (projected.std() + 1e-9)
+
+
+def compile_soundstorm(model: SoundStorm, learning_rate: float = 1e-3) -> None:
+    """Compiles a model with Adam (gradients clipped to a norm of 1) and its loss."""
     model.compile(
-        optimizer=keras.optimizers.Adam(schedule, beta_2=0.98, global_clipnorm=1.0),
+        optimizer=keras.optimizers.Adam(learning_rate, beta_2=0.98, global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )

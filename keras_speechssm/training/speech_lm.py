@@ -83,25 +83,14 @@ class PackedTokens:
 
 
 def make_optimizer(
-    learning_rate: float,
-    total_steps: int,
-    warmup_steps: int,
-    weight_decay: float,
-    clip_norm: float,
+    learning_rate: float = 1e-3, weight_decay: float = 0.1, clip_norm: float = 1.0
 ) -> keras.optimizers.Optimizer:
-    """AdamW with linear warm-up, a cosine to a tenth, and clipping by the global norm.
+    """AdamW, clipped by the global norm.
 
     Biases, gains and the decay parameters of the recurrences are not decayed.
     """
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        decay_steps=max(1, total_steps - warmup_steps),
-        alpha=0.1,
-        warmup_target=learning_rate,
-        warmup_steps=warmup_steps,
-    )
     optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=weight_decay, beta_2=0.98, global_clipnorm=clip_norm
+        learning_rate, weight_decay=weight_decay, beta_2=0.98, global_clipnorm=clip_norm
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "scale", "a_param"])
     return optimizer
@@ -118,7 +107,6 @@ def train_speech_lm(
     total_steps: int = 4000,
     steps_per_epoch: int = 100,
     learning_rate: float = 1e-3,
-    warmup_steps: int = 200,
     weight_decay: float = 0.1,
     clip_norm: float = 1.0,
     validation_steps: int = 8,
@@ -137,8 +125,7 @@ def train_speech_lm(
         batch_size: int. Windows of a step.
         total_steps: int. Optimizer steps.
         steps_per_epoch: int. Steps between validations and backups.
-        learning_rate: float. Peak of the schedule.
-        warmup_steps: int. Steps of linear warm-up, at most a tenth of `total_steps`.
+        learning_rate: float. Peak of AdamW's learning rate, see `LearningRate`.
         weight_decay, clip_norm: floats of `make_optimizer`.
         validation_steps: int. Batches of a validation.
         seed: int. Seed of the weights and of the batches.
@@ -162,13 +149,7 @@ def train_speech_lm(
     config = {"vocabulary_size": vocabulary_size, **DEFAULT_CONFIG, **(model_config or {})}
     model = SpeechSSM(GriffinBackbone(**config))
     model.compile(
-        optimizer=make_optimizer(
-            learning_rate,
-            total_steps,
-            min(warmup_steps, total_steps // 10),
-            weight_decay,
-            clip_norm,
-        ),
+        optimizer=make_optimizer(learning_rate, weight_decay, clip_norm),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=None,
     )
@@ -176,6 +157,7 @@ def train_speech_lm(
         model,
         packed.random_batches(batch_size, seed),
         output_dir,
+        learning_rate=learning_rate,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         validation_batches=validation_batches,

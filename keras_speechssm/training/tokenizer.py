@@ -5,17 +5,16 @@ loss to compile it with.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_speechssm.data.corpora import PHONEMES
 from keras_speechssm.semantic.phoneme_head import BLANK
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
-from keras_speechssm.training.loop import fit_resumable, read_metrics
+from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.schedule import Budget
 from keras_speechssm.training.speech_crops import CropBatches
 
 DEMO_CONFIG = {
@@ -149,17 +148,18 @@ def train_tokenizer(
     if validation_folders:
         held_out = CropBatches(validation_folders, crop_seconds, batch_size, seed, 0.0, False)
         validation = [held_out(step) for step in range(num_validation_batches)]
-    compile_tokenizer(model, learning_rate, ctc_weight)
+    compile_tokenizer(model, ctc_weight=ctc_weight)
     budget = Budget(Path(output_dir), -(-total_steps // steps_per_epoch), max_seconds)
     fit_resumable(
         model,
         batches,
         output_dir,
+        learning_rate=learning_rate,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         validation_batches=validation,
         max_seconds=max_seconds,
-        callbacks=[LearningRate(budget, learning_rate), QuantizerPhaseIn(budget)],
+        callbacks=[QuantizerPhaseIn(budget)],
     )
     model.quantizer.quantized_share.assign(1.0)  # whoever trains on begins quantized
     model.save_to_preset(str(Path(output_dir) / "preset"))
@@ -175,53 +175,6 @@ def compile_tokenizer(
         loss={"phoneme_logits": PhonemeLoss()},
         loss_weights={"phoneme_logits": ctc_weight},
     )
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much of a run's steps or seconds, whichever is scarcer, has been used.
-
-    What is it for: on a shared machine nobody knows how many steps fit into an hour, and
-    a schedule cut off half way leaves the best part of the training out.
-
-    Attributes:
-        output_dir: folder of the run, for its `metrics.jsonl`.
-        total_epochs: epochs of the whole run.
-        max_seconds: training time of the whole run, or `None`.
-    """
-
-    output_dir: Path
-    total_epochs: int
-    max_seconds: float | None = None
-
-    def metrics(self) -> list[dict]:
-        return read_metrics(self.output_dir / "metrics.jsonl")
-
-    def used(self, epochs: int) -> float:
-        """Share of the budget that the first `epochs` epochs took, 0 to 1."""
-        used = epochs / self.total_epochs
-        lines = self.metrics()[:epochs]
-        if self.max_seconds and lines:
-            used = max(used, lines[-1]["seconds"] / self.max_seconds)
-        return min(used, 1.0)
-
-
-class LearningRate(keras.callbacks.Callback):
-    """Raises the learning rate over five epochs, then lowers it along a cosine to 2 %.
-
-    Args:
-        budget: what the run may use.
-        peak: float. Highest learning rate.
-    """
-
-    def __init__(self, budget: Budget, peak: float):
-        super().__init__()
-        self.budget = budget
-        self.peak = peak
-
-    def on_epoch_begin(self, epoch, logs=None):
-        share = 0.02 + 0.49 * (1.0 + np.cos(np.pi * self.budget.used(epoch)))
-        self.model.optimizer.learning_rate = self.peak * share * min(1.0, (epoch + 1) / 5)
 
 
 class QuantizerPhaseIn(keras.callbacks.Callback):

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_speechssm.training.loop import fit_resumable, read_metrics
+from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.metrics import read_metrics
 
 
 def make_model():
@@ -24,15 +25,23 @@ def make_batch(step):
 
 def run(folder, total_steps, **kwargs):
     model = make_model()
-    lines = fit_resumable(
-        model, make_batch, folder, total_steps=total_steps, steps_per_epoch=5, **kwargs
-    )
+    kwargs = {"learning_rate": 0.01, "steps_per_epoch": 5, **kwargs}
+    lines = fit_resumable(model, make_batch, folder, total_steps=total_steps, **kwargs)
     return model, lines
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch + 1 == self.epochs
 
 
 def test_a_broken_run_equals_an_unbroken_one(tmp_path):
     whole, whole_lines = run(tmp_path / "whole", 30)
-    run(tmp_path / "broken", 10)
+    run(tmp_path / "broken", 30, callbacks=[StopAfter(2)])
     broken, broken_lines = run(tmp_path / "broken", 30)
     assert [line["step"] for line in broken_lines] == [5, 10, 15, 20, 25, 30]
     np.testing.assert_allclose(
@@ -52,7 +61,14 @@ def test_each_step_gets_its_own_batch(tmp_path):
         return make_batch(step)
 
     for total_steps in (10, 20):
-        fit_resumable(make_model(), spy, tmp_path, total_steps=total_steps, steps_per_epoch=5)
+        fit_resumable(
+            make_model(),
+            spy,
+            tmp_path,
+            learning_rate=0.01,
+            total_steps=total_steps,
+            steps_per_epoch=5,
+        )
     # Keras may ask for one batch more than it trains on.
     assert list(dict.fromkeys(seen))[:20] == list(range(20))
 

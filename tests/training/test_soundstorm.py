@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import soundfile
+from keras import ops
 
 from keras_speechssm.training import soundstorm as training
 from keras_speechssm.training.token_pairs import prepare_token_pairs, read_token_pairs
@@ -15,6 +16,8 @@ class CountingTokenizer:
     """Stands for a SemanticTokenizer: tokens from the mean level of each 640 samples."""
 
     vocabulary_size = VOCABULARY
+
+    codebook = np.random.default_rng(7).normal(size=(VOCABULARY, 3))
 
     def __init__(self):
         self.calls = 0
@@ -32,6 +35,7 @@ class FrameCodec:
     """Stands for a SoundStream: the codes of a frame come from its own samples."""
 
     num_quantizers, codebook_size = LEVELS, CODES
+    codebooks = np.random.default_rng(8).normal(size=(LEVELS, CODES, 4))
 
     def __init__(self, weight=1.0):
         self.weight = weight
@@ -132,12 +136,16 @@ def test_group_weights_choose_the_source():
         training.SoundStormBatches([groups[0], []], CODES, 16, 8, seed=0)
 
 
-def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypatch):
-    speech = write_recordings(tmp_path / "train" / "speech", [4.0] * 6)
-    held_out = write_recordings(tmp_path / "held_out" / "speech", [2.0] * 2, seed=1)
+def use_stand_ins(monkeypatch):
     for name, stand_in in (("SemanticTokenizer", CountingTokenizer), ("SoundStream", FrameCodec)):
         loader = type(name, (), {"from_preset": staticmethod(lambda preset, made=stand_in: made())})
         monkeypatch.setattr(training, name, loader)
+
+
+def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypatch):
+    speech = write_recordings(tmp_path / "train" / "speech", [4.0] * 6)
+    held_out = write_recordings(tmp_path / "held_out" / "speech", [2.0] * 2, seed=1)
+    use_stand_ins(monkeypatch)
     arguments = dict(
         audio_folders=[speech],
         output_dir=tmp_path / "run",
@@ -161,6 +169,59 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
         np.testing.assert_array_equal(saved, kept)
     assert (loaded.num_levels, loaded.codebook_size) == (LEVELS, CODES)
     assert loaded.semantic_vocabulary_size == VOCABULARY
+
+    # A second run that begins with these weights is where the first one ended.
+    del arguments["model_config"]
+    further = {**arguments, "output_dir": tmp_path / "further", "learning_rate": 1e-4}
+    preset = str(tmp_path / "run" / "preset")
+    training.train_soundstorm(**further, total_steps=20, initial_preset=preset)
+    line = json.loads((tmp_path / "further" / "metrics.jsonl").read_text().splitlines()[0])
+    np.testing.assert_allclose(line["val_loss"], min(losses), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(level_shares=[1.0]), "for each of the 2 levels"),
+        (dict(level_shares=[1.0, -1.0]), "0 or more"),
+        (dict(level_shares=[0.0, 0.0]), "all zero"),
+        (dict(initial_preset="speech_ssm_demo_en", model_config={"num_layers": 1}), "not both"),
+        (dict(initial_preset="speech_ssm_demo_en"), "tokenizer and codec need"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, settings, message):
+    use_stand_ins(monkeypatch)
+    presets = dict(tokenizer_preset="tokenizer", codec_preset="codec")
+    with pytest.raises(ValueError, match=message):
+        training.train_soundstorm([tmp_path], tmp_path / "run", **presets, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_start_with_the_geometry_of_the_codebooks():
+    model = training.SoundStorm(VOCABULARY, LEVELS, CODES, 1, 16, 2, 32)
+    before = np.array(ops.convert_to_numpy(model.frame_embedding.acoustic_embedding.embeddings))
+    training.start_from_codebooks(model, CountingTokenizer(), FrameCodec())
+
+    def distances(table):
+        return np.linalg.norm(table[:, None] - table[None], axis=-1)
+
+    def assert_same_geometry(table, codebook):
+        ratio = distances(table)[~np.eye(len(table), dtype=bool)]
+        ratio = ratio / distances(codebook)[~np.eye(len(table), dtype=bool)]
+        np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-4)
+
+    embedding = model.frame_embedding
+    semantic = ops.convert_to_numpy(embedding.semantic_embedding.embeddings)
+    assert_same_geometry(semantic, CountingTokenizer.codebook)
+    acoustic = ops.convert_to_numpy(embedding.acoustic_embedding.embeddings)
+    kernel = ops.convert_to_numpy(model.level_heads.kernel)
+    for level in range(LEVELS):
+        rows = acoustic[level * (CODES + 1) : (level + 1) * (CODES + 1)]
+        assert_same_geometry(rows[:CODES], FrameCodec.codebooks[level])
+        assert_same_geometry(kernel[level].T, FrameCodec.codebooks[level])
+        # The hidden token stands for no code.
+        np.testing.assert_array_equal(rows[CODES], before[(level + 1) * (CODES + 1) - 1])
+    np.testing.assert_allclose(acoustic.std(), (LEVELS + 1) ** -0.5, rtol=0.2)
 
 
 def test_the_loss_is_the_mean_over_hidden_tokens():

@@ -4,8 +4,8 @@ import pytest
 
 from keras_speechssm.data.token_store import finish_token_folder, write_tokens
 from keras_speechssm.speech_lm import SpeechSSM
-from keras_speechssm.training.loop import read_metrics
-from keras_speechssm.training.speech_lm import PackedTokens, make_optimizer, train_speech_lm
+from keras_speechssm.training.metrics import read_metrics
+from keras_speechssm.training.speech_lm import PackedTokens, train_speech_lm
 
 TINY = {
     "num_layers": 2,
@@ -57,12 +57,6 @@ def test_batches_in_order_are_spread_and_whole():
 def test_too_few_tokens_are_refused():
     with pytest.raises(ValueError, match="hold 5 tokens; a window needs 11"):
         PackedTokens([np.arange(5)], 10)
-
-
-def test_schedule_warms_up_and_decays_to_a_tenth():
-    optimizer = make_optimizer(1e-2, 100, 10, weight_decay=0.1, clip_norm=1.0)
-    rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10, 55, 100)]
-    np.testing.assert_allclose(rates, [0, 5e-3, 1e-2, 5.5e-3, 1e-3], atol=1e-6)
 
 
 def test_training_learns_resumes_and_writes_a_preset(tmp_path):
