@@ -187,8 +187,8 @@ def train_codec(
 ) -> SoundStream:
     """Trains a SoundStream on folders of audio; run again, it goes on where it stopped.
 
-    Adam, gradient norm clipped at 1. No adversarial loss. Writes the run's files (see `fit_resumable`) and
-    the preset `output_dir/preset`.
+    Adam, gradient norm clipped at 1. No adversarial loss. Writes the run's files (see
+    `fit_resumable`) and the preset `output_dir/preset`.
 
     Args:
         audio_folders: folders of audio files.
