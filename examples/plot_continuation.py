@@ -9,26 +9,17 @@ import matplotlib
 import numpy as np
 
 from keras_speechssm.audio import read_audio
+from keras_speechssm.mel import mel_filters
 from keras_speechssm.shapes import SAMPLE_RATE
 
 WINDOW, HOP, BANDS = 1024, 256, 80
-
-
-def mel_filters(bands: int = BANDS) -> np.ndarray:
-    """Triangles (bands, frequencies) that are evenly spaced on the mel scale."""
-    top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
-    frequencies = np.linspace(0, SAMPLE_RATE / 2, WINDOW // 2 + 1)
-    rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
-    return np.maximum(0, np.minimum(rising, falling))
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
     """Log-mel spectrogram in dB (bands, frames) of a waveform (samples,)."""
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), axis=-1)) ** 2
-    return 10 * np.log10(mel_filters() @ power.T + 1e-5)
+    return 10 * np.log10(mel_filters(BANDS, WINDOW).T @ power.T + 1e-5)
 
 
 def plot(prompt: np.ndarray, continuation: np.ndarray, path: str) -> None:

@@ -22,6 +22,7 @@ WRAPPED = {
     ("train", "speech-lm"): "keras_speechssm.training.speech_lm:train_speech_lm",
     ("prepare", "synthesized"): "keras_speechssm.data.synthesis:prepare_synthesized",
     ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
+    ("evaluate", "resynthesis"): "keras_speechssm.evaluation.report:evaluate_resynthesis",
     ("evaluate", "phonemes"): "keras_speechssm.evaluation.phoneme_error:evaluate_phoneme_error",
     ("evaluate", "agreement"): (
         "keras_speechssm.evaluation.token_agreement:evaluate_token_agreement"

@@ -150,14 +150,19 @@ class PresetMixin:
             ) from error
 
     def save_to_preset(self, preset_dir: str, max_shard_size: float = 10) -> None:
-        """Writes the model as a preset folder, whole or not at all.
+        """Writes the model as a preset folder, whole or not at all, without its optimizer.
 
         Args:
             preset_dir: the folder. One that exists keeps its other files.
             max_shard_size: largest weight file in GB. Defaults to `10`.
         """
-        with replace_folder(preset_dir) as partial:
-            super().save_to_preset(str(partial), max_shard_size=max_shard_size)
+        # Keras would store Adam's moments too, twice the size of the weights.
+        optimizer, self.optimizer = getattr(self, "optimizer", None), None
+        try:
+            with replace_folder(preset_dir) as partial:
+                super().save_to_preset(str(partial), max_shard_size=max_shard_size)
+        finally:
+            self.optimizer = optimizer
 
 
 def _find_folder(preset: str) -> Path:

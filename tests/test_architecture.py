@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"shapes"},
-    {"audio", "windows", "compilation", "preset_files", "function_parser"},
+    {"mel", "audio", "windows", "compilation", "preset_files", "function_parser"},
     {"preset_registry"},
     {"layers"},
     {"semantic", "speech_lm", "soundstorm", "soundstream"},

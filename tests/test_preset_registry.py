@@ -64,6 +64,23 @@ def test_saved_model_loads_to_the_same_outputs(saved):
     np.testing.assert_array_equal(forward(through_keras_hub), forward(model))
 
 
+def test_a_preset_holds_no_optimizer(tmp_path):
+    model = TinyBackbone(4)
+    model.compile("adam", "mse")
+    model.fit(np.ones((2, 5, 3)), np.ones((2, 5, 4)), epochs=1, verbose=0)
+    before = [np.array(v) for v in model.get_weights()]
+    steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    model.save_to_preset(str(tmp_path / "preset"))
+    with h5py.File(tmp_path / "preset" / "model.weights.h5") as file:
+        assert "optimizer" not in file
+    # It trains on as if nothing had been saved.
+    model.fit(np.ones((2, 5, 3)), np.ones((2, 5, 4)), epochs=1, verbose=0)
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == steps + 1
+    loaded = TinyBackbone.from_preset(str(tmp_path / "preset"))
+    for kept, found in zip(before, loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, found)
+
+
 def test_pipeline_folder_resolves_to_the_part(saved, tmp_path):
     model, folder = saved
     write_pipeline(tmp_path, {"soundstorm": "tiny"})

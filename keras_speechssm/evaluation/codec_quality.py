@@ -7,10 +7,10 @@ import numpy as np
 
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.mel import mel_filters
 from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.training.codec import mel_filters
 
-_WINDOW, _HOP = 1024, 256
+_WINDOW, _HOP, _BANDS = 1024, 256, 80
 
 
 def log_mel_distance(reference: np.ndarray, decoded: np.ndarray) -> float:
@@ -27,7 +27,7 @@ def _log_mel(waveform: np.ndarray) -> np.ndarray:
     padded = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
     frames = np.stack([padded[start : start + _WINDOW] for start in starts])
     magnitude = np.abs(np.fft.rfft(frames * np.hanning(_WINDOW), axis=-1))
-    return np.log(np.maximum(magnitude @ mel_filters(_WINDOW), 1e-2))
+    return np.log(np.maximum(magnitude @ mel_filters(_BANDS, _WINDOW), 1e-2))
 
 
 def si_sdr(reference: np.ndarray, decoded: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from keras_speechssm.data.token_store import read_token_folder
 from keras_speechssm.evaluation.codec_quality import evaluate_codec
 from keras_speechssm.evaluation.lyra import lyra_round_trip
 from keras_speechssm.evaluation.token_perplexity import evaluate_token_perplexity
+from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.soundstream import SoundStream
@@ -44,6 +45,38 @@ def evaluate_codec_preset(
         return codec.decode(codec.encode(filled)[:, :num_levels])
 
     report = {"codec": evaluate_codec(audio_folders, round_trip, limit)}
+    if lyra_folder is not None:
+        report["lyra_3200"] = evaluate_codec(audio_folders, lyra_round_trip(lyra_folder), limit)
+    return report
+
+
+def evaluate_resynthesis(
+    audio_folders: Sequence[str | Path],
+    *,
+    preset: str = DEFAULT_PRESET,
+    limit: int | None = None,
+    seed: int = 0,
+    lyra_folder: str | Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """How recordings sound after the whole way: semantic tokens, SoundStorm and the codec.
+
+    Args:
+        audio_folders: folders of audio files.
+        preset: a pipeline preset.
+        limit: only the first so many files.
+        seed: of SoundStorm's samples.
+        lyra_folder: Lyra V2's TFLite files: the same files through Lyra at 3.2 kbps.
+
+    Returns:
+        `{"resynthesis": means}`, and `"lyra_3200"` with `lyra_folder`; the means are those
+        of `evaluate_codec`.
+    """
+    speech = SpeechContinuation.from_preset(preset)
+
+    def round_trip(waveform: np.ndarray) -> np.ndarray:
+        return speech.resynthesize(waveform, seed=seed)
+
+    report = {"resynthesis": evaluate_codec(audio_folders, round_trip, limit)}
     if lyra_folder is not None:
         report["lyra_3200"] = evaluate_codec(audio_folders, lyra_round_trip(lyra_folder), limit)
     return report

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
+from keras_speechssm.mel import mel_filters
+from keras_speechssm.shapes import SAMPLES_PER_TOKEN
 
 WINDOW = 400
 """Samples of one analysis window: 25 ms."""
@@ -14,28 +15,14 @@ HOP = 160
 
 FFT_LENGTH = 512
 
+LOWEST, HIGHEST = 60.0, 7800.0
+"""Hz that the mel bands span."""
+
 POWER_FLOOR = 1e-3
 """Added to the mel power before the logarithm, about 70 dB below a full-scale tone.
 
 High enough that a synthesiser's digital silence and a quiet room look alike.
 """
-
-
-def mel_weights(num_mels: int) -> np.ndarray:
-    """Triangular filters, float32 (FFT_LENGTH // 2 + 1, num_mels), 60 Hz to 7.8 kHz.
-
-    The mel scale is 2595 log10(1 + f / 700) (O'Shaughnessy). Filters are as wide as
-    their neighbours are far, and peak at 1.
-    """
-
-    def to_mel(hertz):
-        return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
-
-    edges = np.linspace(to_mel(60.0), to_mel(7800.0), num_mels + 2)
-    bins = to_mel(np.arange(FFT_LENGTH // 2 + 1) * SAMPLE_RATE / FFT_LENGTH)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.maximum(0.0, np.minimum(rise, fall)).astype("float32")
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -73,7 +60,7 @@ class LogMelFrames(keras.layers.Layer):
             raise ValueError(f"num_mels must be at least 1, got {num_mels}.")
         self.num_mels = num_mels
         self.frames_per_step = SAMPLES_PER_TOKEN // HOP
-        self._mel = mel_weights(num_mels)
+        self._mel = mel_filters(num_mels, FFT_LENGTH, LOWEST, HIGHEST)
         self._window = np.hanning(WINDOW + 1)[:-1].astype("float32")
 
     def build(self, input_shape):

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_speechssm import audio
 from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.mel import mel_filters
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.soundstream import SoundStream
 from keras_speechssm.training.loop import fit_resumable
@@ -81,7 +82,8 @@ class CodecLoss(keras.losses.Loss):
             true, pred = _magnitude(y_true, window), _magnitude(y_pred, window)
             spectral = ops.mean(ops.abs(true - pred), axis=(1, 2))
             spectral = spectral / (ops.mean(true, axis=(1, 2)) + 1e-2)
-            filters = mel_filters(window)
+            # As many bands as the window resolves.
+            filters = mel_filters(min(80, window // 8 // 4 * 2), window)
             mel = ops.abs(_log_mel(true, filters) - _log_mel(pred, filters))
             mel = ops.mean(mel, axis=(1, 2))
             share = 1.0 / len(self.windows)
@@ -103,19 +105,6 @@ def _magnitude(waveform, window: int):
     real, imaginary = ops.stft(waveform, window, window // 4, window)
     # The root's gradient is unbounded at zero.
     return ops.sqrt(real**2 + imaginary**2 + 1e-8)
-
-
-def mel_filters(window: int) -> np.ndarray:
-    """Mel filters (window / 2 + 1, bands), as many bands as the window resolves."""
-    bands = min(80, window // 8 // 4 * 2)
-    bins = window // 2 + 1
-    frequencies = np.linspace(0.0, SAMPLE_RATE / 2, bins)
-    top = 2595.0 * np.log10(1.0 + SAMPLE_RATE / 2 / 700.0)
-    edges = 700.0 * (10.0 ** (np.linspace(0.0, top, bands + 2) / 2595.0) - 1.0)
-    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
-    rising = (frequencies[:, None] - lower) / (centre - lower)
-    falling = (upper - frequencies[:, None]) / (upper - centre)
-    return np.maximum(0.0, np.minimum(rising, falling)).astype("float32")
 
 
 def _log_mel(magnitude, filters):

@@ -61,16 +61,7 @@ def fit_resumable(
     if validation_batches is None:
         monitor = "loss"
     if first_epoch < epochs:
-        keep_best = keras.callbacks.ModelCheckpoint(
-            str(best),
-            monitor=monitor,
-            mode="min",
-            save_best_only=True,
-            save_weights_only=True,
-            initial_value_threshold=min(
-                (line[monitor] for line in read_metrics(log) if monitor in line), default=None
-            ),
-        )
+        keep_best = _keep_best(best, monitor, read_metrics(log))
         backup = keras.callbacks.BackupAndRestore(
             str(output_dir / "backup"), delete_checkpoint=False
         )
@@ -104,6 +95,20 @@ def fit_resumable(
             model.optimizer.build(model.trainable_variables)
         model.load_weights(str(best))
     return read_metrics(log)
+
+
+def _keep_best(path: Path, monitor: str, lines: list[dict]) -> keras.callbacks.Callback:
+    """Stores the weights whenever `monitor` falls below all before, earlier runs' too."""
+    return keras.callbacks.ModelCheckpoint(
+        str(path),
+        monitor=monitor,
+        mode="min",
+        save_best_only=True,
+        save_weights_only=True,
+        initial_value_threshold=min(
+            (line[monitor] for line in lines if monitor in line), default=None
+        ),
+    )
 
 
 def _finished_epochs(backup_dir: Path) -> int:

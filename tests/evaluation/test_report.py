@@ -9,6 +9,7 @@ from keras_speechssm.data.token_store import finish_token_folder, write_tokens
 from keras_speechssm.evaluation import report
 from keras_speechssm.evaluation.token_perplexity import held_out_perplexity
 from keras_speechssm.models import SpeechSSM
+from keras_speechssm.pipeline import SpeechContinuation
 
 
 def test_codec_preset_is_measured_with_as_many_levels_as_asked(tmp_path, monkeypatch):
@@ -27,6 +28,21 @@ def test_codec_preset_is_measured_with_as_many_levels_as_asked(tmp_path, monkeyp
         assert measured["num_recordings"] == 1 and measured["error"] > 0
     assert decoded[0].shape == decoded[1].shape == (16000,)
     assert not np.array_equal(*decoded)
+
+
+def test_resynthesis_is_compared_with_the_recordings(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.wav", 0.1 * np.sin(np.arange(16000.0)))
+    seen = []
+
+    def codec_quality(reference, restored):
+        seen.append(restored)
+        return {"error": 1.0}
+
+    monkeypatch.setattr("keras_speechssm.evaluation.codec_quality.codec_quality", codec_quality)
+    measured = report.evaluate_resynthesis([tmp_path], preset=shared_tiny_preset(), seed=3)
+    assert measured == {"resynthesis": {"error": 1.0, "num_recordings": 1}}
+    speech = SpeechContinuation.from_preset(shared_tiny_preset())
+    np.testing.assert_array_equal(seen[0], speech.resynthesize(tmp_path / "a.wav", seed=3))
 
 
 def test_language_model_is_judged_on_the_held_out_folder(tmp_path):
