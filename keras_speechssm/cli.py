@@ -21,6 +21,7 @@ WRAPPED = {
     ("train", "soundstorm"): "keras_speechssm.training.soundstorm:train_soundstorm",
     ("train", "speech-lm"): "keras_speechssm.training.speech_lm:train_speech_lm",
     ("prepare", "synthesized"): "keras_speechssm.data.synthesis:prepare_synthesized",
+    ("prepare", "perturbed"): "keras_speechssm.data.perturbation:prepare_perturbed",
     ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
     ("evaluate", "resynthesis"): "keras_speechssm.evaluation.report:evaluate_resynthesis",
     ("evaluate", "phonemes"): "keras_speechssm.evaluation.phoneme_error:evaluate_phoneme_error",
@@ -87,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("audio", metavar="IN", nargs="+", help="recordings, or folders of them")
     _add_common(verb, output="for one recording a .npy file, else a folder", seed=False)
     verb.set_defaults(run=_tokenize)
+
+    verb = verbs.add_parser("convert", help="convert a RecurrentGemma or Griffin checkpoint")
+    verb.add_argument("source", metavar="SOURCE", help="folder, preset, hf:// or kaggle:// handle")
+    verb.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write")
+    verb.add_argument("--to", default="keras", help="keras (default) or hugging-face")
+    verb.set_defaults(run=_convert)
 
     for group in dict.fromkeys(group for group, _ in WRAPPED):
         names = ", ".join(name for known, name in WRAPPED if known == group)
@@ -172,6 +179,14 @@ def _tokenize(arguments) -> int:
     else:
         num_tokens = tokenize_recordings(inputs, arguments.output, arguments.preset)
     print(f"Wrote {num_tokens} tokens to {arguments.output}.", file=sys.stderr)
+    return 0
+
+
+def _convert(arguments) -> int:
+    from keras_speechssm.speech_lm.conversion import convert_checkpoint
+
+    convert_checkpoint(arguments.source, arguments.output, to=arguments.to)
+    print(f"Wrote {arguments.output}.", file=sys.stderr)
     return 0
 
 

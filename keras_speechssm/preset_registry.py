@@ -72,6 +72,26 @@ def resolve_preset(preset: str, part: str | None = None) -> str:
     return str(folder / name)
 
 
+def fetch_folder(preset: str, part: str | None = None) -> str:
+    """The local folder of a preset or of another library's checkpoint, downloaded if need be.
+
+    Raises:
+        ValueError: the preset is unknown, or the handle cannot be downloaded.
+    """
+    preset = os.fspath(preset)
+    if "://" in preset:
+        preset = _download(preset)
+    if Path(preset).is_dir() and not (Path(preset) / "config.json").is_file():
+        return preset  # Flax and torch checkpoints have none.
+    return resolve_preset(preset, part)
+
+
+def stored_dtype(folder: str) -> str:
+    """The dtype policy that a single model's preset folder was saved with."""
+    config = _read_config(Path(folder)).get("config", {})
+    return keras.dtype_policies.get(config.get("dtype")).name
+
+
 def fetch_pipeline(preset: str) -> tuple[str, dict]:
     """The local folder of a pipeline preset, downloaded if need be, and its config.
 

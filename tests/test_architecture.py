@@ -15,7 +15,7 @@ FLOORS = [
     {"shapes"},
     {"mel", "audio", "windows", "compilation", "preset_files", "function_parser"},
     {"preset_registry"},
-    {"layers"},
+    {"layers", "converters"},
     {"semantic", "speech_lm", "soundstorm", "soundstream"},
     {"models"},
     {"data"},

@@ -7,10 +7,12 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_speechssm.converters import open_recurrent_gemma
 from keras_speechssm.layers.griffin_block import BLOCK_TYPES, GriffinBlock
 from keras_speechssm.layers.padding import zero_padding
 from keras_speechssm.layers.rms_normalization import RMSNormalization
-from keras_speechssm.preset_registry import PresetMixin
+from keras_speechssm.preset_registry import PresetMixin, fetch_folder
+from keras_speechssm.speech_lm.checkpoint_weights import fill_from_checkpoint
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -137,6 +139,34 @@ class GriffinBackbone(PresetMixin, keras_hub.models.Backbone):
     def _scale(x, hidden_dim):
         # Rounded to the compute dtype first, as the reference does (50.5 at 2B in bfloat16).
         return x * ops.cast(np.sqrt(hidden_dim), x.dtype)
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs) -> "GriffinBackbone":
+        """Builds the backbone from a preset of ours or from a RecurrentGemma checkpoint.
+
+        Args:
+            preset: a preset's name, a folder, or an `hf://` or `kaggle://` handle; the
+                folder or what the handle names is a preset of ours, or RecurrentGemma as
+                Hugging Face (safetensors), Kaggle Flax (orbax) or Kaggle torch (`.pt`,
+                read without unpickling code) have it.
+            load_weights: bool. `False` gives fresh weights. Defaults to `True`.
+            **kwargs: arguments that override the preset's config. A foreign checkpoint
+                keeps its own dtype unless `dtype` is given. Windows follow the Flax
+                reference: a query sees `attention_window` tokens before itself, one
+                more than in `transformers`.
+
+        Raises:
+            ValueError: unknown preset, or a tensor that is missing or misshapen; the
+                message names it.
+        """
+        folder = fetch_folder(preset, cls.preset_part)
+        checkpoint = open_recurrent_gemma(folder)
+        if checkpoint is None:
+            return super().from_preset(folder, load_weights=load_weights, **kwargs)
+        backbone = cls(**{**checkpoint.config, "dtype": checkpoint.dtype, **kwargs})
+        if load_weights:
+            fill_from_checkpoint(backbone, checkpoint)
+        return backbone
 
     def initial_state(self, batch_size: int) -> list:
         """The state before any token: one entry a layer, arrays of fixed sizes."""

@@ -3,7 +3,12 @@
 import keras
 import keras_hub
 
-from keras_speechssm.preset_registry import PresetMixin
+from keras_speechssm.converters import open_recurrent_gemma
+from keras_speechssm.preset_registry import PresetMixin, fetch_folder
+from keras_speechssm.speech_lm.checkpoint_weights import (
+    copy_all_but_embeddings,
+    fill_from_checkpoint,
+)
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_language_model import SpeechLanguageModel
 
@@ -55,6 +60,44 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
         inputs = backbone.input
         logits = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=logits, **kwargs)
+
+    @classmethod
+    def from_text_preset(
+        cls,
+        preset: str,
+        vocabulary_size: int = 32768,
+        use_rotary: bool = False,
+        load_weights: bool = True,
+        **kwargs,
+    ) -> "SpeechSSM":
+        """A speech model that begins with the weights of a text model.
+
+        Everything is taken over but the embeddings of the text's tokens, in whose place
+        come fresh ones for semantic tokens, and, unless asked for, the rotary positions
+        (Park et al. 2024, section 4: RecurrentGemma-2B-IT, 32 768 tokens, no positions).
+
+        Args:
+            preset: a RecurrentGemma checkpoint or a `GriffinBackbone` preset, as
+                `GriffinBackbone.from_preset` takes it.
+            vocabulary_size: int. Semantic tokens. Defaults to `32768`.
+            use_rotary: bool. Rotary positions in the attention. Defaults to `False`.
+            load_weights: bool. `False` takes the text model's sizes only.
+            **kwargs: further arguments of `GriffinBackbone`, such as `dtype`.
+        """
+        changes = {"vocabulary_size": vocabulary_size, "use_rotary": use_rotary, **kwargs}
+        folder = fetch_folder(preset, cls.preset_part)
+        checkpoint = open_recurrent_gemma(folder)
+        if checkpoint is not None:
+            config = {**checkpoint.config, "dtype": checkpoint.dtype}
+            backbone = GriffinBackbone(**{**config, **changes})
+            if load_weights:
+                fill_from_checkpoint(backbone, checkpoint, skip_embeddings=True)
+            return cls(backbone)
+        text = GriffinBackbone.from_preset(folder, load_weights=load_weights)
+        backbone = GriffinBackbone.from_config({**text.get_config(), **changes})
+        if load_weights:
+            copy_all_but_embeddings(text, backbone)
+        return cls(backbone)
 
     def initial_state(self, batch_size: int) -> list:
         """The state before any token: a nested structure of arrays of fixed sizes."""

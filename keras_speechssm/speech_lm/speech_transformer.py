@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_speechssm.layers.padding import compaction, gather_time
 from keras_speechssm.preset_registry import PresetMixin
+from keras_speechssm.speech_lm.checkpoint_weights import copy_all_but_embeddings
 from keras_speechssm.speech_lm.speech_language_model import SpeechLanguageModel
 
 
@@ -62,6 +63,41 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
 
         # === Config ===
         self.max_length = max_length
+
+    @classmethod
+    def from_text_preset(
+        cls,
+        preset: str,
+        vocabulary_size: int = 32768,
+        max_length: int = 2048,
+        load_weights: bool = True,
+        **kwargs,
+    ) -> "SpeechTransformer":
+        """A speech model that begins with the weights of a text model.
+
+        Everything is taken over but the embeddings of the text's tokens, in whose place
+        come fresh ones for semantic tokens. On Gemma this is the paper's baseline; on OPT
+        or Llama it is TWIST (Hassid et al. 2023).
+
+        Args:
+            preset: what `keras_hub.models.Backbone.from_preset` takes: a KerasHub preset,
+                a folder of it or of a Hugging Face checkpoint, or a handle of either.
+            vocabulary_size: int. Semantic tokens. Defaults to `32768`.
+            max_length: int. Most tokens of a sequence. Defaults to `2048`.
+            load_weights: bool. `False` takes the text model's sizes only.
+            **kwargs: further arguments of the backbone, such as `dtype`.
+
+        Raises:
+            ValueError: a model that is no decoder of tokens.
+        """
+        text = keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights)
+        config = {**text.get_config(), "vocabulary_size": vocabulary_size, **kwargs}
+        if not hasattr(text, "token_embedding") or "vocabulary_size" not in text.get_config():
+            raise ValueError(f"{preset!r} is a {type(text).__name__}, no decoder of tokens.")
+        backbone = type(text).from_config(config)
+        if load_weights:
+            copy_all_but_embeddings(text, backbone)
+        return cls(backbone, max_length=max_length)
 
     def _complete_inputs(self, inputs) -> dict:
         inputs = super()._complete_inputs(inputs)

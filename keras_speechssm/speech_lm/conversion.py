@@ -1,0 +1,50 @@
+"""From one form of a Griffin checkpoint to another: what `speechssm convert` does."""
+
+from pathlib import Path
+
+from keras_speechssm.converters import open_recurrent_gemma, write_recurrent_gemma
+from keras_speechssm.preset_registry import fetch_folder, stored_dtype
+from keras_speechssm.speech_lm.checkpoint_weights import save_as_hugging_face
+from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
+
+TARGETS = ("keras", "hugging-face")
+
+
+def convert_checkpoint(
+    source: str, output: str | Path, *, to: str = "keras", max_shard_megabytes: int = 1000
+) -> Path:
+    """Converts a Griffin checkpoint; dtypes stay as they are.
+
+    Args:
+        source: RecurrentGemma as Hugging Face, Kaggle Flax or Kaggle torch have it, or a
+            preset of this package; a folder, a name, or an `hf://` or `kaggle://` handle.
+        output: the folder to write; it appears whole or not at all.
+        to: "keras" (a preset of this package) or "hugging-face" (for `transformers`).
+        max_shard_megabytes: size of a safetensors file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: an unknown form, or a tensor that is missing or misshapen.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"Cannot convert to {to!r}; choose one of {', '.join(TARGETS)}.")
+    if max_shard_megabytes < 1:
+        raise ValueError(f"max_shard_megabytes must be at least 1, got {max_shard_megabytes}.")
+    folder, shard = fetch_folder(source, GriffinBackbone.preset_part), max_shard_megabytes * 10**6
+    checkpoint = open_recurrent_gemma(folder)
+    if to == "hugging-face" and checkpoint is not None:
+        # From file to file: no more than a shard is in memory.
+        checkpoint.check_complete()
+        config, dtype = checkpoint.config, checkpoint.dtype
+        write_recurrent_gemma(output, config, checkpoint.read, dtype, shard)
+        return Path(output)
+    # A preset of ours loads in the dtype of Keras' global policy unless told its own.
+    dtype = checkpoint.dtype if checkpoint is not None else stored_dtype(folder)
+    backbone = GriffinBackbone.from_preset(folder, dtype=dtype)
+    if to == "keras":
+        backbone.save_to_preset(str(output))
+    else:
+        save_as_hugging_face(backbone, output, shard)
+    return Path(output)
