@@ -1,5 +1,7 @@
 """What a user of the wheel and a reader of the repository finds."""
 
+import json
+import math
 import re
 import stat
 import subprocess
@@ -8,10 +10,12 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import keras_speechssm
 from keras_speechssm import models
+from keras_speechssm.converters import griffin_shapes
 from keras_speechssm.preset_registry import PARTS, preset_names, resolve_preset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +36,8 @@ def test_public_models_know_their_part():
 
 def test_extras():
     extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"tensorflow", "torch", "cuda", "tpu", "beam", "eval", "test"}
+    names = {"tensorflow", "torch", "cuda", "tpu", "beam", "eval", "parity", "test"}
+    assert set(extras) == names
     for requirement in PROJECT["project"]["dependencies"] + sum(extras.values(), []):
         assert ">=" in requirement, f"{requirement} has no lower bound"
 
@@ -73,6 +78,8 @@ def test_readme_s_second_command_is_the_one_of_ci():
         ("soundstorm_600m", "soundstorm", "SoundStorm"),
         ("soundstream_16khz", "soundstream", "SoundStream"),
         ("semantic_tokenizer_600m", "semantic_tokenizer", "SemanticTokenizer"),
+        ("speech_ssm_2b", "speech_lm", "GriffinBackbone"),
+        ("speech_ssm_9b", "speech_lm", "GriffinBackbone"),
     ],
 )
 def test_paper_sizes_load_without_weights(name, part, cls):
@@ -80,12 +87,54 @@ def test_paper_sizes_load_without_weights(name, part, cls):
         "soundstorm": {"num_layers": 1, "semantic_vocabulary_size": 64, "hidden_dim": 32},
         "soundstream": {"channels": (2, 2, 2, 2, 2)},
         "semantic_tokenizer": {"num_layers": 1, "num_decoder_layers": 1, "hidden_dim": 16},
+        "speech_lm": {"vocabulary_size": 9, "num_layers": 1, "hidden_dim": 160, "lru_width": 160},
     }[part]
     assert name in preset_names()
     model = getattr(models, cls).from_preset(name, load_weights=False, **shrink)
     assert model.preset_part == part
     with pytest.raises(ValueError, match="load_weights=False"):
         getattr(models, cls).from_preset(name)
+
+
+PUBLISHED = {"speech_ssm_2b": (2.7, 2.0), "speech_ssm_9b": (8.6, 7.5)}
+"""Billions of parameters with the text's 256,000 tokens, and without their embeddings, in the
+RecurrentGemma report (Botev et al. 2024, table 1)."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_griffin_presets_have_the_published_size(name):
+    folder = Path(resolve_preset(name))
+    config = json.loads((folder / "config.json").read_text("utf-8"))["config"]
+
+    def count(vocabulary_size):
+        shapes = griffin_shapes({**config, "vocabulary_size": vocabulary_size})
+        return sum(math.prod(shape) for shape in shapes.values())
+
+    text, bare = PUBLISHED[name]
+    assert round(count(256_000) / 1e9, 1) == text and round(count(0) / 1e9, 1) == bare
+    card = (folder / "README.md").read_text("utf-8")
+    assert f"{count(32_768):,} parameters" in card and f"has {count(256_000):,}." in card
+
+
+def test_the_transformer_preset_is_a_gemma():
+    shrink = {"vocabulary_size": 9, "num_layers": 1, "hidden_dim": 32, "head_dim": 8}
+    backbone = models.SpeechTransformer.backbone_cls.from_preset(
+        resolve_preset("speech_transformer_2b"), load_weights=False, **shrink
+    )
+    assert models.SpeechTransformer(backbone)(np.array([[1, 2]])).shape == (1, 2, 9)
+    with pytest.raises(ValueError, match="load_weights=False"):
+        models.SpeechTransformer.from_preset("speech_transformer_2b")
+
+
+def test_the_transformer_preset_has_gemma_s_size():
+    folder = Path(resolve_preset("speech_transformer_2b"))
+    config = json.loads((folder / "config.json").read_text("utf-8"))["config"]
+    width, branch = config["hidden_dim"], config["intermediate_dim"] // 2
+    heads = config["num_query_heads"] * 2 + config["num_key_value_heads"] * 2
+    layer = 3 * width * branch + heads * config["head_dim"] * width + 2 * width
+    count = config["num_layers"] * layer + (config["vocabulary_size"] + 1) * width
+    assert count == 2_506_172_416 - (256_000 - 32_768) * width  # Gemma 2B's safetensors
+    assert f"{count:,} parameters" in (folder / "README.md").read_text("utf-8")
 
 
 @pytest.mark.slow
