@@ -19,6 +19,7 @@ from keras_speechssm.data.token_store import (
     read_token_folder,
     write_tokens,
 )
+from keras_speechssm.models import GriffinBackbone
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.shapes import SAMPLE_RATE
 
@@ -65,6 +66,25 @@ def assert_refused(capsys, tmp_path, *argv, message: str):
     assert len(line) == 1 and line[0].startswith("speechssm: "), said
     assert re.search(message, line[0]), said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_convert_writes_a_backbone_preset(capsys, tmp_path):
+    status, said = run(capsys, "convert", shared_tiny_preset(), "-o", tmp_path / "out")
+    assert (status, said) == (0, f"Wrote {tmp_path / 'out'}.\n")
+    original, copy = (
+        GriffinBackbone.from_preset(str(p)) for p in (shared_tiny_preset(), tmp_path / "out")
+    )
+    for kept, found in zip(original.get_weights(), copy.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, found)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [("onnx", "choose one of keras, hugging-face"), ("hugging-face", "has rotary positions")],
+)
+def test_convert_refuses_what_it_cannot_write(capsys, tmp_path, form, message):
+    argv = "convert", shared_tiny_preset(), "-o", tmp_path / "out", "--to", form
+    assert_refused(capsys, tmp_path, *argv, message=message)
 
 
 def test_continue_writes_the_new_speech(capsys, tmp_path, prompt, preset):

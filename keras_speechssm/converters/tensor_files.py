@@ -105,8 +105,13 @@ class OrbaxTensors:
     """The tensors of an orbax checkpoint, restored a layer at a time."""
 
     def __init__(self, folder: Path):
-        import orbax.checkpoint
-
+        try:
+            import orbax.checkpoint
+        except ImportError:
+            raise ValueError(
+                f"Reading the Flax checkpoint {str(folder)!r} needs orbax: "
+                "pip install orbax-checkpoint."
+            ) from None
         self.place = str(folder)
         self._path = folder.resolve()
         self._checkpointer = orbax.checkpoint.PyTreeCheckpointer()

@@ -4,6 +4,7 @@
 - `speech_ssm`: SpeechSSM, the language model on it, of constant memory.
 - `speech_transformer`: the same interface on a KerasHub Transformer decoder, to compare with.
 - `speech_language_model`: that interface.
+- `checkpoint_weights`, `conversion`: text models' weights into these, and back into files.
 - `generation`: sampling, compiled in blocks, from explicit state.
 """
 

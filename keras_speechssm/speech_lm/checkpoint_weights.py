@@ -10,6 +10,25 @@ import numpy as np
 from keras_speechssm.converters import RecurrentGemmaCheckpoint, write_recurrent_gemma
 
 
+def make_blank(make_model: Callable[[], keras.Model], draw_embeddings: bool = False) -> keras.Model:
+    """A model whose variables are zeros, for weights to be loaded into.
+
+    To draw billions of numbers only to overwrite them takes minutes, and its temporary
+    arrays more memory than the model.
+
+    Args:
+        make_model: function without arguments that builds the model.
+        draw_embeddings: bool. The table of tokens begins as the model would have it.
+    """
+    # Variables made in a stateless scope are initialised when it ends.
+    with keras.StatelessScope():
+        model = make_model()
+        for variable in model.variables:
+            if not (draw_embeddings and is_token_table(variable.path)):
+                variable._initializer = keras.initializers.Zeros()
+    return model
+
+
 def fill_from_checkpoint(
     backbone: keras.Model, checkpoint: RecurrentGemmaCheckpoint, skip_embeddings: bool = False
 ) -> None:

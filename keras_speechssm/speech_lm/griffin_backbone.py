@@ -12,7 +12,7 @@ from keras_speechssm.layers.griffin_block import BLOCK_TYPES, GriffinBlock
 from keras_speechssm.layers.padding import zero_padding
 from keras_speechssm.layers.rms_normalization import RMSNormalization
 from keras_speechssm.preset_registry import PresetMixin, fetch_folder
-from keras_speechssm.speech_lm.checkpoint_weights import fill_from_checkpoint
+from keras_speechssm.speech_lm.checkpoint_weights import fill_from_checkpoint, make_blank
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -163,9 +163,11 @@ class GriffinBackbone(PresetMixin, keras_hub.models.Backbone):
         checkpoint = open_recurrent_gemma(folder)
         if checkpoint is None:
             return super().from_preset(folder, load_weights=load_weights, **kwargs)
-        backbone = cls(**{**checkpoint.config, "dtype": checkpoint.dtype, **kwargs})
-        if load_weights:
-            fill_from_checkpoint(backbone, checkpoint)
+        config = {**checkpoint.config, "dtype": checkpoint.dtype, **kwargs}
+        if not load_weights:
+            return cls(**config)
+        backbone = make_blank(lambda: cls(**config))
+        fill_from_checkpoint(backbone, checkpoint)
         return backbone
 
     def initial_state(self, batch_size: int) -> list:

@@ -8,6 +8,7 @@ from keras_speechssm.preset_registry import PresetMixin, fetch_folder
 from keras_speechssm.speech_lm.checkpoint_weights import (
     copy_all_but_embeddings,
     fill_from_checkpoint,
+    make_blank,
 )
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_language_model import SpeechLanguageModel
@@ -88,10 +89,11 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
         folder = fetch_folder(preset, cls.preset_part)
         checkpoint = open_recurrent_gemma(folder)
         if checkpoint is not None:
-            config = {**checkpoint.config, "dtype": checkpoint.dtype}
-            backbone = GriffinBackbone(**{**config, **changes})
-            if load_weights:
-                fill_from_checkpoint(backbone, checkpoint, skip_embeddings=True)
+            config = {**checkpoint.config, "dtype": checkpoint.dtype, **changes}
+            if not load_weights:
+                return cls(GriffinBackbone(**config))
+            backbone = make_blank(lambda: GriffinBackbone(**config), draw_embeddings=True)
+            fill_from_checkpoint(backbone, checkpoint, skip_embeddings=True)
             return cls(backbone)
         text = GriffinBackbone.from_preset(folder, load_weights=load_weights)
         backbone = GriffinBackbone.from_config({**text.get_config(), **changes})

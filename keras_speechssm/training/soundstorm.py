@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_speechssm.preset_registry import fetch_folder, stored_dtype
 from keras_speechssm.semantic import SemanticTokenizer
 from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.soundstorm import SoundStorm, mask_for_training
@@ -133,7 +134,8 @@ def train_soundstorm(
             any unit: the coarse levels carry the words. Defaults to all alike, as in
             the paper.
         initial_preset: preset of a `SoundStorm` for this tokenizer and codec to start
-            from. Defaults to a new model, see `start_from_codebooks`.
+            from, in the dtype policy that it was saved with. Defaults to a new model, see
+            `start_from_codebooks`.
         batch_size, crop_seconds: crops in a step and their length.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
         learning_rate: peak of Adam's learning rate, see `LearningRate`.
@@ -208,7 +210,8 @@ def _initial_model(initial_preset, model_config, tokenizer, codec) -> SoundStorm
         return model
     if model_config is not None:
         raise ValueError("Give initial_preset or model_config, not both: a preset has its sizes.")
-    model = SoundStorm.from_preset(initial_preset)
+    folder = fetch_folder(initial_preset, SoundStorm.preset_part)
+    model = SoundStorm.from_preset(folder, dtype=stored_dtype(folder))
     other = {name: getattr(model, name) for name in sizes}
     if other != sizes:
         raise ValueError(f"{initial_preset} has {other}; tokenizer and codec need {sizes}.")

@@ -1,6 +1,7 @@
 """Griffin against the two reference libraries, on checkpoints that they write themselves."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -203,6 +204,14 @@ def test_a_config_that_griffin_is_not_is_refused(hugging_face, tmp_path, name, v
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, name: value}))
     with pytest.raises(ValueError, match=name):
+        GriffinBackbone.from_preset(str(tmp_path))
+
+
+@pytest.mark.parametrize(("module", "file"), [("orbax", "_METADATA"), ("torch", "2b.pt")])
+def test_a_missing_reader_is_named(tmp_path, monkeypatch, module, file):
+    (tmp_path / file).write_text("{}")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=f"needs {module}: pip install {module}"):
         GriffinBackbone.from_preset(str(tmp_path))
 
 

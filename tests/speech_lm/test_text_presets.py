@@ -58,6 +58,25 @@ def test_speech_ssm_takes_all_but_embeddings_and_positions(text, tmp_path, form)
     assert model.generate(np.array([[1, 2, 3]]), num_tokens=4, seed=0).max() < AUDIO
 
 
+def test_nothing_is_drawn_that_a_checkpoint_overwrites(text, tmp_path, monkeypatch):
+    save_as_hugging_face(text, tmp_path / "text")
+    drawn = []
+    draw = keras.initializers.RandomNormal.__call__
+
+    def record(self, shape, dtype=None):
+        drawn.append(tuple(shape))
+        return draw(self, shape, dtype)
+
+    for kind in ("RandomNormal", "VarianceScaling"):
+        monkeypatch.setattr(getattr(keras.initializers, kind), "__call__", record)
+    GriffinBackbone.from_preset(str(tmp_path / "text"))
+    assert drawn == []
+    model = SpeechSSM.from_text_preset(str(tmp_path / "text"), AUDIO)
+    assert drawn == [(AUDIO, 16)]
+    spread = values(model.backbone.token_embedding.embeddings).std()
+    np.testing.assert_allclose(spread, 16**-0.5, rtol=0.3)
+
+
 def test_the_vocabulary_of_the_paper_is_the_default(text, tmp_path):
     save_as_hugging_face(text, tmp_path / "text")
     model = SpeechSSM.from_text_preset(str(tmp_path / "text"))
