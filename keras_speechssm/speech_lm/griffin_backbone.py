@@ -11,10 +11,11 @@ from keras_speechssm.layers.griffin_block import BLOCK_TYPES, GriffinBlock
 from keras_speechssm.layers.padding import zero_padding
 from keras_speechssm.layers.rms_normalization import RMSNormalization
 from keras_speechssm.preset_registry import PresetMixin
+from keras_speechssm.speech_lm.griffin_adaptation import GriffinAdaptation
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
-class GriffinBackbone(PresetMixin, keras_hub.models.Backbone):
+class GriffinBackbone(PresetMixin, GriffinAdaptation, keras_hub.models.Backbone):
     """The Griffin decoder: token ids -> hidden states, in constant memory.
 
     What is it for: it is the body of `SpeechSSM`. Most layers carry a recurrent state of
@@ -55,6 +56,15 @@ class GriffinBackbone(PresetMixin, keras_hub.models.Backbone):
     )
     state = backbone.initial_state(batch_size=1)
     hidden, state = backbone.advance(np.array([[1, 2, 3]]), state)
+    ```
+
+    Training on long sequences can keep the blocks' inputs only, and compute the rest again
+    (gradient checkpointing):
+
+    ```python
+    blocks = [f"griffin_block_{number}" for number in range(26)]
+    with keras.RematScope("list_of_layers", layer_names=blocks):
+        backbone = keras_speechssm.models.GriffinBackbone.from_preset(folder)
     ```
     """
 
