@@ -46,7 +46,8 @@ class GriffinBackbone(PresetMixin, GriffinAdaptation, keras_hub.models.Backbone)
         logit_soft_cap: float or `None`. Logits become `cap * tanh(logits / cap)`.
             Defaults to `30.0`.
         dtype: dtype policy of the model; gates, recurrent state and softmax are float32
-            whatever it is.
+            whatever it is. Train in `"mixed_bfloat16"`: in `"bfloat16"` Adam's `beta_2` of
+            0.999 rounds to 1, and its steps to 0.
 
     Example:
 
