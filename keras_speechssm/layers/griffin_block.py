@@ -129,6 +129,11 @@ class GriffinBlock(keras.layers.Layer):
         x = x + mixed
         return x + self.mlp_block(self.channel_pre_norm(x))
 
+    def rematerialized_call(self, layer_call, x, **masks):
+        # TensorFlow recomputes functions of tensors only, without keywords or None.
+        recomputed = super().rematerialized_call(lambda x: layer_call(x, **masks), x)
+        return lambda x, **masks: recomputed(x)
+
     def advance(self, x, state, padding_mask=None, reset_mask=None):
         """Continues from `state` over a chunk of any length; returns (output, new state)."""
         if not self.built:

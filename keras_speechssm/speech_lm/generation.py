@@ -39,6 +39,16 @@ class FunctionTable:
 
     def __init__(self):
         self.table = {}
+        self.weights = None
+
+    def use_for(self, weights: list) -> None:
+        """Forgets the functions if they were compiled for other weights than these.
+
+        LoRA adds weights and quantisation replaces them: TensorFlow's graphs would go on with
+        the old ones, and keep them in memory.
+        """
+        if weights != self.weights:
+            self.table, self.weights = {}, weights
 
     def __deepcopy__(self, memo):
         return FunctionTable()  # a copied model compiles its own
@@ -85,6 +95,23 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
     ]
     state, logits = keras.tree.pack_sequence_as(like, loaded)
     return GenerationState(state, logits, int(arrays["num_generated"]), int(arrays["seed"]))
+
+
+def reorder_state(state: Any, indices: Any) -> Any:
+    """The state whose row n is row `indices[n]` of `state`, as a beam search asks for.
+
+    Rows may be repeated or left out, so this also widens or narrows a batch.
+
+    Args:
+        state: a model's state or any nested structure of arrays (batch, ...), such as
+            `(generation.model, generation.logits)` of a `GenerationState`.
+        indices: int (new_batch,).
+
+    Returns:
+        The same structure of arrays (new_batch, ...).
+    """
+    indices = ops.convert_to_tensor(indices, dtype="int32")
+    return keras.tree.map_structure(lambda leaf: ops.take(leaf, indices, axis=0), state)
 
 
 def draw_uniforms(seed: int, batch_size: int, start: int, count: int) -> np.ndarray:

@@ -13,10 +13,11 @@ from keras_speechssm.layers.padding import zero_padding
 from keras_speechssm.layers.rms_normalization import RMSNormalization
 from keras_speechssm.preset_registry import PresetMixin, fetch_folder
 from keras_speechssm.speech_lm.checkpoint_weights import fill_from_checkpoint, make_blank
+from keras_speechssm.speech_lm.griffin_adaptation import GriffinAdaptation
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
-class GriffinBackbone(PresetMixin, keras_hub.models.Backbone):
+class GriffinBackbone(PresetMixin, GriffinAdaptation, keras_hub.models.Backbone):
     """The Griffin decoder: token ids -> hidden states, in constant memory.
 
     What is it for: it is the body of `SpeechSSM`. Most layers carry a recurrent state of
@@ -47,7 +48,8 @@ class GriffinBackbone(PresetMixin, keras_hub.models.Backbone):
         logit_soft_cap: float or `None`. Logits become `cap * tanh(logits / cap)`.
             Defaults to `30.0`.
         dtype: dtype policy of the model; gates, recurrent state and softmax are float32
-            whatever it is.
+            whatever it is. Train in `"mixed_bfloat16"`: in `"bfloat16"` Adam's `beta_2` of
+            0.999 rounds to 1, and its steps to 0.
 
     Example:
 
@@ -57,6 +59,15 @@ class GriffinBackbone(PresetMixin, keras_hub.models.Backbone):
     )
     state = backbone.initial_state(batch_size=1)
     hidden, state = backbone.advance(np.array([[1, 2, 3]]), state)
+    ```
+
+    Training on long sequences can keep the blocks' inputs only, and compute the rest again
+    (gradient checkpointing):
+
+    ```python
+    blocks = [f"griffin_block_{number}" for number in range(26)]
+    with keras.RematScope("list_of_layers", layer_names=blocks):
+        backbone = keras_speechssm.models.GriffinBackbone.from_preset(folder)
     ```
     """
 

@@ -291,6 +291,7 @@ class SpeechLanguageModel:
     def _compiled(self, key, make_function):
         """The compiled function of that key: executables only, no state of a generation."""
         functions = self.__dict__.setdefault("_inference_functions", FunctionTable())
+        functions.use_for([(weight.path, weight.dtype) for weight in self.weights])
         if key not in functions.table:
             functions.table[key] = compile_inference(self, make_function())
         return functions.table[key]

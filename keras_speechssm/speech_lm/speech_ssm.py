@@ -10,6 +10,7 @@ from keras_speechssm.speech_lm.checkpoint_weights import (
     fill_from_checkpoint,
     make_blank,
 )
+from keras_speechssm.speech_lm.griffin_adaptation import projections_only
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_language_model import SpeechLanguageModel
 
@@ -105,10 +106,32 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
         """The state before any token: a nested structure of arrays of fixed sizes."""
         return self.backbone.initial_state(batch_size)
 
-    def advance_hidden(self, token_ids, state, padding_mask=None):
+    def advance(self, token_ids, state, padding_mask=None, reset_mask=None):
+        """Continues from `state` over a chunk of any length.
+
+        Args:
+            token_ids: int (batch, time).
+            state: from `initial_state` or an earlier call; it is not changed.
+            padding_mask: bool (batch, time), True = real, or `None`. Padding anywhere
+                changes nothing.
+            reset_mask: bool (batch, time), True at the first token of each packed document,
+                or `None`.
+
+        Returns:
+            Logits float32 (batch, time, vocabulary) and the new state.
+        """
+        hidden, state = self.advance_hidden(token_ids, state, padding_mask, reset_mask)
+        return self.project(hidden), state
+
+    def advance_hidden(self, token_ids, state, padding_mask=None, reset_mask=None):
         """As `advance`, but returns hidden states (batch, time, hidden_dim), not logits."""
-        return self.backbone.advance(token_ids, state, padding_mask)
+        return self.backbone.advance(token_ids, state, padding_mask, reset_mask)
 
     def project(self, hidden):
         """Logits float32 (..., vocabulary) of hidden states (..., hidden_dim)."""
         return self.backbone.token_embedding(hidden, reverse=True)
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs) -> None:
+        """Quantises the backbone's projections, in place; see `GriffinBackbone.quantize`."""
+        super().quantize(mode, config=config, filters=projections_only(filters), **kwargs)
+        self.backbone.keep_policies()

@@ -1,7 +1,10 @@
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 from contract import verify_sequence_contract
+from gradient import gradients
 from keras import ops
 
 from keras_speechssm.speech_lm import GriffinBackbone
@@ -14,6 +17,7 @@ SIZES = {
     "num_heads": 2,
     "attention_window": 4,
 }
+MASKS = ("padding_mask", "reset_mask")
 KINDS = ("recurrent", "attention")
 
 
@@ -85,6 +89,69 @@ def test_bfloat16_keeps_the_recurrent_state_in_float32():
     assert keras.backend.standardize_dtype(recurrent.dtype) == "float32"
     logits = backbone.token_embedding(hidden, reverse=True)
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+
+
+def rematerialized(num_layers):
+    blocks = [f"griffin_block_{number}" for number in range(num_layers)]
+    return keras.RematScope("list_of_layers", layer_names=blocks)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_checkpointed_gradients_are_equal(masked):
+    tokens = np.arange(18).reshape(2, 9) % 11
+    masks = {"padding_mask": tokens % 4 > 0, "reset_mask": tokens == 5} if masked else {}
+    found = []
+    for scope in (contextlib.nullcontext(), rematerialized(2)):
+        keras.utils.set_random_seed(0)
+        with scope:
+            backbone = GriffinBackbone(**{**SIZES, "num_layers": 2}, block_pattern=KINDS)
+
+        def loss(backbone=backbone):
+            outputs = call(backbone)(
+                ops.convert_to_tensor(tokens),
+                **{name: ops.convert_to_tensor(mask) for name, mask in masks.items()},
+            )
+            return ops.sum(ops.sin(outputs))
+
+        found.append(gradients(loss, [], backbone.trainable_variables)[1])
+    for plain, checkpointed in zip(*found, strict=True):
+        assert np.any(plain)
+        np.testing.assert_allclose(checkpointed, plain, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX says what it would keep")
+def test_checkpointing_keeps_little_more_than_the_blocks_inputs():
+    import jax
+
+    def kept_bytes(scope, time):
+        with scope:
+            backbone = GriffinBackbone(**SIZES)
+        values = [variable.value for variable in backbone.trainable_variables]
+        inputs = {"token_ids": np.zeros((1, time), "int32"), **dict.fromkeys(MASKS)}
+        # What the backward pass needs is in the closure that jax.vjp returns.
+        backward = jax.eval_shape(
+            lambda values: jax.vjp(lambda v: backbone.stateless_call(v, [], inputs)[0], values)[1],
+            values,
+        )
+        leaves = jax.tree.leaves(backward)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    plain, checkpointed = (
+        kept_bytes(contextlib.nullcontext(), 512),
+        kept_bytes(rematerialized(3), 512),
+    )
+    assert checkpointed < 0.15 * plain
+
+
+def test_summary_names_each_block_once():
+    backbone = GriffinBackbone(**SIZES)
+    lines = []
+    backbone.summary(line_length=100, print_fn=lambda text: lines.extend(text.splitlines()))
+    text = "\n".join(lines)
+    for number in range(3):
+        assert text.count(f"griffin_block_{number} ") == 1
+    assert f"Total params: {backbone.count_params():,}" in text
+    assert len(lines) < 50
 
 
 def test_preset_round_trip(tmp_path):

@@ -193,6 +193,83 @@ def test_fit_learns_a_pattern(model):
     np.testing.assert_array_equal(generated, tokens[:1, 4:])
 
 
+def fitted(model, inputs, targets, weights):
+    """The weights after two steps on one batch, of a loss that is a sum over tokens."""
+    fresh = SpeechSSM.from_config(model.get_config())
+    fresh.set_weights(model.get_weights())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    fresh.compile(optimizer=keras.optimizers.SGD(0.01), loss=loss)
+    fresh.fit(inputs, targets, sample_weight=weights, epochs=2, verbose=0)
+    return fresh.get_weights()
+
+
+def test_fit_on_packed_documents_is_fit_on_each(model):
+    lengths, tokens = (5, 9), tokens_of(2, 10)
+    real = np.arange(9)[None] < np.array(lengths)[:, None]
+    weights = real.astype("float32")
+    apart = fitted(
+        model, {"token_ids": tokens[:, :-1], "padding_mask": real}, tokens[:, 1:], weights
+    )
+    packed = {
+        "token_ids": tokens[:, :-1][real][None],
+        "reset_mask": np.isin(np.arange(14), [0, 5])[None],
+    }
+    together = fitted(model, packed, tokens[:, 1:][real][None], np.ones((1, 14), "float32"))
+    packed["reset_mask"] = np.zeros((1, 14), bool)
+    mixed = fitted(model, packed, tokens[:, 1:][real][None], np.ones((1, 14), "float32"))
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert max(np.abs(a - b).max() for a, b in zip(mixed, apart, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_bfloat16_learns_and_generates(model, policy):
+    config = {**model.backbone.get_config(), "dtype": policy}
+    half = SpeechSSM(type(model.backbone).from_config(config))
+    half.set_weights(model.get_weights())
+    tokens = tokens_of(4, 13)
+    # Not Adam's default of 0.999: in pure bfloat16 that is 1, and no weight moves.
+    half.compile(optimizer=keras.optimizers.Adam(1e-2, beta_2=0.98))
+    losses = half.fit(tokens[:, :-1], tokens[:, 1:], epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    state = half.start_generation(tokens[:1], seed=0)
+    recurrent, keys = state.model[0]["rg_lru"]["recurrent"], state.model[1]["keys"]
+    dtypes = [keras.backend.standardize_dtype(x.dtype) for x in (recurrent, keys, state.logits)]
+    assert dtypes == ["float32", "bfloat16", "float32"]
+    assert half.continue_generation(state, 9)[0].shape == (1, 9)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="reads JAX's trace")
+def test_gates_recurrence_and_softmax_are_float32_in_bfloat16(model):
+    import jax
+
+    config = {**model.backbone.get_config(), "dtype": "bfloat16"}
+    half = SpeechSSM(type(model.backbone).from_config(config))
+    trace = jax.make_jaxpr(lambda tokens: half(tokens))(tokens_of(1, 9))
+    found = {}
+    for equation in equations(trace.jaxpr):
+        found.setdefault(equation.primitive.name, set()).update(
+            str(variable.aval.dtype) for variable in equation.outvars
+        )
+    # Gates are logistic, decays and softmax exponentials, the recurrence a scan.
+    for name in ("logistic", "exp", "expm1", "scan", "reduce_max"):
+        assert found[name] == {"float32"}, name
+    assert "bfloat16" in found["dot_general"]
+
+
+def equations(jaxpr):
+    import jax
+
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
 def test_preset_round_trip(model, tmp_path):
     model.save_to_preset(str(tmp_path / "preset"))
     loaded = SpeechSSM.from_preset(str(tmp_path / "preset"))
