@@ -15,8 +15,11 @@ def main() -> int:
         # command needs none: this saves its start-up seconds and its notes on stderr.
         sys.modules.setdefault("tensorflow", None)
         sys.modules.setdefault("tensorflow_text", None)
-    from keras_speechssm import cli
-
+    try:
+        from keras_speechssm import cli
+    except KeyboardInterrupt:
+        print("speechssm: interrupted.", file=sys.stderr)
+        return 130
     return cli.main()
 
 

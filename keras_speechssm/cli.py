@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_speechssm.function_parser import OneLineParser, call_from_arguments
-from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.preset_registry import DEFAULT_PRESET, fetch_pipeline
 from keras_speechssm.shapes import SAMPLE_RATE
 
 WRAPPED = {
@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("prompt", metavar="PROMPT", help="recording to continue")
     _add_common(verb, output="audio file to write (.wav, .flac, .ogg)")
     verb.add_argument("--seconds", type=_positive, default=60.0, help="new speech (default 60)")
-    verb.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1)")
+    verb.add_argument(
+        "--temperature", type=_temperature, default=1.0, help="of the new tokens (default 1)"
+    )
     verb.add_argument(
         "--prompt-seconds", type=_positive, help="use only the prompt's first seconds"
     )
@@ -119,15 +121,24 @@ def _positive(text: str) -> float:
     return number
 
 
+def _temperature(text: str) -> float:
+    try:
+        greedy = float(text) == 0
+    except ValueError:
+        greedy = False
+    return 0.0 if greedy else _positive(text)
+
+
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text}")
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^63 - 1, got {text}")
     return int(text)
 
 
 def _load(preset: str):
     from keras_speechssm.pipeline import SpeechContinuation
 
+    fetch_pipeline(preset)  # what is no preset is said at once, and nothing before it
     print(f"Loading {preset}.", file=sys.stderr)
     return SpeechContinuation.from_preset(preset)
 

@@ -147,7 +147,8 @@ class SpeechContinuation:
         # from the prompt's beginning.
         prompt = prompt[len(prompt) % SAMPLES_PER_TOKEN :]
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        tokens = self.tokenize(prompt)
+        # Checked above, when it still had its last fraction of a token.
+        tokens = np.asarray(self.semantic_tokenizer.tokenize(prompt), "int32")
         blocks = self.speech_lm.stream(
             tokens[None], temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
         )

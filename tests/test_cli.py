@@ -212,7 +212,7 @@ def test_output_is_checked_before_anything_is_loaded(
         (("--seconds", "ten"), "--seconds: expected a number above 0, got ten"),
         (("--seconds", "nan"), "--seconds: expected a number above 0, got nan"),
         (("--prompt-seconds", "0"), "--prompt-seconds: expected a number above 0"),
-        (("--seed", "-3"), "--seed: expected a whole number from 0 on, got -3"),
+        (("--seed", "-3"), "--seed: expected a whole number from 0 to .*, got -3"),
         (("--preset", "no_such_preset"), "Unknown preset 'no_such_preset'"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
     ],
@@ -225,6 +225,12 @@ def test_bad_options(capsys, tmp_path, prompt, options, message):
 def test_bad_temperature(capsys, tmp_path, prompt, preset):
     argv = ("continue", prompt, "-o", tmp_path / "out.wav", "--preset", preset)
     assert_refused(capsys, tmp_path, *argv, "--temperature", "-1", message="temperature")
+    assert cli._parser().parse_args(list(map(str, argv)) + ["--temperature", "0"]).temperature == 0
+
+
+def test_nothing_is_loaded_of_an_unknown_preset(capsys, tmp_path, prompt):
+    argv = "continue", prompt, "-o", tmp_path / "out.wav", "--preset", "no_such_preset"
+    assert "Loading" not in run(capsys, *argv)[1]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no weight file"])

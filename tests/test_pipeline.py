@@ -125,6 +125,11 @@ def test_prompt_of_a_fraction_of_a_token_ends_where_it_ends(extra):
     np.testing.assert_array_equal(painted().continue_speech(prompt, 1), paint(251, 25))
 
 
+def test_the_shortest_prompt_is_half_a_second():
+    prompt = np.resize(PROMPT, 8000)  # 12.5 tokens: what is cut off must not make it too short
+    assert len(painted().continue_speech(prompt, 1)) == 16000
+
+
 def test_voice_prompt_is_three_seconds_or_the_whole_prompt():
     speech = painted()
     speech.continue_speech(PROMPT, 1)

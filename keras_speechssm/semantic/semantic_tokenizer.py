@@ -5,6 +5,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_speechssm.audio import validate_waveform
 from keras_speechssm.compilation import compile_inference
 from keras_speechssm.layers.conformer import ConformerBlock
 from keras_speechssm.preset_registry import PresetMixin
@@ -208,14 +209,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         Returns:
             int32 (time,) or (batch, time), time = ceil(samples / 640).
         """
-        waveform = np.asarray(waveform, dtype="float32")
-        if waveform.ndim not in (1, 2) or waveform.shape[-1] == 0 or waveform.shape[0] == 0:
-            raise ValueError(
-                "tokenize takes a waveform (samples,) or (batch, samples) with at least one "
-                f"sample, got shape {waveform.shape}."
-            )
-        if not np.isfinite(waveform).all():
-            raise ValueError("tokenize got a waveform with NaN or infinite samples; clean it.")
+        waveform = validate_waveform(waveform)
         num = -(-waveform.shape[-1] // SAMPLES_PER_TOKEN)
         return self._in_windows("tokens", waveform, num, SAMPLES_PER_TOKEN, windows_per_batch)
 

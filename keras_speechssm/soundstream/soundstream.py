@@ -5,6 +5,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_speechssm.audio import validate_waveform
 from keras_speechssm.compilation import compile_inference
 from keras_speechssm.layers.causal_conv import CausalConv1D, CausalConv1DTranspose
 from keras_speechssm.layers.vector_quantizer import ResidualVectorQuantizer
@@ -145,12 +146,7 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         Returns:
             int32 (batch, frames, levels) or (frames, levels), frames = ceil(samples / 320).
         """
-        waveform = np.asarray(waveform, dtype="float32")
-        if waveform.ndim not in (1, 2) or waveform.shape[-1] == 0:
-            raise ValueError(
-                "SoundStream.encode takes a waveform (samples,) or (batch, samples) with at "
-                f"least one sample; got shape {waveform.shape}."
-            )
+        waveform = validate_waveform(waveform)
         batched = np.atleast_2d(waveform)
         fill = -batched.shape[1] % self.samples_per_frame
         tokens = self._compiled_encode(np.pad(batched, ((0, 0), (0, fill))))
@@ -168,10 +164,14 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
             float32 (batch, frames * 320) or (frames * 320,), in [-1, 1].
         """
         tokens = np.asarray(tokens)
-        if tokens.ndim not in (2, 3) or not np.issubdtype(tokens.dtype, np.integer):
+        if (
+            tokens.ndim not in (2, 3)
+            or not tokens.size
+            or not np.issubdtype(tokens.dtype, np.integer)
+        ):
             raise ValueError(
                 "SoundStream.decode takes integer tokens (frames, levels) or (batch, frames, "
-                f"levels); got shape {tokens.shape}, dtype {tokens.dtype}."
+                f"levels), at least one frame; got shape {tokens.shape}, dtype {tokens.dtype}."
             )
         if not 1 <= tokens.shape[-1] <= self.num_quantizers:
             raise ValueError(

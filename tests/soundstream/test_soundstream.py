@@ -108,8 +108,11 @@ def test_decode_stays_within_full_scale(codec):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda codec: codec.encode(np.zeros((1, 2, 3))), r"got shape \(1, 2, 3\)"),
-        (lambda codec: codec.encode(np.zeros(0)), "at least one sample"),
+        (lambda codec: codec.encode(np.zeros((1, 2, 3))), r"of shape \(1, 2, 3\)"),
+        (lambda codec: codec.encode(np.zeros(0)), "holds 0.00 s of audio"),
+        (lambda codec: codec.encode(np.full(320, np.nan)), "NaN or infinite"),
+        (lambda codec: codec.encode(np.zeros(320, "int16")), "Divide 16-bit integers"),
+        (lambda codec: codec.decode(np.zeros((0, 3), int)), "at least one frame"),
         (lambda codec: codec.decode(np.zeros((4, 3))), "integer tokens"),
         (lambda codec: codec.decode(np.zeros((4, 9), int)), "1 to 3 levels; got 9"),
         (lambda codec: codec.decode(np.full((4, 3), 16)), r"0 .. 15; got 16 .. 16"),
