@@ -10,9 +10,10 @@ import sys
 
 def main() -> int:
     """Runs `speechssm` and returns its exit status."""
-    if os.environ.setdefault("KERAS_BACKEND", "jax") != "tensorflow":
-        # KerasHub imports TensorFlow, where it is installed, for its text tokenizers. The
-        # command needs none: this saves its start-up seconds and its notes on stderr.
+    backend = os.environ.setdefault("KERAS_BACKEND", "jax")
+    if backend != "tensorflow" and sys.argv[1:2] != ["evaluate"]:
+        # KerasHub imports TensorFlow, where it is installed, for its text tokenizers. Only
+        # the evaluation of Lyra needs it: this saves start-up seconds and notes on stderr.
         sys.modules.setdefault("tensorflow", None)
         sys.modules.setdefault("tensorflow_text", None)
     try:

@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"speechssm: interrupted{interrupt}.", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        advice = "pip install 'keras-speechssm[eval]'"
+        extra = "tensorflow" if error.name == "tensorflow" else "eval"
+        advice = f"pip install 'keras-speechssm[{extra}]'"
         print(f"speechssm: the package {error.name} is missing; {advice}.", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:

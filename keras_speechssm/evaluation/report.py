@@ -44,10 +44,8 @@ def evaluate_codec_preset(
         filled = np.pad(waveform, (0, -len(waveform) % (4 * SAMPLE_RATE)))
         return codec.decode(codec.encode(filled)[:, :num_levels])
 
-    report = {"codec": evaluate_codec(audio_folders, round_trip, limit)}
-    if lyra_folder is not None:
-        report["lyra_3200"] = evaluate_codec(audio_folders, lyra_round_trip(lyra_folder), limit)
-    return report
+    report = _evaluate_lyra(audio_folders, lyra_folder, limit)
+    return {"codec": evaluate_codec(audio_folders, round_trip, limit), **report}
 
 
 def evaluate_resynthesis(
@@ -76,10 +74,17 @@ def evaluate_resynthesis(
     def round_trip(waveform: np.ndarray) -> np.ndarray:
         return speech.resynthesize(waveform, seed=seed)
 
-    report = {"resynthesis": evaluate_codec(audio_folders, round_trip, limit)}
-    if lyra_folder is not None:
-        report["lyra_3200"] = evaluate_codec(audio_folders, lyra_round_trip(lyra_folder), limit)
-    return report
+    # Lyra first: if it cannot run, that is known before the long part.
+    report = _evaluate_lyra(audio_folders, lyra_folder, limit)
+    return {"resynthesis": evaluate_codec(audio_folders, round_trip, limit), **report}
+
+
+def _evaluate_lyra(
+    audio_folders: Sequence[str | Path], lyra_folder: str | Path | None, limit: int | None
+) -> dict[str, dict[str, float]]:
+    if lyra_folder is None:
+        return {}
+    return {"lyra_3200": evaluate_codec(audio_folders, lyra_round_trip(lyra_folder), limit)}
 
 
 def evaluate_language_model(
