@@ -1,10 +1,14 @@
 """Puts this folder on the path, so that tests share `contract.py`; settings of libraries."""
 
+import os
 import sys
 from pathlib import Path
 
-import keras
-from hypothesis import settings
+# As the package does; Keras' own default is TensorFlow.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
