@@ -124,10 +124,12 @@ def _positive(text: str) -> float:
 
 def _temperature(text: str) -> float:
     try:
-        greedy = float(text) == 0
+        number = float(text)
     except ValueError:
-        greedy = False
-    return 0.0 if greedy else _positive(text)
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text}")
+    return number
 
 
 def _seed(text: str) -> int:
@@ -139,9 +141,9 @@ def _seed(text: str) -> int:
 def _load(preset: str):
     from keras_speechssm.pipeline import SpeechContinuation
 
-    fetch_pipeline(preset)  # what is no preset is said at once, and nothing before it
+    folder, _ = fetch_pipeline(preset)  # what is no preset is said at once, and only that
     print(f"Loading {preset}.", file=sys.stderr)
-    return SpeechContinuation.from_preset(preset)
+    return SpeechContinuation.from_preset(folder)
 
 
 def _continue(arguments) -> int:

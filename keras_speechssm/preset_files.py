@@ -82,12 +82,13 @@ def save_parts(
             model.save_to_preset(str(partial / part))
         store_weights_as_float16(partial)
         config = {"parts": {part: part for part in models}, **config}
-        _write_json(partial / "config.json", config)
+        write_json(partial / "config.json", config)
         if metadata is not None:
-            _write_json(partial / "metadata.json", metadata)
+            write_json(partial / "metadata.json", metadata)
 
 
-def _write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON file, indented for readers."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

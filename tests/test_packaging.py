@@ -97,8 +97,8 @@ def test_paper_sizes_load_without_weights(name, part, cls):
 
 
 PUBLISHED = {"speech_ssm_2b": (2.7, 2.0), "speech_ssm_9b": (8.6, 7.5)}
-"""Billions of parameters with the text's 256,000 tokens, and without their embeddings, in the
-RecurrentGemma report (Botev et al. 2024, table 1)."""
+"""Billions of parameters with the text's 256,000 tokens, and without their embeddings: the 2.0 is
+what RecurrentGemma's report calls 2B (Botev et al. 2024, abstract)."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

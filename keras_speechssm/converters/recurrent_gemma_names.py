@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FORMS = ("flax", "torch", "hugging_face")
-
 _DENSE, _PLAIN, _CONVOLUTION, _BRANCH_KERNEL, _BRANCH_BIAS = range(5)
 
 
@@ -20,7 +18,7 @@ class ForeignTensor:
 
     Attributes:
         name: the tensor's name there.
-        form: one of `FORMS`.
+        form: "flax", "torch" or "hugging_face".
         kind: how the forms lay it out.
         branch: index of ours in a tensor that stacks both branches of the MLP.
     """

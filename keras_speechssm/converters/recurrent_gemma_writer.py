@@ -1,6 +1,5 @@
 """Writing a RecurrentGemma checkpoint in Hugging Face's form, shard by shard."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from keras_speechssm.converters.recurrent_gemma import griffin_shapes
 from keras_speechssm.converters.recurrent_gemma_names import foreign_tensor
-from keras_speechssm.preset_files import replace_folder
+from keras_speechssm.preset_files import replace_folder, write_json
 
 
 def write_recurrent_gemma(
@@ -24,7 +23,7 @@ def write_recurrent_gemma(
         folder: where to; it appears whole or not at all.
         config: arguments of `GriffinBackbone`.
         read: function from a variable's path and shape to its array; called once for each,
-            and no more than a shard of arrays is held.
+            and no more than a shard of arrays, or one array that is larger, is held.
         dtype: "float32" or "bfloat16", of the file and of its config.
         max_shard_bytes: int. Size of a shard. Defaults to 1 GB.
 
@@ -49,8 +48,8 @@ def write_recurrent_gemma(
                 total += tensors[foreign.name].nbytes
             save_file(tensors, partial / name, metadata={"format": "pt"})
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(partial / "model.safetensors.index.json", index)
-        _write_json(partial / "config.json", content)
+        write_json(partial / "model.safetensors.index.json", index)
+        write_json(partial / "config.json", content)
 
 
 def _numpy_dtype(dtype: str):
@@ -100,7 +99,3 @@ def _hugging_face_config(config: dict, dtype: str) -> dict:
         "tie_word_embeddings": True,
         "torch_dtype": dtype,
     }
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -27,8 +27,9 @@ class SafetensorsTensors:
             files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             self._files = {name: folder / file for name, file in files.items()}
         else:
-            self._files = dict.fromkeys(self._keys(folder / "model.safetensors"), None)
-            self._files = {name: folder / "model.safetensors" for name in self._files}
+            path = folder / "model.safetensors"
+            with self._open(path) as file:
+                self._files = dict.fromkeys(file.keys(), path)
 
     def names(self) -> list[str]:
         return list(self._files)
@@ -51,10 +52,6 @@ class SafetensorsTensors:
             if name not in file.keys():
                 raise ValueError(f"{self._files[name]}: missing the tensor {name}.")
             return ask(file.get_slice(name))
-
-    def _keys(self, path: Path) -> list[str]:
-        with self._open(path) as file:
-            return list(file.keys())
 
     def _open(self, path: Path):
         import safetensors

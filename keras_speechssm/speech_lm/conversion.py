@@ -10,9 +10,7 @@ from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 TARGETS = ("keras", "hugging-face")
 
 
-def convert_checkpoint(
-    source: str, output: str | Path, *, to: str = "keras", max_shard_megabytes: int = 1000
-) -> Path:
+def convert_checkpoint(source: str, output: str | Path, *, to: str = "keras") -> Path:
     """Converts a Griffin checkpoint; dtypes stay as they are.
 
     Args:
@@ -20,7 +18,6 @@ def convert_checkpoint(
             preset of this package; a folder, a name, or an `hf://` or `kaggle://` handle.
         output: the folder to write; it appears whole or not at all.
         to: "keras" (a preset of this package) or "hugging-face" (for `transformers`).
-        max_shard_megabytes: size of a safetensors file.
 
     Returns:
         The folder.
@@ -30,15 +27,12 @@ def convert_checkpoint(
     """
     if to not in TARGETS:
         raise ValueError(f"Cannot convert to {to!r}; choose one of {', '.join(TARGETS)}.")
-    if max_shard_megabytes < 1:
-        raise ValueError(f"max_shard_megabytes must be at least 1, got {max_shard_megabytes}.")
-    folder, shard = fetch_folder(source, GriffinBackbone.preset_part), max_shard_megabytes * 10**6
+    folder = fetch_folder(source, GriffinBackbone.preset_part)
     checkpoint = open_recurrent_gemma(folder)
     if to == "hugging-face" and checkpoint is not None:
         # From file to file: no more than a shard is in memory.
         checkpoint.check_complete()
-        config, dtype = checkpoint.config, checkpoint.dtype
-        write_recurrent_gemma(output, config, checkpoint.read, dtype, shard)
+        write_recurrent_gemma(output, checkpoint.config, checkpoint.read, checkpoint.dtype)
         return Path(output)
     # A preset of ours loads in the dtype of Keras' global policy unless told its own.
     dtype = checkpoint.dtype if checkpoint is not None else stored_dtype(folder)
@@ -46,5 +40,5 @@ def convert_checkpoint(
     if to == "keras":
         backbone.save_to_preset(str(output))
     else:
-        save_as_hugging_face(backbone, output, shard)
+        save_as_hugging_face(backbone, output)
     return Path(output)

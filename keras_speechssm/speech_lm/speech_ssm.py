@@ -76,7 +76,7 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
 
         Everything is taken over but the embeddings of the text's tokens, in whose place
         come fresh ones for semantic tokens, and, unless asked for, the rotary positions
-        (Park et al. 2024, section 4: RecurrentGemma-2B-IT, 32 768 tokens, no positions).
+        (Park et al. 2024, section 3: RecurrentGemma-2B-IT or 9B-IT, no positions).
 
         Args:
             preset: a RecurrentGemma checkpoint or a `GriffinBackbone` preset, as

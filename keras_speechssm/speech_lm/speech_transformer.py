@@ -91,10 +91,11 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
             ValueError: a model that is no decoder of tokens.
         """
         text = keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights)
-        config = {**text.get_config(), "vocabulary_size": vocabulary_size, **kwargs}
-        if not hasattr(text, "token_embedding") or "vocabulary_size" not in text.get_config():
+        config = text.get_config()
+        if not hasattr(text, "token_embedding") or "vocabulary_size" not in config:
             raise ValueError(f"{preset!r} is a {type(text).__name__}, no decoder of tokens.")
-        backbone = type(text).from_config(config)
+        changes = {"vocabulary_size": vocabulary_size, **kwargs}
+        backbone = type(text).from_config({**config, **changes})
         if load_weights:
             copy_all_but_embeddings(text, backbone)
         return cls(backbone, max_length=max_length)

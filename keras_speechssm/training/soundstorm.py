@@ -227,8 +227,9 @@ def start_from_codebooks(model: SoundStorm, tokenizer, codec, seed: int = 0) -> 
     corpus shows each only now and then. A hidden token begins as zero and a semantic
     token with half of the input's variance, so that it is heard where all else is
     hidden; the residual branches begin at a tenth, so that gradients reach the tables.
-    On the demo's corpus the first level's loss was 4.9 nats a token after 150 steps with
-    all of this, 5.3 with the projections alone, 5.4 without those.
+    On the demo's corpus the first level's training loss was 4.9 nats a token over steps
+    101 to 150 with all of this, 5.3 with the projections alone, 5.4 with a silent mask and
+    loud semantic tokens but no projections.
 
     Args:
         model: the `SoundStorm` to change.
@@ -264,9 +265,9 @@ def _project(codebook: np.ndarray, width: int, rng: np.random.Generator) -> np.n
     return projected / (projected.std() + 1e-9)
 
 
-def compile_soundstorm(model: SoundStorm, learning_rate: float = 1e-3) -> None:
-    """Compiles a model with Adam (gradients clipped to a norm of 1) and its loss."""
+def compile_soundstorm(model: SoundStorm) -> None:
+    """Compiles a model with Adam, whose rate `fit_resumable` sets, and its loss."""
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate, beta_2=0.98, global_clipnorm=1.0),
+        optimizer=keras.optimizers.Adam(beta_2=0.98, global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )

@@ -37,7 +37,8 @@ def test_speech_ssm_takes_all_but_embeddings_and_positions(text, tmp_path, form)
     if form == "ours":
         text.save_to_preset(str(tmp_path / "text"))
     else:
-        save_as_hugging_face(text, tmp_path / "text")
+        save_as_hugging_face(text, tmp_path / "text", max_shard_bytes=4000)
+        assert len(list((tmp_path / "text").glob("*-of-*.safetensors"))) > 3
     model = SpeechSSM.from_text_preset(str(tmp_path / "text"), vocabulary_size=AUDIO)
     check_all_but_embeddings(text, model.backbone)
     assert not model.backbone.use_rotary
