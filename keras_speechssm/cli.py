@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"speechssm: interrupted{interrupt}.", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        extra = "tensorflow" if error.name == "tensorflow" else "eval"
+        extra = {"tensorflow": "tensorflow", "pyworld": "train"}.get(error.name, "eval")
         advice = f"pip install 'keras-speechssm[{extra}]'"
         print(f"speechssm: the package {error.name} is missing; {advice}.", file=sys.stderr)
         return 2

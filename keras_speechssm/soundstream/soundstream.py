@@ -11,6 +11,8 @@ from keras_speechssm.layers.causal_conv import CausalConv1D, CausalConv1DTranspo
 from keras_speechssm.layers.vector_quantizer import ResidualVectorQuantizer
 from keras_speechssm.preset_registry import PresetMixin
 from keras_speechssm.soundstream.residual_unit import ResidualUnit
+from keras_speechssm.soundstream.source_filter import SourceFilterSynthesis
+from keras_speechssm.soundstream.spectral_analysis import SpectralAnalysis
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -23,11 +25,14 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
     units, a residual vector quantizer, the mirrored decoder. The defaults are its
     16 kHz form with SoundStorm's twelve levels of 1024 codes. With `stem_stride=16` and
     `separable=True` it is a cheap layout like Lyra V2's, which two CPU cores can train
-    and run.
+    and run. With `stem="source_filter"` its outermost layers, encoder and decoder, are
+    no convolutions: it listens to log spectra, and speaks by pulses and noise through
+    filters. That is not in the paper; it is for models too small to learn phase.
 
     Called as a model it maps waveform (batch, samples) to the decoded waveform of the
-    same shape, through the quantizer, which is what training needs; see
-    `keras_speechssm.training.codec.CodecLoss`.
+    same shape, through the quantizer, which is what training needs; with
+    `stem="source_filter"` to a dict of that as `waveform` and of `pitch_logits` (batch,
+    samples / stem_stride, 80). See `keras_speechssm.training.codec` for their losses.
 
     Args:
         strides: tuple of int. Rate reduction of each encoder block. Together with
@@ -35,6 +40,9 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         channels: tuple of int. Channels after the stem and after each block.
         stem_stride: int. Stride of the first convolution. Defaults to `1`.
         stem_kernel_size: int. Its width, a multiple of `stem_stride`. Defaults to `7`.
+            Without meaning where the stem is no convolution.
+        stem: `"convolution"`, or `"source_filter"`: `SpectralAnalysis` and
+            `SourceFilterSynthesis`. Defaults to `"convolution"`.
         dilations: tuple of int. One residual unit each, at every rate before a stride.
         frame_dilations: tuple of int. One residual unit each at the frame rate, where
             they are cheap. Defaults to `()`, as in the paper.
@@ -64,6 +72,7 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         channels=(32, 64, 128, 256, 512),
         stem_stride: int = 1,
         stem_kernel_size: int = 7,
+        stem: str = "convolution",
         dilations=(1, 3, 9),
         frame_dilations=(),
         residual_kernel_size: int = 7,
@@ -81,6 +90,8 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
                 f"channels needs one entry for the stem and one for each stride, "
                 f"{len(strides) + 1}; got {len(channels)}."
             )
+        if stem not in ("convolution", "source_filter"):
+            raise ValueError(f'stem must be "convolution" or "source_filter", got {stem!r}.')
         dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         unit = dict(
             kernel_size=residual_kernel_size,
@@ -90,9 +101,10 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         )
 
         # === Layers ===
-        stem = (stem_stride, stem_kernel_size)
-        layout = (strides, channels, stem, dilations, frame_dilations, unit)
-        self.encoder_layers = _encoder_layers(*layout, latent_dim)
+        layout = (strides, channels, dilations, frame_dilations, unit)
+        stem_size = (stem_stride, stem_kernel_size, dtype)
+        encoder_stem, decoder_stem = _stems(stem, channels[0], *stem_size)
+        self.encoder_layers = [encoder_stem, *_encoder_layers(*layout, latent_dim)]
         self.quantizer = ResidualVectorQuantizer(
             num_quantizers,
             codebook_size,
@@ -100,7 +112,7 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
             dtype=dtype,
             name="quantizer",
         )
-        self.decoder_layers = _decoder_layers(*layout)
+        self.decoder_layers = [*_decoder_layers(*layout), decoder_stem]
 
         # === Functional Model ===
         waveform = keras.Input(shape=(None,), dtype="float32", name="waveform")
@@ -110,7 +122,10 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         x, _ = self.quantizer(x)
         for layer in self.decoder_layers:
             x = layer(x)
-        outputs = ops.cast(ops.squeeze(x, axis=-1), "float32")
+        if stem == "source_filter":
+            outputs = {"waveform": ops.squeeze(x[0], axis=-1), "pitch_logits": x[1]}
+        else:
+            outputs = ops.cast(ops.squeeze(x, axis=-1), "float32")
         super().__init__(inputs=waveform, outputs=outputs, dtype=dtype, **kwargs)
 
         # === Config ===
@@ -118,6 +133,7 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         self.channels = tuple(channels)
         self.stem_stride = stem_stride
         self.stem_kernel_size = stem_kernel_size
+        self.stem = stem
         self.dilations = tuple(dilations)
         self.frame_dilations = tuple(frame_dilations)
         self.residual_kernel_size = residual_kernel_size
@@ -198,6 +214,7 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         x = self.quantizer.decode(ops.convert_to_tensor(tokens))
         for layer in self.decoder_layers:
             x = layer(x)
+        x = x[0] if self.stem == "source_filter" else x
         return ops.cast(ops.squeeze(x, axis=-1), "float32")
 
     def get_config(self) -> dict:
@@ -207,6 +224,7 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
             channels=self.channels,
             stem_stride=self.stem_stride,
             stem_kernel_size=self.stem_kernel_size,
+            stem=self.stem,
             dilations=self.dilations,
             frame_dilations=self.frame_dilations,
             residual_kernel_size=self.residual_kernel_size,
@@ -220,10 +238,23 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         return config
 
 
-def _encoder_layers(strides, channels, stem, dilations, frame_dilations, unit, latent_dim):
-    """Stem, then for each stride: residual units at the old rate, strided convolution."""
+def _stems(stem, channels, stride, kernel_size, dtype):
+    """The outermost layers: waveform to channels at the stem's rate, and back."""
+    if stem == "source_filter":
+        return (
+            SpectralAnalysis(channels, stride, dtype=dtype, name="encoder_stem"),
+            SourceFilterSynthesis(stride, dtype=dtype, name="decoder_stem"),
+        )
+    encoder = CausalConv1D(channels, kernel_size, stride, dtype=dtype, name="encoder_stem")
+    if stride == 1:
+        return encoder, CausalConv1D(1, kernel_size, dtype=dtype, name="decoder_stem")
+    return encoder, CausalConv1DTranspose(1, kernel_size, stride, dtype=dtype, name="decoder_stem")
+
+
+def _encoder_layers(strides, channels, dilations, frame_dilations, unit, latent_dim):
+    """For each stride: residual units at the old rate, strided convolution."""
     dtype, activation = unit["dtype"], unit["activation"]
-    layers = [CausalConv1D(channels[0], stem[1], stem[0], dtype=dtype, name="encoder_stem")]
+    layers = []
     for i, stride in enumerate(strides):
         layers += [
             ResidualUnit(channels[i], dilation, name=f"encoder_{i}_unit_{j}", **unit)
@@ -245,7 +276,7 @@ def _encoder_layers(strides, channels, stem, dilations, frame_dilations, unit, l
     ]
 
 
-def _decoder_layers(strides, channels, stem, dilations, frame_dilations, unit):
+def _decoder_layers(strides, channels, dilations, frame_dilations, unit):
     """The encoder's mirror."""
     dtype, activation = unit["dtype"], unit["activation"]
     layers = [CausalConv1D(channels[-1], 3, dtype=dtype, name="decoder_input")]
@@ -264,7 +295,7 @@ def _decoder_layers(strides, channels, stem, dilations, frame_dilations, unit):
             ResidualUnit(channels[i], dilation, name=f"decoder_{i}_unit_{j}", **unit)
             for j, dilation in enumerate(dilations)
         ]
-    layers.append(keras.layers.Activation(activation, dtype=dtype, name="decoder_activation"))
-    if stem[0] == 1:
-        return [*layers, CausalConv1D(1, stem[1], dtype=dtype, name="decoder_stem")]
-    return [*layers, CausalConv1DTranspose(1, stem[1], stem[0], dtype=dtype, name="decoder_stem")]
+    return [
+        *layers,
+        keras.layers.Activation(activation, dtype=dtype, name="decoder_activation"),
+    ]

@@ -22,6 +22,9 @@ CHEAP = dict(
     num_quantizers=3,
     codebook_size=16,
 )
+SOURCE_FILTER = {**CHEAP, "stem": "source_filter", "stem_stride": 80}
+SOURCE_FILTER.update(strides=(4,), channels=(6, 8))
+LAYOUTS = {"paper": PAPER_LIKE, "cheap": CHEAP, "source_filter": SOURCE_FILTER}
 
 
 def make_codec(layout):
@@ -37,9 +40,9 @@ def waveform(*shape, seed=0):
     return (0.3 * np.random.default_rng(seed).normal(size=shape)).astype("float32")
 
 
-@pytest.fixture(params=["paper", "cheap"])
+@pytest.fixture(params=list(LAYOUTS))
 def codec(request):
-    return make_codec(PAPER_LIKE if request.param == "paper" else CHEAP)
+    return make_codec(LAYOUTS[request.param])
 
 
 def test_fifty_frames_a_second(codec):
@@ -51,8 +54,12 @@ def test_fifty_frames_a_second(codec):
 
 def test_model_call_is_decode_of_encode(codec):
     x = waveform(2, 1600)
-    whole = ops.convert_to_numpy(codec(x))
-    np.testing.assert_allclose(np.clip(whole, -1, 1), codec.decode(codec.encode(x)), atol=2e-5)
+    whole, tolerance = codec(x), 2e-5
+    if codec.stem == "source_filter":
+        # Straight-through rounds the latents; pulses multiply what that does to the pitch.
+        whole, tolerance = whole["waveform"], 5e-3
+    whole = np.clip(ops.convert_to_numpy(whole), -1, 1)
+    np.testing.assert_allclose(whole, codec.decode(codec.encode(x)), atol=tolerance)
 
 
 def test_single_waveform_equals_its_row_in_a_batch(codec):
@@ -160,10 +167,10 @@ def test_fit_learns():
     assert np.abs(codebook - ops.convert_to_numpy(codec.quantizer.levels[0].codebook)).max() > 1e-3
 
 
-def test_demo_layout_has_fifty_frames_a_second_at_four_kbps():
+def test_demo_layout_has_fifty_frames_a_second_at_three_kbps():
     codec = SoundStream(**DEMO_CODEC)
     assert codec.samples_per_frame == 320
-    assert 50 * codec.num_quantizers * np.log2(codec.codebook_size) == 4000
+    assert 50 * codec.num_quantizers * np.log2(codec.codebook_size) == 3000
 
 
 def test_residual_unit_config_round_trip():

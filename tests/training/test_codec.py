@@ -1,16 +1,30 @@
+import json
+
 import keras
 import numpy as np
 import pytest
 import soundfile
 
 from keras_speechssm.models import SoundStream
-from keras_speechssm.training.codec import CodecBatches, CodecLoss, train_codec
+from keras_speechssm.soundstream.source_filter import pitch_bins
+from keras_speechssm.training.codec import CodecBatches, CodecLoss, PitchLoss, train_codec
 
 TINY = dict(
     strides=(5, 4),
     channels=(4, 4, 4),
     stem_stride=16,
     stem_kernel_size=32,
+    dilations=(1,),
+    separable=True,
+    latent_dim=4,
+    num_quantizers=2,
+    codebook_size=8,
+)
+SOURCE_FILTER = dict(
+    strides=(4,),
+    channels=(4, 4),
+    stem_stride=80,
+    stem="source_filter",
     dilations=(1,),
     separable=True,
     latent_dim=4,
@@ -91,3 +105,51 @@ def test_train_codec_resumes_and_writes_a_preset(folder, tmp_path):
     loaded = SoundStream.from_preset(str(tmp_path / "run" / "preset"))
     x = np.random.default_rng(0).normal(size=1600).astype("float32") * 0.1
     np.testing.assert_array_equal(loaded.encode(x), codec.encode(x))
+
+
+def pitch_loss_of(pitch, logits):
+    return float(keras.ops.convert_to_numpy(PitchLoss()(pitch, logits)))
+
+
+def test_pitch_loss_counts_steps_with_a_pitch_only():
+    bins = pitch_bins()
+    logits = np.zeros((1, 4, 80), "float32")
+    logits[0, 1, 30] = 50.0
+    pitch = np.array([[0.0, bins[30], 0.0, 0.0]], "float32")
+    assert pitch_loss_of(pitch, logits) == pytest.approx(0.0, abs=1e-4)
+    assert pitch_loss_of(pitch, np.zeros_like(logits)) == pytest.approx(np.log(80), rel=1e-4)
+    assert pitch_loss_of(0.0 * pitch, logits) == 0.0
+
+
+def test_pitch_between_two_bins_is_shared_and_outside_is_the_end():
+    bins = pitch_bins()
+    between = np.array([[np.sqrt(bins[30] * bins[31])]], "float32")
+    logits = np.full((1, 1, 80), -1e3, "float32")
+    logits[0, 0, 30:32] = 0.0
+    assert pitch_loss_of(between, logits) == pytest.approx(np.log(2), rel=1e-3)
+    logits = np.full((1, 1, 80), -1e3, "float32")
+    logits[0, 0, 79] = 0.0
+    assert pitch_loss_of(np.array([[900.0]], "float32"), logits) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_source_filter_codec_trains_on_pitch_too(tmp_path):
+    pytest.importorskip("pyworld")
+    (tmp_path / "audio").mkdir()
+    time = np.arange(16000) / 16000
+    tone = sum(np.cos(2 * np.pi * n * 150 * time) / n for n in range(1, 12))
+    soundfile.write(tmp_path / "audio" / "tone.wav", 0.2 * tone, 16000)
+    batches = CodecBatches([tmp_path / "audio"], 2, 0.4, seed=0, pitch_hop=80)
+    waveform, targets = batches(0)
+    assert targets["waveform"] is waveform and targets["pitch_logits"].shape == (2, 80)
+    assert abs(np.median(targets["pitch_logits"]) - 150.0) < 5.0
+    arguments = dict(model_config=SOURCE_FILTER, batch_size=2, crop_seconds=0.4, steps_per_epoch=10)
+    codec = train_codec(
+        [tmp_path / "audio"], tmp_path / "run", total_steps=20, learning_rate=1e-2, **arguments
+    )
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["pitch_logits_loss"] for line in lines]
+    assert losses[1] < losses[0]
+    loaded = SoundStream.from_preset(str(tmp_path / "run" / "preset"))
+    np.testing.assert_allclose(
+        loaded.decode(codec.encode(waveform)), codec.decode(codec.encode(waveform)), atol=1e-5
+    )
