@@ -29,6 +29,9 @@ WRAPPED = {
         "keras_speechssm.evaluation.token_agreement:evaluate_token_agreement"
     ),
     ("evaluate", "continuation"): ("keras_speechssm.evaluation.continuation:evaluate_continuation"),
+    ("bench", "forward"): "keras_speechssm.benchmarks.griffin:bench_forward",
+    ("bench", "train"): "keras_speechssm.benchmarks.griffin:bench_train",
+    ("bench", "decode"): "keras_speechssm.benchmarks.griffin:bench_decode",
     ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
 }
 """Verbs whose options are the arguments of one function, under the same names."""

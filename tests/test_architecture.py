@@ -21,7 +21,7 @@ FLOORS = [
     {"data"},
     {"training"},
     {"pipeline"},
-    {"evaluation"},
+    {"evaluation", "benchmarks"},
     {"cli"},
 ]
 """The rooms from the ground up. A file imports from its own room and from floors below."""

@@ -1,0 +1,143 @@
+"""Griffin against its peers: `speechssm bench {forward,train,decode}`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS
+from keras_speechssm.benchmarks.machine import describe_machine
+from keras_speechssm.benchmarks.measurement import installed, measure_apart
+from keras_speechssm.benchmarks.report import format_table, plot_lines
+from keras_speechssm.preset_files import write_json
+
+OURS = "keras_speechssm"
+
+
+def bench_forward(
+    lengths: Sequence[int] = (1024, 4096),
+    batch_size: int = 1,
+    implementations: Sequence[str] = tuple(IMPLEMENTATIONS),
+    size: dict | None = None,
+    repeats: int = 3,
+    memory_gib: float | None = None,
+    timeout: float = 900.0,
+    output: str | Path | None = None,
+) -> None:
+    """Times whole forward passes, the prefill, at several lengths.
+
+    Prints a table and the machine's limits, measured in the same run.
+
+    Args:
+        lengths: tokens of a sequence.
+        batch_size: sequences at once.
+        implementations: of `keras_speechssm`, `flax` and `hugging_face`; those that are
+            not installed are left out.
+        size: arguments of `GriffinSize`. Defaults to 21 M parameters.
+        repeats: timed calls, of which the median counts.
+        memory_gib: memory each measurement may have. Defaults to all there is.
+        timeout: seconds each measurement may take.
+        output: `.json` file to write the results to; a plot of the same name goes
+            beside it. Defaults to neither.
+    """
+    grid = [(batch_size, length) for length in lengths]
+    _bench("forward", grid, implementations, size, repeats, memory_gib, timeout, output)
+
+
+def bench_train(
+    lengths: Sequence[int] = (1024, 4096),
+    batch_size: int = 1,
+    implementations: Sequence[str] = tuple(IMPLEMENTATIONS),
+    size: dict | None = None,
+    repeats: int = 3,
+    memory_gib: float | None = None,
+    timeout: float = 900.0,
+    output: str | Path | None = None,
+) -> None:
+    """Times training steps (forward, backward, Adam) at several lengths.
+
+    Prints a table and the machine's limits, measured in the same run.
+
+    Args:
+        lengths, batch_size, implementations, size, repeats, memory_gib, timeout, output: as
+            those of `bench_forward`.
+    """
+    grid = [(batch_size, length) for length in lengths]
+    _bench("train", grid, implementations, size, repeats, memory_gib, timeout, output)
+
+
+def bench_decode(
+    batch_sizes: Sequence[int] = (1, 8, 64),
+    steps: int = 256,
+    implementations: Sequence[str] = tuple(IMPLEMENTATIONS),
+    size: dict | None = None,
+    repeats: int = 3,
+    memory_gib: float | None = None,
+    timeout: float = 900.0,
+    output: str | Path | None = None,
+) -> None:
+    """Times the sampling of tokens one by one, at several batch sizes.
+
+    Prints a table and the machine's limits, measured in the same run. The first `steps`
+    tokens compile and are not counted.
+
+    Args:
+        batch_sizes: sequences at once.
+        steps: tokens of one timed call.
+        implementations, size, repeats, memory_gib, timeout, output: as those of
+            `bench_forward`.
+    """
+    grid = [(batch_size, steps) for batch_size in batch_sizes]
+    _bench("decode", grid, implementations, size, repeats, memory_gib, timeout, output)
+
+
+def _bench(work, grid, implementations, size, repeats, memory_gib, timeout, output) -> None:
+    unknown = [name for name in implementations if name not in IMPLEMENTATIONS]
+    if unknown:
+        raise ValueError(f"implementations are {', '.join(IMPLEMENTATIONS)}; got {unknown[0]}.")
+    if output is not None and Path(output).suffix != ".json":
+        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+    limits = measure_apart({"work": "limits"}, None, timeout)
+    rows = []
+    for batch, amount in grid:
+        for name in filter(installed, implementations):
+            task = dict(implementation=name, work=work, batch=batch, amount=amount)
+            found = measure_apart(
+                {**task, "size": size or {}, "repeats": repeats}, memory_gib, timeout
+            )
+            rows.append(_row(task, found))
+            print(f"{name}, {batch} x {amount}: {rows[-1]}", flush=True)
+    add_ratios(rows)
+    machine = describe_machine()
+    print(format_table(rows))
+    print(f"machine: {machine}; limits: {limits}")
+    if output is not None:
+        write_json(Path(output), {"machine": machine, "limits": limits, "work": work, "rows": rows})
+        x = "batch" if work == "decode" else "tokens"
+        plot_lines(Path(output).with_suffix(".png"), rows, x, "tokens_per_second", "model")
+
+
+def _row(task: dict, found: dict) -> dict:
+    """One line of the table."""
+    seconds = found.get("seconds")
+    batch, amount = task["batch"], task["amount"]
+    return {
+        "model": task["implementation"],
+        "batch": batch,
+        "tokens": amount,
+        "tokens_per_second": seconds and batch * amount / seconds,
+        "ms_per_step": seconds and 1e3 * seconds / (amount if task["work"] == "decode" else 1),
+        "peak_gib": found.get("peak_gib"),
+        "parameters_m": found.get("parameters") and found["parameters"] / 1e6,
+        "failed": found.get("failed"),
+    }
+
+
+def add_ratios(rows: list[dict]) -> None:
+    """Adds to every row how many times as fast this package is, on the same work."""
+    ours = {
+        (row["batch"], row["tokens"]): row["tokens_per_second"]
+        for row in rows
+        if row["model"] == OURS
+    }
+    for row in rows:
+        own, theirs = ours.get((row["batch"], row["tokens"])), row["tokens_per_second"]
+        row["ours_is_faster"] = own / theirs if own and theirs else None

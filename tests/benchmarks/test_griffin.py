@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from keras_speechssm.benchmarks import griffin, measurement
+from keras_speechssm.benchmarks.report import format_table, plot_lines
+
+LIMITS = {"flops": 1e11, "bytes_per_second": 1e10}
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    """Fake measurements: the peer takes twice the time, and fails at 4096 tokens."""
+    tasks = []
+
+    def measure_apart(task, memory_gib, timeout):
+        tasks.append((task, memory_gib, timeout))
+        if task["work"] == "limits":
+            return LIMITS
+        if task["implementation"] == "flax" and task["amount"] == 4096:
+            return {"failed": "out of memory"}
+        seconds = 2.0 if task["implementation"] == "flax" else 1.0
+        return {"seconds": seconds, "parameters": 21_000_000, "peak_gib": 1.5}
+
+    monkeypatch.setattr(griffin, "measure_apart", measure_apart)
+    monkeypatch.setattr(griffin, "installed", lambda name: name != "hugging_face")
+    return tasks
+
+
+def test_rows_have_rates_ratios_and_failures(speeds, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "train.json"
+    griffin.bench_train(lengths=[1024, 4096], batch_size=2, memory_gib=12, output=output)
+    content = json.loads(output.read_text())
+    rows = {(row["model"], row["tokens"]): row for row in content["rows"]}
+    assert set(rows) == {(m, t) for m in ("keras_speechssm", "flax") for t in (1024, 4096)}
+    assert rows["keras_speechssm", 1024]["tokens_per_second"] == 2048.0
+    assert rows["flax", 1024]["ours_is_faster"] == 2.0
+    assert rows["flax", 4096]["failed"] == "out of memory"
+    assert rows["flax", 4096]["ours_is_faster"] is None
+    assert content["limits"] == LIMITS and content["machine"]["cores"] >= 1
+    assert (tmp_path / "train.png").stat().st_size > 1000
+    assert [limit for task, limit, _ in speeds] == [None, 12, 12, 12, 12]
+    assert "| flax " in capsys.readouterr().out
+
+
+def test_decoding_counts_milliseconds_a_step(speeds, capsys):
+    griffin.bench_decode(batch_sizes=[8], steps=100, implementations=["keras_speechssm"])
+    assert "| keras_speechssm | 8     | 100    | 800 " in capsys.readouterr().out
+    assert speeds[1][0]["work"] == "decode" and speeds[1][0]["batch"] == 8
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(implementations=["vllm"]), "got vllm"),
+        (dict(output="table.csv"), r"takes a .json file, got 'table.csv'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        griffin.bench_forward(**arguments)
+
+
+def test_table_keeps_three_digits_and_leaves_gaps():
+    rows = [
+        {"model": "a", "ms": 1.23456, "failed": None},
+        {"model": "bc", "ms": 1234.5, "failed": "x"},
+    ]
+    assert format_table(rows).splitlines() == [
+        "| model | ms   | failed |",
+        "| ----- | ---- | ------ |",
+        "| a     | 1.23 |        |",
+        "| bc    | 1234 | x      |",
+    ]
+
+
+def test_plot_leaves_out_what_failed(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [{"model": "a", "tokens": 1, "rate": 1.0}, {"model": "b", "tokens": 1, "rate": None}]
+    plot_lines(tmp_path / "p.png", rows, "tokens", "rate", "model")
+    assert (tmp_path / "p.png").exists()
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_reports_and_fails_in_one_line():
+    task = dict(implementation="keras_speechssm", work="forward", batch=1, amount=8, repeats=1)
+    size = dict(num_layers=1, hidden_dim=16, intermediate_dim=16, num_heads=2, vocabulary_size=8)
+    found = measurement.measure_apart({**task, "size": size}, None, 300)
+    assert found["seconds"] > 0.0 and found["peak_gib"] < 8.0
+    failed = measurement.measure_apart({**task, "size": {**size, "num_heads": 3}}, None, 300)
+    assert set(failed) == {"failed"} and "num_heads" in failed["failed"]
+    late = measurement.measure_apart({**task, "size": size}, None, 0.1)
+    assert late == {"failed": "not done in 0 s"}
