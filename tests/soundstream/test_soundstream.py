@@ -66,7 +66,9 @@ def test_single_waveform_equals_its_row_in_a_batch(codec):
     x = waveform(3, 960)
     tokens = codec.encode(x)
     np.testing.assert_array_equal(codec.encode(x[1]), tokens[1])
-    np.testing.assert_allclose(codec.decode(tokens[1]), codec.decode(tokens)[1], atol=1e-6)
+    # A batch rounds its products otherwise than one row, and pulses sum that up over time.
+    tolerance = 1e-5 if codec.stem == "source_filter" else 1e-6
+    np.testing.assert_allclose(codec.decode(tokens[1]), codec.decode(tokens)[1], atol=tolerance)
 
 
 @pytest.mark.parametrize("samples, frames", [(1, 1), (320, 1), (321, 2), (1000, 4)])
