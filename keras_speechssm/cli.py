@@ -24,6 +24,7 @@ WRAPPED = {
     ("prepare", "perturbed"): "keras_speechssm.data.perturbation:prepare_perturbed",
     ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
     ("evaluate", "resynthesis"): "keras_speechssm.evaluation.report:evaluate_resynthesis",
+    ("evaluate", "voices"): "keras_speechssm.evaluation.voice_identity:evaluate_voices",
     ("evaluate", "phonemes"): "keras_speechssm.evaluation.phoneme_error:evaluate_phoneme_error",
     ("evaluate", "agreement"): (
         "keras_speechssm.evaluation.token_agreement:evaluate_token_agreement"

@@ -1,0 +1,89 @@
+"""Whether resynthesis keeps voices apart: whose is a resynthesised voice?"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_speechssm.audio import read_audio
+from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.evaluation.speaker_similarity import SpeakerEmbedder
+from keras_speechssm.pipeline import SpeechContinuation
+from keras_speechssm.preset_registry import DEFAULT_PRESET
+
+
+def evaluate_voices(
+    speaker_folders: Sequence[str | Path],
+    *,
+    preset: str = DEFAULT_PRESET,
+    per_speaker: int = 4,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Resynthesises recordings and asks which of the speakers each sounds like.
+
+    Args:
+        speaker_folders: a folder of recordings for each speaker, at least two of each.
+        preset: a pipeline preset.
+        per_speaker: recordings of each speaker that are used, the first ones by name.
+        seed: of SoundStorm's samples.
+
+    Returns:
+        See `voice_identity`.
+    """
+    paths = [find_audio([folder])[:per_speaker] for folder in speaker_folders]
+    recordings = [[read_audio(path) for path in speaker] for speaker in paths]
+    speech = SpeechContinuation.from_preset(preset)
+    return voice_identity(
+        recordings, lambda waveform: speech.resynthesize(waveform, seed=seed), SpeakerEmbedder()
+    )
+
+
+def voice_identity(
+    recordings: Sequence[Sequence[np.ndarray]],
+    restore: Callable[[np.ndarray], np.ndarray],
+    embed: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, float]:
+    """Compares restored recordings with the speakers' other, original ones.
+
+    Args:
+        recordings: for each speaker, at least two waveforms (samples,) at 16 kHz.
+        restore: what is judged, from waveform to waveform.
+        embed: function from a waveform to a unit vector, such as a `SpeakerEmbedder`.
+
+    Returns:
+        dict: `to_own` and `to_others`, mean cosines of the restored to the originals of the
+        same speaker, the restored one's left out, and to those of the others; `nearest_share`,
+        how often no other speaker is nearer; `nearest_share_originals`, the same of the
+        originals themselves, which is what the embedder allows; `num_speakers` and
+        `num_recordings`.
+    """
+    if len(recordings) < 2 or min(map(len, recordings)) < 2:
+        raise ValueError(
+            "Voices are compared between two speakers or more, each of two recordings."
+        )
+    voices = [np.stack([embed(waveform) for waveform in speaker]) for speaker in recordings]
+    own, others, nearest, nearest_originals = [], [], [], []
+    for number, speaker in enumerate(recordings):
+        for place, waveform in enumerate(speaker):
+            known = [
+                np.delete(voice, place, axis=0) if other == number else voice
+                for other, voice in enumerate(voices)
+            ]
+            cosines = _mean_cosines(embed(restore(waveform)), known)
+            own.append(cosines[number])
+            others.append(np.delete(cosines, number).mean())
+            nearest.append(cosines.argmax() == number)
+            nearest_originals.append(_mean_cosines(voices[number][place], known).argmax() == number)
+    return {
+        "to_own": float(np.mean(own)),
+        "to_others": float(np.mean(others)),
+        "nearest_share": float(np.mean(nearest)),
+        "nearest_share_originals": float(np.mean(nearest_originals)),
+        "num_speakers": len(recordings),
+        "num_recordings": len(own),
+    }
+
+
+def _mean_cosines(embedding: np.ndarray, voices: Sequence[np.ndarray]) -> np.ndarray:
+    """Cosine to each speaker, the mean over the recordings of it."""
+    return np.array([float((voice @ embedding).mean()) for voice in voices])
