@@ -37,6 +37,15 @@ WRAPPED = {
 }
 """Verbs whose options are the arguments of one function, under the same names."""
 
+EXTRAS = {
+    "tensorflow": "tensorflow",
+    "torch": "torch",
+    "pyworld": "train",
+    "recurrentgemma": "parity",
+    "transformers": "parity",
+}
+"""The extra that brings a package, where it is not `eval`."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line `argv` (default: `sys.argv`) and returns its exit status."""
@@ -54,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"speechssm: interrupted{interrupt}.", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        extra = {"tensorflow": "tensorflow", "pyworld": "train"}.get(error.name, "eval")
+        extra = EXTRAS.get(error.name, "eval")
         advice = f"pip install 'keras-speechssm[{extra}]'"
         print(f"speechssm: the package {error.name} is missing; {advice}.", file=sys.stderr)
         return 2

@@ -74,10 +74,13 @@ def bench_decode(
     timeout: float = 900.0,
     output: str | Path | None = None,
 ) -> None:
-    """Times the sampling of tokens one by one, at several batch sizes.
+    """Times the generation of tokens one by one, at several batch sizes.
 
     Prints a table and the machine's limits, measured in the same run. The first `steps`
-    tokens compile and are not counted.
+    tokens compile and are not counted. Each library goes the way that it offers: this
+    package samples in compiled blocks from its ring buffers, Flax takes the likeliest token in
+    a compiled step after a whole window, whose cache has its final size, and `transformers`
+    takes it with its growing cache after two tokens, the cheapest case.
 
     Args:
         batch_sizes: sequences at once.
@@ -95,10 +98,13 @@ def _bench(work, grid, implementations, size, repeats, memory_gib, timeout, outp
         raise ValueError(f"implementations are {', '.join(IMPLEMENTATIONS)}; got {unknown[0]}.")
     if output is not None and Path(output).suffix != ".json":
         raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+    present = [name for name in implementations if installed(name)]
+    if not present:
+        raise ValueError("None of the implementations is installed: pip install '.[parity,torch]'.")
     limits = measure_apart({"work": "limits"}, None, timeout)
     rows = []
     for batch, amount in grid:
-        for name in filter(installed, implementations):
+        for name in present:
             task = dict(implementation=name, work=work, batch=batch, amount=amount)
             found = measure_apart(
                 {**task, "size": size or {}, "repeats": repeats}, memory_gib, timeout
@@ -132,7 +138,7 @@ def _row(task: dict, found: dict) -> dict:
 
 
 def add_ratios(rows: list[dict]) -> None:
-    """Adds to every row how many times as fast this package is, on the same work."""
+    """Adds to every row how many times as fast this package is at that size."""
     ours = {
         (row["batch"], row["tokens"]): row["tokens_per_second"]
         for row in rows

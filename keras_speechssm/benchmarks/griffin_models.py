@@ -166,6 +166,7 @@ class HuggingFace:
 
         torch.manual_seed(0)
         self.size = size
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = RecurrentGemmaForCausalLM(
             RecurrentGemmaConfig(
                 vocab_size=size.vocabulary_size,
@@ -177,26 +178,38 @@ class HuggingFace:
                 lru_width=size.hidden_dim,
                 attention_window_size=size.attention_window,
             )
-        ).eval()
+        ).to(self.device)
 
     def num_parameters(self) -> int:
         return self.model.num_parameters()
 
+    def _tokens(self, batch, length):
+        import torch
+
+        return torch.tensor(self.size.tokens(batch, length), dtype=torch.long, device=self.device)
+
+    def _wait(self):
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
     def forward(self, batch: int, length: int) -> Callable[[], object]:
         import torch
 
-        tokens = torch.tensor(self.size.tokens(batch, length), dtype=torch.long)
+        tokens = self._tokens(batch, length)
 
         def run():
             with torch.no_grad():
-                return self.model(tokens, use_cache=False).logits
+                self.model(tokens, use_cache=False)
+            self._wait()
 
         return run
 
     def train(self, batch: int, length: int) -> Callable[[], object]:
         import torch
 
-        tokens = torch.tensor(self.size.tokens(batch, length + 1), dtype=torch.long)
+        tokens = self._tokens(batch, length + 1)
         optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
 
         def step_on():
@@ -205,6 +218,7 @@ class HuggingFace:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            self._wait()
 
         return step_on
 
@@ -213,7 +227,7 @@ class HuggingFace:
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
-        token = torch.tensor(self.size.tokens(batch, 2), dtype=torch.long)
+        token = self._tokens(batch, 2)
 
         def step_on():
             nonlocal token
@@ -221,6 +235,7 @@ class HuggingFace:
                 for _ in range(steps):
                     inputs = dict(use_cache=True, past_key_values=cache, logits_to_keep=1)
                     token = self.model(token, **inputs).logits.argmax(dim=-1)
+            self._wait()
 
         return step_on
 

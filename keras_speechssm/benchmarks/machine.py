@@ -14,7 +14,7 @@ PACKAGES = ("keras", "keras-hub", "jax", "tensorflow", "torch", "recurrentgemma"
 
 
 def describe_machine() -> dict:
-    """Processor, cores that may be used, memory in GiB, accelerators, versions."""
+    """Processor, cores that may be used, memory in GiB, versions."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -65,7 +65,7 @@ def measure_limits(repeats: int = 5) -> dict:
     Returns:
         `flops`: floating-point operations a second of a float32 product of 1024 x 2048 x
         1024 on a CPU, eight times as wide on an accelerator; `bytes_per_second`: of reading a
-        large array.
+        large array; `device`: its kind.
     """
     import jax
     import jax.numpy as jnp
@@ -80,4 +80,8 @@ def measure_limits(repeats: int = 5) -> dict:
     vector = jnp.ones((2**26 * scale,), "float32")
     total = jax.jit(jnp.max)
     seconds = median_seconds(lambda: total(vector).block_until_ready(), repeats)
-    return {"flops": flops, "bytes_per_second": vector.nbytes / seconds}
+    return {
+        "flops": flops,
+        "bytes_per_second": vector.nbytes / seconds,
+        "device": jax.devices()[0].device_kind,
+    }

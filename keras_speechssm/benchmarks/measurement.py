@@ -9,18 +9,26 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 
 from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS, GriffinSize
 from keras_speechssm.benchmarks.machine import measure_limits, median_seconds
 
-PACKAGES = {"keras_speechssm": "keras", "flax": "recurrentgemma", "hugging_face": "transformers"}
+PACKAGES = {
+    "keras_speechssm": ["keras"],
+    "flax": ["recurrentgemma"],
+    "hugging_face": ["transformers", "torch"],
+}
+
+MEMORY_SIGNS = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "not enough memory")
+"""How the libraries say that memory ran out."""
 
 
 def installed(implementation: str) -> bool:
-    """Whether the library of a key of `IMPLEMENTATIONS` is there."""
-    return importlib.util.find_spec(PACKAGES[implementation]) is not None
+    """Whether the libraries of a key of `IMPLEMENTATIONS` are there."""
+    return all(importlib.util.find_spec(package) for package in PACKAGES[implementation])
 
 
 def measure_apart(task: dict, memory_gib: float | None, timeout: float) -> dict:
@@ -42,7 +50,8 @@ def measure_apart(task: dict, memory_gib: float | None, timeout: float) -> dict:
         return {"failed": f"not done in {timeout:.0f} s"}
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    if "RESOURCE_EXHAUSTED" in done.stderr or "llocate" in done.stderr or done.returncode < 0:
+    exhausted = any(sign in done.stderr for sign in MEMORY_SIGNS)
+    if exhausted or done.returncode == -signal.SIGKILL:
         return {"failed": "out of memory"}
     # The message itself: libraries write advice after it.
     errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", done.stderr, re.MULTILINE)

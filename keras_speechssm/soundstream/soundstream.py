@@ -42,7 +42,8 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         stem_kernel_size: int. Its width, a multiple of `stem_stride`. Defaults to `7`.
             Without meaning where the stem is no convolution.
         stem: `"convolution"`, or `"source_filter"`: `SpectralAnalysis` and
-            `SourceFilterSynthesis`. Defaults to `"convolution"`.
+            `SourceFilterSynthesis`, with a `stem_stride` of 40 to 160 samples (80 in the
+            demo). Defaults to `"convolution"`.
         dilations: tuple of int. One residual unit each, at every rate before a stride.
         frame_dilations: tuple of int. One residual unit each at the frame rate, where
             they are cheap. Defaults to `()`, as in the paper.
@@ -92,6 +93,10 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
             )
         if stem not in ("convolution", "source_filter"):
             raise ValueError(f'stem must be "convolution" or "source_filter", got {stem!r}.')
+        if stem == "source_filter" and not 40 <= stem_stride <= 160:
+            raise ValueError(
+                f'stem="source_filter" takes a stem_stride of 40 to 160 samples, got {stem_stride}.'
+            )
         dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         unit = dict(
             kernel_size=residual_kernel_size,

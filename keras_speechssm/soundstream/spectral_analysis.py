@@ -39,7 +39,7 @@ class SpectralAnalysis(keras.layers.Layer):
     """
 
     def __init__(self, filters: int, hop: int, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # spectra are float32 in any policy
         self.filters = filters
         self.hop = hop
         self.dense = PointwiseDense(filters, dtype=self.dtype_policy, name="dense")
@@ -70,7 +70,7 @@ class SpectralAnalysis(keras.layers.Layer):
         return real**2 + imaginary**2
 
     def _periodicity(self, power):
-        """Autocorrelation, 1 at lag 0, at the periods of voices: (batch, time, lags)."""
+        """Autocorrelation, 2 at lag 0, at the periods of voices: (batch, time, lags)."""
         correlation = ops.irfft((power, ops.zeros_like(power)), LONG_FFT)
         # A window's own correlation falls with the lag, which would favour high voices.
         window = np.abs(np.fft.rfft(_late_window(LONG_WINDOW, self.hop), LONG_FFT)) ** 2

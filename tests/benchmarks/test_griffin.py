@@ -92,3 +92,9 @@ def test_a_process_of_its_own_reports_and_fails_in_one_line():
     assert set(failed) == {"failed"} and "num_heads" in failed["failed"]
     late = measurement.measure_apart({**task, "size": size}, None, 0.1)
     assert late == {"failed": "not done in 0 s"}
+
+
+def test_nothing_installed_is_said_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(griffin, "installed", lambda name: False)
+    with pytest.raises(ValueError, match="None of the implementations is installed"):
+        griffin.bench_forward()

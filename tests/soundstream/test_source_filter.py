@@ -132,3 +132,9 @@ def test_gradient_reaches_the_gains_but_pitch_only_learns_from_its_own_loss():
 def test_stem_must_be_known():
     with pytest.raises(ValueError, match="got 'vocoder'"):
         SoundStream(stem="vocoder")
+
+
+@pytest.mark.parametrize("stride", [1, 320])
+def test_source_filter_takes_hops_of_five_milliseconds_or_so(stride):
+    with pytest.raises(ValueError, match=f"40 to 160 samples, got {stride}"):
+        SoundStream(stem="source_filter", stem_stride=stride)
