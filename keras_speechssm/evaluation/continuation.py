@@ -44,7 +44,7 @@ def evaluate_continuation(
         loading, compilation too), `steady_real_time_factor` (after the first block),
         `peak_memory_mib` (of the process, at minutes 1, 4, 16 and at the end),
         `silent_share_per_minute`, `prompt_silent_share`, and, with `other_speakers`,
-        `speaker_similarity`.
+        `speaker_similarity` (of the first minute).
     """
     waveform = read_speech(prompt, duration=prompt_seconds)
     began = time.monotonic()
