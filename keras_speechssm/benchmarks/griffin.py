@@ -6,7 +6,7 @@ from pathlib import Path
 from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS
 from keras_speechssm.benchmarks.machine import describe_machine
 from keras_speechssm.benchmarks.measurement import installed, measure_apart
-from keras_speechssm.benchmarks.report import format_table, plot_lines
+from keras_speechssm.benchmarks.report import format_table, plot_rates
 from keras_speechssm.preset_files import write_json
 
 OURS = "keras_speechssm"
@@ -118,7 +118,7 @@ def _bench(work, grid, implementations, size, repeats, memory_gib, timeout, outp
     if output is not None:
         write_json(Path(output), {"machine": machine, "limits": limits, "work": work, "rows": rows})
         x = "batch" if work == "decode" else "tokens"
-        plot_lines(Path(output).with_suffix(".png"), rows, x, "tokens_per_second", "model")
+        plot_rates(Path(output).with_suffix(".png"), rows, x)
 
 
 def _row(task: dict, found: dict) -> dict:

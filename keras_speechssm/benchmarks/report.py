@@ -23,8 +23,8 @@ def _cell(value) -> str:
     return str(value)
 
 
-def plot_lines(path: str | os.PathLike, rows: Sequence[dict], x: str, y: str, series: str) -> None:
-    """A line for each value of `series`, both axes logarithmic, as the paper's figures 6 to 8.
+def plot_rates(path: str | os.PathLike, rows: Sequence[dict], x: str) -> None:
+    """Tokens a second of each model against `x`, both logarithmic, as the paper's figures 6 to 8.
 
     Needs matplotlib (extra `eval`).
     """
@@ -32,8 +32,9 @@ def plot_lines(path: str | os.PathLike, rows: Sequence[dict], x: str, y: str, se
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for name in dict.fromkeys(row[series] for row in rows):
-        points = [(row[x], row[y]) for row in rows if row[series] == name and row.get(y)]
+    y = "tokens_per_second"
+    for name in dict.fromkeys(row["model"] for row in rows):
+        points = [(row[x], row[y]) for row in rows if row["model"] == name and row[y]]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
     axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log")

@@ -5,9 +5,7 @@ import warnings
 import numpy as np
 
 from keras_speechssm.shapes import SAMPLE_RATE
-
-LOWEST_PITCH, HIGHEST_PITCH = 60.0, 500.0
-"""Hz between which a pitch is looked for."""
+from keras_speechssm.soundstream.source_filter import HIGHEST_PITCH, LOWEST_PITCH
 
 
 def measure_pitch(waveform: np.ndarray, hop: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from keras_speechssm.mel import mel_filters
 from keras_speechssm.shapes import SAMPLE_RATE
 
 LOWEST_PITCH, HIGHEST_PITCH = 60.0, 500.0
-"""Hz that the pitch bins span, on a logarithmic scale."""
+"""Hz that the pitch bins span, on a logarithmic scale; no other pitch is looked for."""
 
 NUM_PITCH_BINS = 80
 
@@ -25,7 +25,8 @@ class SourceFilterSynthesis(keras.layers.Layer):
     """Pulses and noise through filters that a network sets at every hop.
 
     What is it for: the stem of a `SoundStream` decoder with `stem="source_filter"`. The
-    source is a train of band-limited pulses at a predicted pitch, and white noise; each
+    source is a train of pulses at a predicted pitch, band-limited while that is steady, and
+    white noise; each
     passes a minimum-phase filter whose gains in mel bands are predicted as well. A voice
     made in this way has harmonics by construction, whatever the codes, and its phase
     need not be coded: a small codec spends its bits on what is heard, and a small

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from keras_speechssm.benchmarks import griffin, measurement
-from keras_speechssm.benchmarks.report import format_table, plot_lines
+from keras_speechssm.benchmarks.report import format_table, plot_rates
 
 LIMITS = {"flops": 1e11, "bytes_per_second": 1e10}
 
@@ -77,8 +77,11 @@ def test_table_keeps_three_digits_and_leaves_gaps():
 
 def test_plot_leaves_out_what_failed(tmp_path):
     pytest.importorskip("matplotlib")
-    rows = [{"model": "a", "tokens": 1, "rate": 1.0}, {"model": "b", "tokens": 1, "rate": None}]
-    plot_lines(tmp_path / "p.png", rows, "tokens", "rate", "model")
+    rows = [
+        {"model": "a", "tokens": 1, "tokens_per_second": 1.0},
+        {"model": "b", "tokens": 1, "tokens_per_second": None},
+    ]
+    plot_rates(tmp_path / "p.png", rows, "tokens")
     assert (tmp_path / "p.png").exists()
 
 
