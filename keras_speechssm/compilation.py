@@ -1,11 +1,14 @@
 """One way to compile an inference function of a model on each backend."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import keras
 
 
-def compile_inference(model: keras.layers.Layer, function: Callable) -> Callable:
+def compile_inference(
+    model: keras.layers.Layer, function: Callable, donated: Sequence[int] = ()
+) -> Callable:
     """`function(*arrays)`, compiled once for each combination of shapes.
 
     On JAX the model's weights are passed to the compiled function as arguments: traced
@@ -17,12 +20,14 @@ def compile_inference(model: keras.layers.Layer, function: Callable) -> Callable
         model: the model or layer whose weights `function` uses.
         function: takes and returns arrays (or nested structures of them); it must not
             change the model's weights.
+        donated: positions of arguments whose arrays the compiled function may write its
+            results into, on JAX: the caller must not use them again. Defaults to none.
     """
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
-        @jax.jit
+        @functools.partial(jax.jit, donate_argnums=[position + 1 for position in donated])
         def stateless(values, *args):
             scope = keras.StatelessScope(
                 state_mapping=list(zip(model.variables, values, strict=True))

@@ -6,7 +6,10 @@ Sequence layers take `x` (batch, time, dim), `padding_mask` and, where documents
 
 from keras_speechssm.layers.conformer import ConformerBlock
 from keras_speechssm.layers.griffin_block import GriffinBlock
-from keras_speechssm.layers.linear_recurrence import linear_recurrence
+from keras_speechssm.layers.linear_recurrence import (
+    linear_recurrence,
+    set_recurrence_implementation,
+)
 from keras_speechssm.layers.local_attention import LocalMultiQueryAttention
 from keras_speechssm.layers.rg_lru import RGLRU
 from keras_speechssm.layers.temporal_conv import TemporalConv1D
@@ -21,4 +24,5 @@ __all__ = [
     "TemporalConv1D",
     "VectorQuantizer",
     "linear_recurrence",
+    "set_recurrence_implementation",
 ]

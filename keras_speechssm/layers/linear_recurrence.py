@@ -7,13 +7,39 @@ recurrence that runs backwards, so it is written out here:
     db_t = dh_t + a_{t+1} * db_{t+1}        da_t = db_t * h_{t-1}        dh_0 = a_1 * db_1
 
 The scan is sequential on purpose: on a CPU it beats the associative form, which moreover
-does not compile under XLA on TensorFlow.
+does not compile under XLA on TensorFlow. On JAX accelerators have forms of their own.
 """
 
 import functools
 
 import keras
 from keras import ops
+
+_IMPLEMENTATIONS = ("auto", "scan", "associative", "pallas")
+_chosen = "auto"
+
+
+def set_recurrence_implementation(name: str) -> None:
+    """Chooses how `linear_recurrence` runs on JAX, for functions that are compiled from now on.
+
+    Args:
+        name: `"scan"` goes step by step; `"associative"` is `jax.lax.associative_scan`, of
+            logarithmic depth; `"pallas"` is a kernel for TPU and GPU. `"auto"`, the default,
+            takes the kernel on TPU, the associative form on GPU and the scan on CPU, by the
+            platform that a function is compiled for.
+
+    Raises:
+        ValueError: another name, or one that the running backend does not have: TensorFlow and
+            torch have the scan only.
+    """
+    global _chosen
+    names = _IMPLEMENTATIONS if keras.backend.backend() == "jax" else _IMPLEMENTATIONS[:2]
+    if name not in names:
+        raise ValueError(
+            f"set_recurrence_implementation got {name!r}; on {keras.backend.backend()} choose one "
+            f"of {names}."
+        )
+    _chosen = name
 
 
 def linear_recurrence(a, b, initial_state=None):
@@ -43,18 +69,18 @@ def linear_recurrence(a, b, initial_state=None):
     initial_state = ops.cast(initial_state, "float32")
     if a.shape[1] == 1:  # decoding: no loop, and every backend differentiates this by itself
         return a * initial_state[:, None] + b
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return _make_jax_recurrence(_chosen)(a, b, initial_state)
     # Time goes first, so that each step of the scan reads one contiguous slab.
     a, b = ops.swapaxes(a, 0, 1), ops.swapaxes(b, 0, 1)
-    states = _backend_recurrence()(a, b, initial_state)
+    states = _time_major_recurrence(backend)(a, b, initial_state)
     return ops.swapaxes(states, 0, 1)
 
 
 @functools.cache
-def _backend_recurrence():
-    """The time-major recurrence (time, batch, dim) of the running Keras backend."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        return _make_jax_recurrence()
+def _time_major_recurrence(backend):
+    """The recurrence over arrays (time, batch, dim)."""
     if backend == "torch":
         return _make_torch_recurrence()
     if backend == "tensorflow":
@@ -65,33 +91,73 @@ def _backend_recurrence():
     )
 
 
-def _make_jax_recurrence():
+def _jax_scan(a, b, initial_state, reverse):
     """Without unrolling: on CPU, 4 steps to an iteration take twice the time, 16 take seven."""
+    import jax
+
+    def step(h, inputs):
+        a_t, b_t = inputs
+        h = a_t * h + b_t
+        return h, h
+
+    # Time goes first, so that each step reads one contiguous slab.
+    inputs = a.swapaxes(0, 1), b.swapaxes(0, 1)
+    return jax.lax.scan(step, initial_state, inputs, reverse=reverse)[1].swapaxes(0, 1)
+
+
+def _jax_associative(a, b, initial_state, reverse):
+    import jax
+
+    def join(first, then):
+        return first[0] * then[0], then[0] * first[1] + then[1]
+
+    decay, states = jax.lax.associative_scan(join, (a, b), reverse=reverse, axis=1)
+    return states + decay * initial_state[:, None]
+
+
+def _jax_states(implementation, a, b, initial_state, reverse=False):
+    import jax
+
+    from keras_speechssm.layers.kernels.linear_recurrence_kernel import recurrence_kernel
+
+    def run(function, **options):
+        return functools.partial(function, reverse=reverse, **options)
+
+    on_tpu = run(recurrence_kernel, platform="tpu")
+    forms = {
+        "auto": dict(tpu=on_tpu, cuda=run(_jax_associative), default=run(_jax_scan)),
+        "scan": dict(default=run(_jax_scan)),
+        "associative": dict(default=run(_jax_associative)),
+        "pallas": dict(
+            tpu=on_tpu,
+            cuda=run(recurrence_kernel, platform="gpu"),
+            default=run(recurrence_kernel, platform="interpret"),
+        ),
+    }
+    return jax.lax.platform_dependent(a, b, initial_state, **forms[implementation])
+
+
+@functools.cache
+def _make_jax_recurrence(implementation):
     import jax
     import jax.numpy as jnp
 
-    def scan(a, b, initial_state, reverse=False):
-        def step(h, inputs):
-            a_t, b_t = inputs
-            h = a_t * h + b_t
-            return h, h
-
-        return jax.lax.scan(step, initial_state, (a, b), reverse=reverse)[1]
+    states_of = functools.partial(_jax_states, implementation)
 
     @jax.custom_vjp
     def recurrence(a, b, initial_state):
-        return scan(a, b, initial_state)
+        return states_of(a, b, initial_state)
 
     def forward(a, b, initial_state):
-        states = scan(a, b, initial_state)
+        states = states_of(a, b, initial_state)
         return states, (a, states, initial_state)
 
     def backward(residuals, upstream):
         a, states, initial_state = residuals
-        next_a = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
-        grad_b = scan(next_a, upstream, jnp.zeros_like(initial_state), reverse=True)
-        previous = jnp.concatenate([initial_state[None], states[:-1]])
-        return grad_b * previous, grad_b, a[0] * grad_b[0]
+        next_a = jnp.concatenate([a[:, 1:], jnp.zeros_like(a[:, :1])], axis=1)
+        grad_b = states_of(next_a, upstream, jnp.zeros_like(initial_state), reverse=True)
+        previous = jnp.concatenate([initial_state[:, None], states[:, :-1]], axis=1)
+        return grad_b * previous, grad_b, a[:, 0] * grad_b[:, 0]
 
     recurrence.defvjp(forward, backward)
     return recurrence

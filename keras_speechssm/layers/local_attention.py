@@ -5,7 +5,12 @@ from keras import ops
 
 from keras_speechssm.layers.padding import compaction, gather_time, zero_padding
 from keras_speechssm.layers.projection import make_dense
-from keras_speechssm.layers.windowed_attention import attend, attend_in_window, window_mask
+from keras_speechssm.layers.windowed_attention import (
+    attend,
+    attend_in_window,
+    attend_to_ring,
+    window_mask,
+)
 
 _MAX_WAVELENGTH = 10_000.0
 
@@ -35,9 +40,9 @@ class LocalMultiQueryAttention(keras.layers.Layer):
     Returns:
         (batch, time, hidden_dim) in the compute dtype; finite and meaningless at padding.
 
-    State: `{"keys", "values": (batch, attention_window, head_dim) in the compute dtype,
+    State: `{"keys", "values": (batch, attention_window + 1, head_dim) in the compute dtype,
     "position": int32 (batch,)}`. `position` counts the real tokens of the current document; the
-    token at position p lies in slot p modulo the window.
+    token at position p lies in slot p modulo `attention_window + 1`.
 
     Source: Griffin, arXiv 2402.19427, section 2.3; window rule of the Flax reference (its mask
     is q <= k + window; others see one key less).
@@ -72,6 +77,9 @@ class LocalMultiQueryAttention(keras.layers.Layer):
         self.attention_window = attention_window
         self.use_rotary = use_rotary
         self.query_block_size = query_block_size
+        # A slot for each key that a query sees, itself included: a token can be written before
+        # the ring is read, which spares XLA a copy of the ring in each step of a decoding loop.
+        self.num_slots = attention_window + 1
         self.output_variance = output_variance
         if attention_window < 1 or query_block_size < 1:
             raise ValueError(
@@ -96,7 +104,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
 
     def initial_state(self, batch_size: int) -> dict:
         """Returns the state before any token."""
-        shape = (batch_size, self.attention_window, self.head_dim)
+        shape = (batch_size, self.num_slots, self.head_dim)
         return {
             "keys": ops.zeros(shape, dtype=self.compute_dtype),
             "values": ops.zeros(shape, dtype=self.compute_dtype),
@@ -124,7 +132,9 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             if reset_mask is not None:
                 reset_mask = gather_time(ops.logical_and(reset_mask, padding_mask), order)
         queries, keys, values = self._project(x, state, reset_mask)
-        if state is None:
+        if state is not None and x.shape[1] == 1:
+            outputs, state = self._step(queries, keys, values, state, num_real, reset_mask)
+        elif state is None:
             documents = None if reset_mask is None else _documents(reset_mask)
             outputs = attend_in_window(
                 queries, keys, values, documents, self.attention_window, self.query_block_size
@@ -146,13 +156,42 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             queries, keys = _rotate(queries, positions), _rotate(keys, positions)
         return queries, keys[:, :, 0], values
 
+    def _step(self, queries, keys, values, state, num_real, reset_mask):
+        """One token: written into the ring, in place where the compiler can, then attended to."""
+        position = state["position"]
+        if reset_mask is not None:
+            position = ops.where(reset_mask[:, 0], 0, position)
+        slot = ops.mod(position, self.num_slots)
+        slots = ops.arange(self.num_slots, dtype="int32")[None]
+        here = (slots == slot[:, None])[..., None]
+        if num_real is not None:  # padding leaves its slot as it was
+            here = here & (num_real > 0)[:, None, None]
+
+        def write(buffer, new):
+            new = ops.cast(new, buffer.dtype)
+            if num_real is None and buffer.shape[0] != 1:
+                place = ops.stack([ops.arange(ops.shape(slot)[0], dtype="int32"), slot], axis=1)
+                return ops.scatter_update(buffer, place, new[:, 0])
+            # A scatter of one row becomes a slice update, which XLA on CPU computes twice over,
+            # with copies of the ring; this select runs in place.
+            return ops.where(here, new, buffer)
+
+        state = {
+            "keys": write(state["keys"], keys),
+            "values": write(state["values"], values),
+            "position": position + (1 if num_real is None else num_real),
+        }
+        written = slots <= position[:, None]
+        return attend_to_ring(queries, state["keys"], state["values"], written), state
+
     def _attend_with_state(self, queries, keys, values, state, reset_mask):
         window, time = self.attention_window, queries.shape[1]
         position = state["position"][:, None]
         documents = None if reset_mask is None else _documents(reset_mask)
         if time is not None and time <= self.query_block_size:
             # The ring as it lies: age 1 is the newest token. No copy of the buffer.
-            age = 1 + ops.mod(position - 1 - ops.arange(window, dtype="int32")[None], window)
+            slots = ops.arange(self.num_slots, dtype="int32")[None]
+            age = 1 + ops.mod(position - 1 - slots, self.num_slots)
             steps = ops.arange(time, dtype="int32")
             in_ring = (age[:, None] + steps[None, :, None] <= window) & (age <= position)[:, None]
             in_chunk = window_mask(0, time, 0, time, window)
@@ -163,7 +202,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             return attend(queries, parts)
         # A long chunk: unroll the ring from oldest to newest and go on block by block.
         past = position - window + ops.arange(window, dtype="int32")[None]
-        slots = ops.mod(past, window)
+        slots = ops.mod(past, self.num_slots)
         history = ops.where(past >= 0, 0, -1)  # -1: empty slots, no query's document
         if documents is None:
             documents = ops.zeros(ops.shape(keys)[:2], dtype="int32")
@@ -177,7 +216,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
         )
 
     def _next_state(self, keys, values, state, num_real, reset_mask):
-        window, time = self.attention_window, ops.shape(keys)[1]
+        time = ops.shape(keys)[1]
         count = time if num_real is None else num_real
         position = state["position"] + count
         if reset_mask is not None:
@@ -186,7 +225,8 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             position = ops.where(last >= 0, count - last, position)
         # Each slot holds the newest position that falls on it; `source` is where the chunk has
         # it, negative when an earlier chunk wrote it.
-        age = ops.mod(position[:, None] - 1 - ops.arange(window, dtype="int32")[None], window)
+        slots = ops.arange(self.num_slots, dtype="int32")[None]
+        age = ops.mod(position[:, None] - 1 - slots, self.num_slots)
         count = count if num_real is None else num_real[:, None]
         source = count - 1 - age
         fresh = ((source >= 0) & (age < position[:, None]))[..., None]
@@ -194,8 +234,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
 
         def write(buffer, chunk):
             chunk = ops.cast(chunk, buffer.dtype)
-            newest = chunk if chunk.shape[1] == 1 else gather_time(chunk, source)
-            return ops.where(fresh, newest, buffer)
+            return ops.where(fresh, gather_time(chunk, source), buffer)
 
         return {
             "keys": write(state["keys"], keys),

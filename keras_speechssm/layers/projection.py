@@ -1,12 +1,40 @@
 """Dense layers with the initialisation of the Griffin reference."""
 
+import math
+
 import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class Projection(keras.layers.Dense):
+    """`keras.layers.Dense` that is quick for a single token in int8 too.
+
+    XLA's CPU compiler has a fast int8 product of matrices, but none of a vector and a matrix,
+    which takes as long as in float32: a single row gets a second one beside it, a third of the
+    time in all. Same arguments, weights and result.
+    """
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        # Keras quantises a subclass only where it is told to.
+        super().quantize(mode, type_check=False, config=config)
+
+    def quantized_call(self, *args, **kwargs):
+        inputs, *rest = args
+        if self.quantization_mode != "int8" or not _is_single_row(inputs):
+            return super().quantized_call(*args, **kwargs)
+        twice = ops.concatenate([inputs, ops.zeros_like(inputs)], axis=0)
+        return super().quantized_call(twice, *rest, **kwargs)[:1]
+
+
+def _is_single_row(inputs) -> bool:
+    return None not in inputs.shape and math.prod(inputs.shape[:-1]) == 1
 
 
 def make_dense(
     units: int, name: str, dtype, variance: float = 1.0, use_bias: bool = True
-) -> keras.layers.Dense:
-    """Returns a Dense layer whose kernel starts normal with variance `variance / fan-in`.
+) -> Projection:
+    """Returns a `Projection` whose kernel starts normal with variance `variance / fan-in`.
 
     Args:
         units: dimension of the output.
@@ -15,7 +43,7 @@ def make_dense(
         variance: variance scale. Defaults to 1.
         use_bias: Defaults to True.
     """
-    return keras.layers.Dense(
+    return Projection(
         units,
         use_bias=use_bias,
         kernel_initializer=keras.initializers.VarianceScaling(

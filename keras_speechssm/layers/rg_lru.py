@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_speechssm.layers.block_diagonal_dense import BlockDiagonalDense
 from keras_speechssm.layers.linear_recurrence import linear_recurrence
 from keras_speechssm.layers.padding import zero_padding
 
@@ -66,24 +67,13 @@ class RGLRU(keras.layers.Layer):
         self.num_heads = num_heads
         self.min_decay = min_decay
         self.max_decay = max_decay
-        self.input_gate = self._make_gate("input_gate")
-        self.a_gate = self._make_gate("a_gate")
-
-    def _make_gate(self, name):
-        # The reference's fan-in counts all blocks, hence width and not width / num_heads.
-        return keras.layers.EinsumDense(
-            "bthi,hij->bthj",
-            output_shape=(None, self.num_heads, self.width // self.num_heads),
-            bias_axes="hj",
-            kernel_initializer=keras.initializers.RandomNormal(stddev=self.width**-0.5),
-            dtype="float32",
-            name=name,
-        )
+        shape = {"width": width, "num_heads": num_heads, "dtype": "float32"}
+        self.input_gate = BlockDiagonalDense(**shape, name="input_gate")
+        self.a_gate = BlockDiagonalDense(**shape, name="a_gate")
 
     def build(self, input_shape):
-        heads = (None, None, self.num_heads, self.width // self.num_heads)
-        self.input_gate.build(heads)
-        self.a_gate.build(heads)
+        self.input_gate.build((None, None, self.width))
+        self.a_gate.build((None, None, self.width))
         self.a_param = self.add_weight(
             name="a_param",
             shape=(self.width,),
@@ -120,7 +110,7 @@ class RGLRU(keras.layers.Layer):
             padding_mask = ops.cast(padding_mask, "bool")
         reset = _resets(x, state, padding_mask, reset_mask)[..., None]
         x = ops.cast(zero_padding(x, padding_mask), "float32")
-        gate_input, gate_a = self._gates(x)
+        gate_input, gate_a = ops.sigmoid(self.input_gate(x)), ops.sigmoid(self.a_gate(x))
         log_a = -_DECAY_SHARPNESS * gate_a * ops.softplus(ops.cast(self.a_param, "float32"))
         a = ops.where(reset, 0.0, ops.exp(log_a))
         multiplier = _bounded_sqrt(-ops.expm1(2.0 * log_a))
@@ -129,15 +119,6 @@ class RGLRU(keras.layers.Layer):
             a = ops.where(padding_mask[..., None], a, 1.0)
         states = linear_recurrence(a, b, None if state is None else state["recurrent"])
         return ops.cast(states, self.compute_dtype), states
-
-    def _gates(self, x):
-        heads = (self.num_heads, self.width // self.num_heads)
-        x_heads = ops.reshape(x, (*ops.shape(x)[:2], *heads))
-        flat = ops.shape(x)
-        return (
-            ops.reshape(ops.sigmoid(self.input_gate(x_heads)), flat),
-            ops.reshape(ops.sigmoid(self.a_gate(x_heads)), flat),
-        )
 
     def compute_output_spec(self, x, padding_mask=None, reset_mask=None):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)

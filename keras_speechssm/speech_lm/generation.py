@@ -7,12 +7,14 @@ stop in between changes what is sampled.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_speechssm.compilation import compile_inference
 
 BLOCK_SIZE = 256
 """Tokens that one call of the compiled sampler can make, and a chunk of a prompt."""
@@ -41,17 +43,29 @@ class FunctionTable:
         self.table = {}
         self.weights = None
 
-    def use_for(self, weights: list) -> None:
-        """Forgets the functions if they were compiled for other weights than these.
+    def get(
+        self, model: Any, key: Any, make_function: Callable, donated: Sequence[int]
+    ) -> Callable:
+        """The function of that key, compiled at the first call and for other weights anew.
 
         LoRA adds weights and quantisation replaces them: TensorFlow's graphs would go on with
         the old ones, and keep them in memory.
         """
+        weights = [(weight.path, weight.dtype) for weight in model.weights]
         if weights != self.weights:
             self.table, self.weights = {}, weights
+        if key not in self.table:
+            self.table[key] = compile_inference(model, make_function(), donated)
+        return self.table[key]
 
     def __deepcopy__(self, memo):
         return FunctionTable()  # a copied model compiles its own
+
+
+def copy_generation_state(state: GenerationState) -> GenerationState:
+    """The same state in arrays of its own, which a compiled block may take over."""
+    model, logits = keras.tree.map_structure(ops.copy, (state.model, state.logits))
+    return state._replace(model=model, logits=logits)
 
 
 def save_generation_state(state: GenerationState, path: str | os.PathLike) -> None:
@@ -160,9 +174,15 @@ def sample_tokens(logits, uniform, temperature, top_k: int | None = None, top_p=
     cumulative = ops.where(possible, ops.cumsum(probabilities, axis=-1), 0.0)
     target = uniform[:, None] * ops.max(cumulative, axis=-1, keepdims=True)
     reached = ops.logical_and(cumulative >= target, possible)
-    drawn = ops.argmax(ops.cast(reached, "int32"), axis=-1)
-    likeliest = ops.argmax(logits, axis=-1)
-    return ops.cast(ops.where(temperature > 0, drawn, likeliest), "int32")
+    likeliest = logits == ops.max(logits, axis=-1, keepdims=True)
+    return _first_true(ops.where(temperature > 0, reached, likeliest))
+
+
+def _first_true(mask):
+    """The first index at which `mask` (batch, vocabulary) is True: int32 (batch,)."""
+    # Not argmax: its pairs of value and index take XLA on CPU 50 times as long.
+    indices = ops.arange(mask.shape[-1], dtype="int32")
+    return ops.min(ops.where(mask, indices, mask.shape[-1] - 1), axis=-1)
 
 
 def block_sampler(model: Any, top_k: int | None, use_top_p: bool) -> Callable:

@@ -8,6 +8,8 @@ from pathlib import Path
 import keras
 from keras.dtype_policies import DTypePolicyMap
 
+from keras_speechssm.layers.projection import Projection
+
 
 class GriffinAdaptation:
     """Mixin before `keras_hub.models.Backbone` that knows which weights of Griffin are which."""
@@ -165,7 +167,7 @@ def projections_only(filters=None) -> Callable:
     """
 
     def keep(layer):
-        if type(layer) is not keras.layers.Dense:
+        if not isinstance(layer, Projection):
             return False
         if filters is None or callable(filters):
             return filters is None or bool(filters(layer))

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_speechssm.compilation import compile_inference
 from keras_speechssm.speech_lm import requests
 from keras_speechssm.speech_lm.generation import (
     BLOCK_SIZE,
@@ -15,6 +14,7 @@ from keras_speechssm.speech_lm.generation import (
     GenerationState,
     block_sampler,
     chunk_scorer,
+    copy_generation_state,
     draw_uniforms,
     prompt_reader,
 )
@@ -101,7 +101,7 @@ class SpeechLanguageModel:
         """
         num_tokens = requests.read_count("num_tokens", num_tokens)
         state = self.start_generation(token_ids, seed=seed, padding_mask=padding_mask)
-        return self.continue_generation(state, num_tokens, temperature, top_k, top_p)[0]
+        return self._continue_in_place(state, num_tokens, temperature, top_k, top_p)[0]
 
     def stream(
         self,
@@ -138,12 +138,14 @@ class SpeechLanguageModel:
             raise ValueError("stream takes either token_ids or state: give exactly one of them.")
         if state is None:
             state = self.start_generation(token_ids, seed=seed, padding_mask=padding_mask)
+        else:
+            state = copy_generation_state(state)
         return self._stream_blocks(state, block_size, num_tokens, (temperature, top_k, top_p))
 
     def _stream_blocks(self, state, block_size, num_tokens, sampling):
         while num_tokens is None or num_tokens > 0:
             size = block_size if num_tokens is None else min(block_size, num_tokens)
-            tokens, state = self.continue_generation(state, size, *sampling)
+            tokens, state = self._continue_in_place(state, size, *sampling)
             yield tokens
             num_tokens = None if num_tokens is None else num_tokens - size
 
@@ -165,7 +167,7 @@ class SpeechLanguageModel:
         state = self.initial_state(batch)
         self._check_room(state, int(padding_mask.sum(axis=1).max()))
         logits = ops.zeros((batch, self.backbone.vocabulary_size), dtype="float32")
-        read_chunk = self._compiled("prompt", lambda: prompt_reader(self))
+        read_chunk = self._compiled("prompt", lambda: prompt_reader(self), donated=(0, 1))
         for start in range(0, time, BLOCK_SIZE):
             chunk = slice(start, start + BLOCK_SIZE)
             state, logits = read_chunk(
@@ -188,12 +190,18 @@ class SpeechLanguageModel:
 
         `state` is not changed: going on from it again gives the same tokens.
         """
+        state = copy_generation_state(state)
+        return self._continue_in_place(state, num_tokens, temperature, top_k, top_p)
+
+    def _continue_in_place(self, state, num_tokens, temperature, top_k, top_p):
+        """`continue_generation` of a state that nobody else holds."""
         num_tokens = requests.read_count("num_tokens", num_tokens)
         requests.check_sampling(temperature, top_k, top_p, self.backbone.vocabulary_size)
         self._check_room(state.model, num_tokens)
         sample_block = self._compiled(
             ("block", top_k, top_p is not None),
             lambda: block_sampler(self, top_k, top_p is not None),
+            donated=(0, 1),
         )
         blocks = []
         while num_tokens > 0:
@@ -288,10 +296,7 @@ class SpeechLanguageModel:
     def _check_room(self, state, num_tokens: int) -> None:
         """`ValueError` where the state cannot take so many tokens more; most always can."""
 
-    def _compiled(self, key, make_function):
+    def _compiled(self, key, make_function, donated=()):
         """The compiled function of that key: executables only, no state of a generation."""
         functions = self.__dict__.setdefault("_inference_functions", FunctionTable())
-        functions.use_for([(weight.path, weight.dtype) for weight in self.weights])
-        if key not in functions.table:
-            functions.table[key] = compile_inference(self, make_function())
-        return functions.table[key]
+        return functions.get(self, key, make_function, donated)

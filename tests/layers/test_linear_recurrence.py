@@ -1,10 +1,14 @@
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 from gradient import gradients
 from keras import ops
 
-from keras_speechssm.layers import linear_recurrence
+from keras_speechssm.layers import linear_recurrence, set_recurrence_implementation
 
 BATCH, TIME, DIM = 2, 11, 3
 
@@ -131,3 +135,83 @@ def test_compiled_by_tensorflow(jit_compile):
 def test_shapes_must_match(shapes):
     with pytest.raises(ValueError, match="reshape"):
         linear_recurrence(np.ones(shapes[0]), np.ones(shapes[1]))
+
+
+on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="forms that JAX alone has")
+
+
+@pytest.fixture
+def implementation(request):
+    set_recurrence_implementation(request.param)
+    yield request.param
+    set_recurrence_implementation("auto")
+
+
+@on_jax
+@pytest.mark.parametrize("implementation", ["scan", "associative", "pallas"], indirect=True)
+@pytest.mark.parametrize("time", [2, TIME, 300])  # 300 is more than one block of the kernel
+def test_every_form_gives_the_same_states_and_gradients(implementation, time):
+    problem = make_problem(time)
+    states = ops.convert_to_numpy(linear_recurrence(*problem[:3]))
+    np.testing.assert_allclose(states, forward_by_hand(*problem[:3]), atol=1e-5)
+    found, _ = gradients(
+        lambda *values: weigh(linear_recurrence(*values), problem[3]), list(problem[:3])
+    )
+    for actual, expected in zip(found, gradients_by_hand(*problem), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@on_jax
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [("tpu", "tpu_custom_call"), ("cuda", "triton"), ("cpu", "stablehlo.while")],
+)
+def test_kernel_is_lowered_for_its_platform(platform, expected):
+    import jax
+
+    form = "pallas" if platform == "cuda" else "auto"
+    set_recurrence_implementation(form)
+    try:
+        shapes = [jax.ShapeDtypeStruct((2, 64, 256), "float32")] * 2
+        traced = jax.jit(jax.grad(lambda a, b: linear_recurrence(a, b).sum())).trace(*shapes)
+    finally:
+        set_recurrence_implementation("auto")
+    assert expected in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@on_jax
+def test_kernel_on_many_devices_stays_sharded():
+    code = (
+        "import jax, numpy as np\n"
+        "from jax.sharding import NamedSharding, PartitionSpec as P\n"
+        "from keras_speechssm.layers import linear_recurrence, set_recurrence_implementation\n"
+        "rng = np.random.default_rng(0)\n"
+        "a, b = rng.uniform(0.3, 1, (2, 8, 20, 256)).astype('float32')\n"
+        "loss = jax.jit(jax.value_and_grad(lambda a, b: (linear_recurrence(a, b) ** 2).sum()))\n"
+        "expected = loss(a, b)\n"
+        "set_recurrence_implementation('pallas')\n"
+        "from jax.sharding import Mesh\n"
+        "mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ('data', 'model'))\n"
+        "spread = NamedSharding(mesh, P('data', None, 'model'))\n"
+        "inputs = jax.device_put((a, b), spread)\n"
+        "loss = jax.jit(jax.value_and_grad(lambda a, b: (linear_recurrence(a, b) ** 2).sum()))\n"
+        "found = loss(*inputs)\n"
+        "np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)\n"
+        "np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-4)\n"
+        "assert found[1].sharding.is_equivalent_to(spread, 3), found[1].sharding\n"
+        "assert 'all-gather' not in loss.lower(*inputs).compile().as_text()\n"
+    )
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "KERAS_BACKEND": "jax",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="choose one of"):
+        set_recurrence_implementation("parallel")

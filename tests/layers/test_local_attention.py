@@ -88,12 +88,12 @@ def test_rotation_depends_on_distance_only():
     assert abs(product(9, 4) - product(9, 5)) > 1e-3
 
 
-def test_state_does_not_grow_and_holds_one_window():
+def test_state_does_not_grow_and_holds_a_window_and_the_token_itself():
     layer = make_layer()
     state = layer.initial_state(2)
     x = np.random.default_rng(0).normal(size=(2, 33, 8)).astype("float32")
     _, state = layer.advance(ops.convert_to_tensor(x), state)
-    assert tuple(state["keys"].shape) == (2, 5, 4)
+    assert tuple(state["keys"].shape) == (2, 6, 4)
     assert ops.convert_to_numpy(state["position"]).tolist() == [33, 33]
 
 

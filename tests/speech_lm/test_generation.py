@@ -83,6 +83,15 @@ def test_state_from_a_file_goes_on_to_the_same_tokens(model, tmp_path):
     np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), expected)
 
 
+def test_going_on_from_a_state_leaves_it_as_it_was(model):
+    state = model.start_generation(np.array([[1, 2, 3]]), seed=5)
+    first, _ = model.continue_generation(state, 300)  # more than one block
+    streamed = list(model.stream(state=state, block_size=100, num_tokens=300))
+    again, _ = model.continue_generation(state, 300)
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(np.concatenate(streamed, axis=1), first)
+
+
 def test_state_of_another_model_is_refused(model, tmp_path):
     state = model.start_generation(np.array([[1, 2, 3]]), seed=5)
     smaller = state._replace(logits=state.logits[:, :5])
