@@ -3,6 +3,7 @@
 import keras
 
 from keras_speechssm.layers.projection import make_dense
+from keras_speechssm.layers.recomputation import recompute
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -37,8 +38,7 @@ class GatedMLP(keras.layers.Layer):
         self.down_dense.build((None, None, self.intermediate_dim))
 
     def call(self, x):
-        gate = keras.activations.gelu(self.gate_dense(x), approximate=True)
-        return self.down_dense(gate * self.up_dense(x))
+        return self.down_dense(recompute(gate_by_gelu, self.gate_dense(x), self.up_dense(x)))
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
@@ -49,3 +49,8 @@ class GatedMLP(keras.layers.Layer):
             "intermediate_dim": self.intermediate_dim,
             "output_variance": self.output_variance,
         }
+
+
+def gate_by_gelu(gate, x):
+    """gelu(gate) * x, in the tanh form."""
+    return keras.activations.gelu(gate, approximate=True) * x

@@ -2,8 +2,10 @@
 
 import keras
 
+from keras_speechssm.layers.gated_mlp import gate_by_gelu
 from keras_speechssm.layers.padding import zero_padding
 from keras_speechssm.layers.projection import make_dense
+from keras_speechssm.layers.recomputation import recompute
 from keras_speechssm.layers.rg_lru import RGLRU
 from keras_speechssm.layers.temporal_conv import TemporalConv1D
 
@@ -63,20 +65,24 @@ class RecurrentBlock(keras.layers.Layer):
 
     def call(self, x, padding_mask=None, reset_mask=None):
         x = zero_padding(x, padding_mask)
-        y = keras.activations.gelu(self.linear_y(x), approximate=True)
+        gate = self.linear_y(x)
         masks = {"padding_mask": padding_mask, "reset_mask": reset_mask}
-        return self.linear_out(self.rg_lru(self.conv_1d(self.linear_x(x), **masks), **masks) * y)
+        x = self.rg_lru(self.conv_1d(self.linear_x(x), **masks), **masks)
+        return self.linear_out(recompute(gate_by_gelu, gate, x))
 
     def advance(self, x, state, padding_mask=None, reset_mask=None):
         """Continues from `state` over a chunk of any length; returns (output, new state)."""
         if not self.built:
             self.build(x.shape)
         x = zero_padding(x, padding_mask)
-        y = keras.activations.gelu(self.linear_y(x), approximate=True)
+        gate = self.linear_y(x)
         masks = {"padding_mask": padding_mask, "reset_mask": reset_mask}
         x, convolution = self.conv_1d.advance(self.linear_x(x), state["convolution"], **masks)
         x, rg_lru = self.rg_lru.advance(x, state["rg_lru"], **masks)
-        return self.linear_out(x * y), {"convolution": convolution, "rg_lru": rg_lru}
+        return self.linear_out(recompute(gate_by_gelu, gate, x)), {
+            "convolution": convolution,
+            "rg_lru": rg_lru,
+        }
 
     def compute_output_spec(self, x, padding_mask=None, reset_mask=None):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)

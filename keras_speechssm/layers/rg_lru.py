@@ -6,6 +6,7 @@ from keras import ops
 from keras_speechssm.layers.block_diagonal_dense import BlockDiagonalDense
 from keras_speechssm.layers.linear_recurrence import linear_recurrence
 from keras_speechssm.layers.padding import zero_padding
+from keras_speechssm.layers.recomputation import recompute
 
 _DECAY_SHARPNESS = 8.0  # the constant c of the paper
 _MAX_SQRT_GRADIENT = 1000.0
@@ -110,11 +111,14 @@ class RGLRU(keras.layers.Layer):
             padding_mask = ops.cast(padding_mask, "bool")
         reset = _resets(x, state, padding_mask, reset_mask)[..., None]
         x = ops.cast(zero_padding(x, padding_mask), "float32")
-        gate_input, gate_a = ops.sigmoid(self.input_gate(x)), ops.sigmoid(self.a_gate(x))
-        log_a = -_DECAY_SHARPNESS * gate_a * ops.softplus(ops.cast(self.a_param, "float32"))
-        a = ops.where(reset, 0.0, ops.exp(log_a))
-        multiplier = _bounded_sqrt(-ops.expm1(2.0 * log_a))
-        b = x * gate_input * ops.where(reset, 1.0, multiplier)
+        a, b = recompute(
+            _decay_and_input,
+            x,
+            self.input_gate(x),
+            self.a_gate(x),
+            reset,
+            ops.cast(self.a_param, "float32")[None, None],
+        )
         if padding_mask is not None:  # x is zero there, hence b too: the state passes through
             a = ops.where(padding_mask[..., None], a, 1.0)
         states = linear_recurrence(a, b, None if state is None else state["recurrent"])
@@ -131,6 +135,14 @@ class RGLRU(keras.layers.Layer):
             "min_decay": self.min_decay,
             "max_decay": self.max_decay,
         }
+
+
+def _decay_and_input(x, input_gate, a_gate, reset, a_param):
+    """a_t and the input to h_t, of the gates before their sigmoids."""
+    log_a = -_DECAY_SHARPNESS * ops.sigmoid(a_gate) * ops.softplus(a_param)
+    multiplier = _bounded_sqrt(-ops.expm1(2.0 * log_a))
+    b = x * ops.sigmoid(input_gate) * ops.where(reset, 1.0, multiplier)
+    return ops.where(reset, 0.0, ops.exp(log_a)), b
 
 
 def _any_real(x, padding_mask):

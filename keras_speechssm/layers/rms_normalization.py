@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_speechssm.layers.recomputation import recompute
+
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class RMSNormalization(keras.layers.Layer):
@@ -32,10 +34,14 @@ class RMSNormalization(keras.layers.Layer):
         self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="zeros")
 
     def call(self, x):
-        x = ops.cast(x, "float32")
+        normalised = recompute(
+            self._normalise, ops.cast(x, "float32"), ops.cast(self.scale, "float32")
+        )
+        return ops.cast(normalised, self.compute_dtype)
+
+    def _normalise(self, x, scale):
         mean_square = ops.mean(ops.square(x), axis=-1, keepdims=True)
-        gain = 1.0 + ops.cast(self.scale, "float32")
-        return ops.cast(x * ops.rsqrt(mean_square + self.epsilon) * gain, self.compute_dtype)
+        return x * ops.rsqrt(mean_square + self.epsilon) * (1.0 + scale)
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)

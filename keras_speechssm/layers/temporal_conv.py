@@ -1,9 +1,12 @@
 """Griffin's short causal convolution over time, one filter a channel."""
 
+import functools
+
 import keras
 from keras import ops
 
 from keras_speechssm.layers.padding import compaction, gather_time, zero_padding
+from keras_speechssm.layers.recomputation import recompute
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -82,7 +85,12 @@ class TemporalConv1D(keras.layers.Layer):
         if reset_mask is not None:
             documents = ops.cumsum(ops.cast(reset_mask, "int32"), axis=1)
             documents = ops.pad(documents, ((0, 0), (self.width - 1, 0)))  # history is document 0
-        outputs = self._convolve(inputs, documents, ops.shape(x)[1])
+        outputs = recompute(
+            functools.partial(self._convolve, documents=documents, length=ops.shape(x)[1]),
+            inputs,
+            ops.cast(self.kernel, self.compute_dtype),
+            ops.cast(self.bias, self.compute_dtype),
+        )
         if rank is not None:
             outputs = gather_time(outputs, rank)
         if state is None:
@@ -94,8 +102,7 @@ class TemporalConv1D(keras.layers.Layer):
             return ops.pad(x, ((0, 0), (self.width - 1, 0), (0, 0)))
         return ops.concatenate([ops.cast(state, x.dtype), x], axis=1)
 
-    def _convolve(self, inputs, documents, length):
-        kernel = ops.cast(self.kernel, self.compute_dtype)
+    def _convolve(self, inputs, kernel, bias, documents, length):
         last = self.width - 1
         outputs = inputs[:, last : last + length] * kernel[last]
         for tap in range(last):
@@ -104,7 +111,7 @@ class TemporalConv1D(keras.layers.Layer):
                 same = documents[:, tap : tap + length] == documents[:, last : last + length]
                 shifted = ops.where(same[..., None], shifted, 0.0)
             outputs = outputs + ops.cast(shifted, outputs.dtype)
-        return outputs + ops.cast(self.bias, self.compute_dtype)
+        return outputs + bias
 
     def _next_state(self, inputs, documents, padding_mask):
         last = self.width - 1

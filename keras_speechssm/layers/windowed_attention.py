@@ -7,6 +7,8 @@ window follows the Flax reference of RecurrentGemma: query t sees key s when
 
 from keras import ops
 
+from keras_speechssm.layers.recomputation import recompute
+
 _MASKED = -1e30  # finite, so that a masked logit never turns into NaN
 _MAX_UNROLLED_BLOCKS = 16
 
@@ -100,7 +102,9 @@ def _attend_unrolled(queries, keys, values, documents, window, block_size):
         if documents is not None:
             own = documents[:, start + history : stop + history]
             mask = ops.logical_and(mask, own[:, :, None] == documents[:, None, slab])
-        outputs.append(attend(queries[:, block], [(keys[:, slab], values[:, slab], mask)]))
+        outputs.append(
+            recompute(_attend_to_slab, queries[:, block], keys[:, slab], values[:, slab], mask)
+        )
     return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
 
 
@@ -130,7 +134,7 @@ def _attend_mapped(queries, keys, values, documents, window, block_size):
         own = slab_documents[:, window:]
         visible = ops.logical_and(mask, own[:, :, None] == slab_documents[:, None, :])
         slab_keys, slab_values = ops.take(keys, rows, axis=1), ops.take(values, rows, axis=1)
-        return attend(block, [(slab_keys, slab_values, visible)])
+        return recompute(_attend_to_slab, block, slab_keys, slab_values, visible)
 
     starts = ops.arange(num_blocks) * block_size
     outputs = ops.map(attend_block, (ops.swapaxes(blocks, 0, 1), starts))
@@ -138,6 +142,10 @@ def _attend_mapped(queries, keys, values, documents, window, block_size):
         ops.swapaxes(outputs, 0, 1), (batch, num_blocks * block_size, heads, head_dim)
     )
     return outputs[:, :time]
+
+
+def _attend_to_slab(queries, keys, values, mask):
+    return attend(queries, [(keys, values, mask)])
 
 
 def _is_without_history(queries, keys):

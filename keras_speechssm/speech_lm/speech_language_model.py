@@ -18,6 +18,7 @@ from keras_speechssm.speech_lm.generation import (
     draw_uniforms,
     prompt_reader,
 )
+from keras_speechssm.speech_lm.next_token_loss import NextTokenCrossEntropy
 
 
 class SpeechLanguageModel:
@@ -34,9 +35,8 @@ class SpeechLanguageModel:
         """Logits float32 (batch, time, vocabulary) of the token after each one.
 
         Args:
-            inputs: int token ids (batch, time), or a dictionary of them under
-                `"token_ids"` with what else the model takes, such as `"padding_mask"`
-                (bool (batch, time), True = real).
+            inputs: int token ids (batch, time), or a dictionary of them under `"token_ids"`
+                with what else the model takes, such as `"padding_mask"` (bool, True = real).
         """
         return super().__call__(self._complete_inputs(inputs), *args, **kwargs)
 
@@ -53,10 +53,9 @@ class SpeechLanguageModel:
                 f"{list(self._input_names)}."
             )
         # Keras refuses a dictionary that mixes its tensors with NumPy arrays.
-        given = {
-            name: ops.convert_to_tensor(value) if isinstance(value, np.ndarray | list) else value
-            for name, value in given.items()
-        }
+        for name, value in given.items():
+            if isinstance(value, np.ndarray | list):
+                given = {**given, name: ops.convert_to_tensor(value)}
         return {name: given.get(name) for name in self._input_names}
 
     def advance(self, token_ids, state, padding_mask=None):
@@ -190,8 +189,8 @@ class SpeechLanguageModel:
 
         `state` is not changed: going on from it again gives the same tokens.
         """
-        state = copy_generation_state(state)
-        return self._continue_in_place(state, num_tokens, temperature, top_k, top_p)
+        own = copy_generation_state(state)
+        return self._continue_in_place(own, num_tokens, temperature, top_k, top_p)
 
     def _continue_in_place(self, state, num_tokens, temperature, top_k, top_p):
         """`continue_generation` of a state that nobody else holds."""
@@ -272,7 +271,7 @@ class SpeechLanguageModel:
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.Adam(2e-5)
         if isinstance(loss, str) and loss == "auto":
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            loss = NextTokenCrossEntropy()
         if isinstance(weighted_metrics, str) and weighted_metrics == "auto":
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy()]
         super().compile(optimizer=optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)

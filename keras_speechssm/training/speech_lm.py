@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_speechssm.data.token_store import read_manifest, read_token_folder
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
+from keras_speechssm.speech_lm.next_token_loss import NextTokenCrossEntropy
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.training.loop import fit_resumable
 
@@ -150,7 +151,7 @@ def train_speech_lm(
     model = SpeechSSM(GriffinBackbone(**config))
     model.compile(
         optimizer=make_optimizer(learning_rate, weight_decay, clip_norm),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=NextTokenCrossEntropy(),
         weighted_metrics=None,
     )
     fit_resumable(

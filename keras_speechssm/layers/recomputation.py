@@ -1,0 +1,21 @@
+"""Elementwise work that a gradient computes anew in place of keeping it."""
+
+from collections.abc import Callable
+
+import keras
+
+
+def recompute(function: Callable, *tensors):
+    """`function(*tensors)`, of which training keeps the arguments only.
+
+    Griffin's gates and gated branches leave five to ten arrays as large as their input for the
+    gradient; reading them back costs a memory-bound machine more than computing them again.
+
+    Args:
+        function: gives one tensor or a tuple of them; it may read nothing that has a gradient
+            but its arguments, since TensorFlow would lose that gradient.
+        *tensors: (batch, time, ...) each.
+    """
+    if tensors[0].shape[1] == 1:  # decoding: there is no gradient to save memory for
+        return function(*tensors)
+    return keras.remat(function)(*tensors)
