@@ -4,28 +4,37 @@ Knows the order of the stages and the arithmetic of time; what each stage does i
 is its own affair. Everything between the stages is a plain NumPy array.
 """
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from keras_speechssm.audio import read_audio, validate_waveform
 from keras_speechssm.preset_files import save_parts
 from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, fetch_pipeline, load_part
-from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN
+from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
+from keras_speechssm.window_synthesis import WindowSynthesis
 from keras_speechssm.windows import (
     OVERLAP,
     PROMPT_TOKENS,
     SYNTHESIS_WINDOW,
     StreamingWindows,
-    kept_part,
 )
 
 MIN_PROMPT_SECONDS = 0.5
 """Shorter recordings hold too little voice to continue or to speak in."""
 
-_SETTINGS = ("window", "overlap", "voice_tokens", "synthesis_temperature")
+FIRST_WINDOW = 10 * TOKEN_RATE
+"""Tokens of the first window of a continuation (250, 10 s), which is soon heard."""
+
+_SETTINGS = (
+    "window",
+    "overlap",
+    "voice_tokens",
+    "synthesis_temperature",
+    "first_window",
+    "windows_at_once",
+)
 
 
 class SpeechContinuation:
@@ -47,6 +56,11 @@ class SpeechContinuation:
         voice_tokens: int. Tokens of voice prompt before each window, taken from the
             start of the prompt. Defaults to `75` (3 s).
         synthesis_temperature: float. Of SoundStorm's samples. Defaults to `1.0`.
+        first_window: int. Tokens of a continuation's first window, at most `window`. Defaults
+            to `250` (10 s): it is heard sooner, and has no tokens after them to look ahead to.
+        windows_at_once: int. Windows that are synthesized as one batch, where there is memory:
+            what is spoken stays the same, an accelerator is faster, and blocks come so many at
+            a time, all but the first. Defaults to `1`.
 
     Example:
 
@@ -68,8 +82,14 @@ class SpeechContinuation:
         overlap: int = OVERLAP,
         voice_tokens: int = PROMPT_TOKENS,
         synthesis_temperature: float = 1.0,
+        first_window: int | None = None,
+        windows_at_once: int = 1,
     ):
-        StreamingWindows(window, overlap)  # Refuses lengths that do not fit.
+        if first_window is None:
+            first_window = min(window, max(FIRST_WINDOW, 2 * overlap))
+        StreamingWindows(window, overlap, first_window)  # Refuses lengths that do not fit.
+        if windows_at_once < 1:
+            raise ValueError(f"windows_at_once must be at least 1, got {windows_at_once}.")
         if voice_tokens < 1:
             raise ValueError(f"voice_tokens must be at least 1, got {voice_tokens}.")
         self.semantic_tokenizer = semantic_tokenizer
@@ -80,6 +100,8 @@ class SpeechContinuation:
         self.overlap = overlap
         self.voice_tokens = voice_tokens
         self.synthesis_temperature = synthesis_temperature
+        self.first_window = first_window
+        self.windows_at_once = windows_at_once
 
     @classmethod
     def from_preset(cls, preset: str = DEFAULT_PRESET) -> "SpeechContinuation":
@@ -139,7 +161,7 @@ class SpeechContinuation:
             seconds: float. Where to stop. Defaults to `None`: never.
 
         Returns:
-            Iterator of float32 (samples,), the first of 25 s, the others of 23 s.
+            Iterator of float32 (samples,), the first of 8 s, the others of 23 s.
         """
         remaining = _num_samples(seconds)
         prompt = read_speech(prompt)
@@ -153,7 +175,9 @@ class SpeechContinuation:
             tokens[None], temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
         )
         new_tokens = (np.asarray(block)[0] for block in blocks)
-        return _take(self._synthesize(new_tokens, self._voice(prompt, tokens), seed), remaining)
+        windows = StreamingWindows(self.window, self.overlap, self.first_window)
+        synthesizer = self._synthesizer(self._voice(prompt, tokens))
+        return _take(synthesizer.speak(new_tokens, windows, seed), remaining)
 
     def resynthesize(self, audio, seed: int | None = 0) -> np.ndarray:
         """The recording sent through the tokens and back, in the speaker's own voice.
@@ -167,8 +191,9 @@ class SpeechContinuation:
         """
         waveform = read_speech(audio)
         tokens = self.tokenize(waveform)
-        voice = self._voice(waveform, tokens)
-        blocks = self._synthesize([tokens], voice, 0 if seed is None else seed)
+        synthesizer = self._synthesizer(self._voice(waveform, tokens))
+        windows = StreamingWindows(self.window, self.overlap)
+        blocks = synthesizer.speak([tokens], windows, 0 if seed is None else seed)
         return np.concatenate(list(blocks))[: len(waveform)]
 
     def _voice(self, waveform: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,47 +202,14 @@ class SpeechContinuation:
         acoustic = self.soundstream.encode(waveform[: length * SAMPLES_PER_TOKEN])
         return tokens[:length], np.asarray(acoustic)
 
-    def _synthesize(
-        self, blocks: Iterable[np.ndarray], voice: tuple, seed: int
-    ) -> Iterator[np.ndarray]:
-        """Waveform blocks of token blocks; holds one window of tokens at a time.
-
-        If the tokens end, the last window is as short as what is left for it.
-        """
-        windows, number = StreamingWindows(self.window, self.overlap), 0
-        pending, first = np.zeros(0, "int32"), 0
-        for block in itertools.chain(blocks, [None]):
-            if block is None:
-                decided = windows.finish()
-            else:
-                pending = np.concatenate([pending, block])
-                decided = windows.feed(len(block))
-            for entry in decided:
-                tokens = pending[entry[0] - first :][: self.window]
-                audio = self._synthesize_window(tokens, voice, [seed, number])
-                yield kept_part(audio, entry, SAMPLES_PER_TOKEN)
-                number += 1
-            pending, first = pending[windows.next_start - first :], windows.next_start
-
-    def _synthesize_window(self, tokens: np.ndarray, voice: tuple, seeds: list[int]) -> np.ndarray:
-        """Waveform (640 time,) of one window of tokens, after the voice prompt was cut off."""
-        semantic, acoustic = voice
-        # Windows of all lengths in steps of 5 s: few shapes, so few compilations.
-        length = min(-(-len(tokens) // 125) * 125, self.window)
-        content = self.soundstorm.generate(
-            tokens,
-            prompt_semantic=semantic,
-            prompt_acoustic=acoustic,
+    def _synthesizer(self, voice: tuple) -> WindowSynthesis:
+        return WindowSynthesis(
+            self.soundstorm,
+            self.soundstream,
+            voice,
             temperature=self.synthesis_temperature,
-            seed=int(np.random.SeedSequence(seeds).generate_state(1)[0]),
-            pad_to=len(semantic) + length,
+            windows_at_once=self.windows_at_once,
         )
-        # The codec is causal: what fills the window up changes nothing before it.
-        fill = FRAMES_PER_TOKEN * (length - len(tokens))
-        frames = np.pad(np.concatenate([acoustic, content]), ((0, fill), (0, 0)))
-        samples = np.asarray(self.soundstream.decode(frames), "float32")
-        start = len(semantic) * SAMPLES_PER_TOKEN
-        return samples[start : start + len(tokens) * SAMPLES_PER_TOKEN]
 
 
 def save_pipeline(

@@ -30,7 +30,9 @@ OVERLAP = 4 * TOKEN_RATE
 """Tokens that neighbouring windows share (100, 4 s)."""
 
 
-def plan_windows(num_tokens: int, window: int, overlap: int) -> list[tuple[int, int, int]]:
+def plan_windows(
+    num_tokens: int, window: int, overlap: int, first_window: int | None = None
+) -> list[tuple[int, int, int]]:
     """Cuts a sequence into overlapping windows, each keeping its own part.
 
     With hop H = window - overlap, window k begins at k * H. Neighbours are cut in the
@@ -41,6 +43,8 @@ def plan_windows(num_tokens: int, window: int, overlap: int) -> list[tuple[int, 
         num_tokens: Length of the sequence; 0 gives no windows.
         window: Length of a window.
         overlap: How much neighbours share; at most half a window.
+        first_window: Length of the first window, from twice the overlap to `window`: a short
+            one is soon there. Defaults to `window`.
 
     Returns:
         (start, keep_start, keep_end) for each window, as positions in the sequence. The
@@ -51,15 +55,19 @@ def plan_windows(num_tokens: int, window: int, overlap: int) -> list[tuple[int, 
     Raises:
         ValueError: If a length is out of range.
     """
-    _check(window, overlap)
+    _check(window, overlap, first_window)
     if num_tokens < 0:
         raise ValueError(f"num_tokens is {num_tokens}; expected 0 or more.")
     if num_tokens == 0:
         return []
     hop = window - overlap
-    count = 1 if num_tokens <= window else -(-(num_tokens - overlap) // hop)
-    cuts = [0, *(k * hop + overlap // 2 for k in range(1, count)), num_tokens]
-    return [(k * hop, cuts[k], cuts[k + 1]) for k in range(count)]
+    # As if the sequence had begun that much earlier, with tokens that are not there.
+    missing = window - (first_window or window)
+    reach = num_tokens + missing
+    count = 1 if reach <= window else -(-(reach - overlap) // hop)
+    starts = [max(0, k * hop - missing) for k in range(count)]
+    cuts = [0, *(start + overlap // 2 for start in starts[1:]), num_tokens]
+    return [(starts[k], cuts[k], cuts[k + 1]) for k in range(count)]
 
 
 @dataclass
@@ -84,6 +92,8 @@ class StreamingWindows:
     Args:
         window: Length of a window, in tokens.
         overlap: How much neighbours share; at most half a window.
+        first_window: Length of the first window, from twice the overlap to `window`.
+            Defaults to `window`.
 
     Raises:
         ValueError: If a length is out of range.
@@ -91,17 +101,24 @@ class StreamingWindows:
 
     window: int
     overlap: int
+    first_window: int | None = None
     num_tokens: int = field(default=0, init=False)
     _given: int = field(default=0, init=False)
     _finished: bool = field(default=False, init=False)
 
     def __post_init__(self):
-        _check(self.window, self.overlap)
+        _check(self.window, self.overlap, self.first_window)
 
     @property
     def next_start(self) -> int:
         """Where the next window begins: no token before it is needed any more."""
-        return self._given * (self.window - self.overlap)
+        missing = self.window - (self.first_window or self.window)
+        return max(0, self._given * (self.window - self.overlap) - missing)
+
+    @property
+    def next_window(self) -> int:
+        """Length of the next window, where the sequence does not end in it."""
+        return self.window if self._given else self.first_window or self.window
 
     def feed(self, num_tokens: int) -> list[tuple[int, int, int]]:
         """Tells that so many more tokens have come; returns the windows now decided.
@@ -116,7 +133,7 @@ class StreamingWindows:
         self.num_tokens += num_tokens
         decided = []
         # One token beyond a window shows that it is not the last.
-        while self.next_start + self.window < self.num_tokens:
+        while self.next_start + self.next_window < self.num_tokens:
             start, middle = self.next_start, self.overlap // 2
             keep_start = start + middle if self._given else 0
             self._given += 1
@@ -132,7 +149,8 @@ class StreamingWindows:
         if self._finished:
             raise ValueError("The stream is finished; make a new StreamingWindows for another.")
         self._finished = True
-        return plan_windows(self.num_tokens, self.window, self.overlap)[self._given :]
+        plan = plan_windows(self.num_tokens, self.window, self.overlap, self.first_window)
+        return plan[self._given :]
 
 
 def cut_window(values: np.ndarray, start: int, window: int, size: int = 1) -> np.ndarray:
@@ -236,9 +254,14 @@ def merge_windows(
     )
 
 
-def _check(window: int, overlap: int) -> None:
+def _check(window: int, overlap: int, first_window: int | None = None) -> None:
     if window < 1 or overlap < 0 or 2 * overlap > window:
         raise ValueError(
             f"window {window} with overlap {overlap}: expected a window of at least 1 and an "
             "overlap from 0 to half the window."
+        )
+    if first_window is not None and not max(1, 2 * overlap) <= first_window <= window:
+        raise ValueError(
+            f"first_window {first_window}: expected from {max(1, 2 * overlap)}, twice the "
+            f"overlap, to {window}, the window."
         )

@@ -20,6 +20,7 @@ FLOORS = [
     {"models"},
     {"data"},
     {"training"},
+    {"window_synthesis"},
     {"pipeline"},
     {"evaluation", "benchmarks"},
     {"cli"},

@@ -45,15 +45,21 @@ class RepeatingSoundStorm:
     """Two frames of two levels a token: the token and the window's seed."""
 
     def __init__(self):
-        self.windows, self.shapes = [], set()
+        self.windows, self.shapes, self.batches = [], set(), []
 
-    def generate(self, tokens, prompt_semantic, prompt_acoustic, temperature, seed, pad_to):
+    def generate(
+        self, tokens, prompt_semantic, prompt_acoustic, temperature, seed, padding_mask, pad_to
+    ):
         assert len(prompt_acoustic) == 2 * len(prompt_semantic)
-        assert len(prompt_semantic) + len(tokens) <= pad_to
-        self.windows.append(np.array(tokens))
+        assert len(prompt_semantic) + tokens.shape[1] <= pad_to
+        assert tokens.shape == padding_mask.shape and len(tokens) == len(seed)
+        for window, real in zip(tokens, padding_mask, strict=True):
+            self.windows.append(window[real])
         self.shapes.add(pad_to)
-        frames = np.repeat(tokens, 2)
-        return np.stack([frames, np.full_like(frames, seed % 1000)], axis=-1)
+        self.batches.append(len(tokens))
+        frames = np.repeat(tokens, 2, axis=1)
+        seeds = np.broadcast_to(np.array(seed)[:, None] % 1000, frames.shape)
+        return np.stack([frames, seeds], axis=-1)
 
 
 class PaintingCodec:
@@ -63,7 +69,7 @@ class PaintingCodec:
         return np.full((len(waveform) // SAMPLES_PER_FRAME, 2), VOICE)
 
     def decode(self, tokens):
-        return np.repeat(tokens[:, 0], SAMPLES_PER_FRAME).astype("float32") * SCALE
+        return np.repeat(tokens[:, :, 0], SAMPLES_PER_FRAME, axis=1).astype("float32") * SCALE
 
 
 def painted(**settings):
@@ -88,27 +94,37 @@ def test_continuation_is_exactly_what_follows(seconds):
     np.testing.assert_array_equal(speech, paint(251, 4000, samples))
 
 
-def test_blocks_end_at_25_and_every_23_seconds_after():
+def test_first_block_ends_at_8_seconds_and_one_every_23_after():
     speech = painted()
     blocks = list(itertools.islice(speech.stream(PROMPT), 4))
-    assert [len(block) / SAMPLE_RATE for block in blocks] == [25, 23, 23, 23]
-    assert [window[0] - 251 for window in speech.soundstorm.windows] == [0, 575, 1150, 1725]
-    assert {len(window) for window in speech.soundstorm.windows} == {675}
-    np.testing.assert_array_equal(np.concatenate(blocks), paint(251, 94 * 25))
+    assert [len(block) / SAMPLE_RATE for block in blocks] == [8, 23, 23, 23]
+    assert [window[0] - 251 for window in speech.soundstorm.windows] == [0, 150, 725, 1300]
+    assert [len(window) for window in speech.soundstorm.windows] == [250, 675, 675, 675]
+    np.testing.assert_array_equal(np.concatenate(blocks), paint(251, 77 * 25))
 
 
 @pytest.mark.parametrize("minutes, windows", [(4, 11), (16, 42)])
-def test_number_of_windows_is_the_paper_s(minutes, windows):
-    speech = painted()
+@pytest.mark.parametrize("first_window", [675, 250])
+def test_number_of_windows_is_the_paper_s_or_one_more(minutes, windows, first_window):
+    speech = painted(first_window=first_window)
     for _ in speech.stream(PROMPT, seconds=60 * minutes):
         pass
-    assert len(speech.soundstorm.windows) == windows
+    assert len(speech.soundstorm.windows) - windows in ([0] if first_window == 675 else [0, 1])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+def test_windows_in_batches_say_the_same(at_once):
+    speech = painted(windows_at_once=at_once)
+    np.testing.assert_array_equal(speech.continue_speech(PROMPT, 100), paint(251, 2500))
+    assert speech.soundstorm.batches[0] == 1  # somebody waits for it
+    assert at_once == 100 or set(speech.soundstorm.batches[1:]) == {at_once}
+    np.testing.assert_array_equal(speech.resynthesize(paint(1, 1700)), paint(1, 1700))
 
 
 def test_stream_makes_no_more_tokens_than_it_needs():
     speech = painted()
     next(iter(speech.stream(PROMPT)))
-    assert speech.speech_lm.blocks_made == 3
+    assert speech.speech_lm.blocks_made == 2
 
 
 def test_stream_is_lazy_but_checks_at_once():
@@ -134,7 +150,7 @@ def test_voice_prompt_is_three_seconds_or_the_whole_prompt():
     speech = painted()
     speech.continue_speech(PROMPT, 1)
     speech.continue_speech(PROMPT[-SAMPLE_RATE:], 1)
-    assert speech.soundstorm.shapes == {75 + 675, 25 + 675}
+    assert speech.soundstorm.shapes == {75 + 250, 25 + 250}
 
 
 @pytest.mark.parametrize("window, overlap", [(10, 0), (10, 5), (11, 5), (7, 3), (300, 100)])
@@ -166,7 +182,7 @@ def test_windows_draw_different_numbers_and_seeds_repeat():
 
     class Recording(RepeatingSoundStorm):
         def generate(self, tokens, seed, **arguments):
-            seen.append(seed)
+            seen.extend(seed)
             return super().generate(tokens, seed=seed, **arguments)
 
     speech = painted()

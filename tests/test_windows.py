@@ -130,6 +130,33 @@ def test_streaming_gives_a_window_as_soon_as_one_token_is_beyond_it(sizes, num_t
         assert count - stream.next_start <= window
 
 
+@settings(deadline=None)
+@given(LENGTHS, WINDOW_SIZES, st.data())
+def test_a_short_first_window_moves_all_others_forward(num_tokens, sizes, data):
+    window, overlap = sizes
+    first = data.draw(st.integers(max(1, 2 * overlap), window))
+    plan = plan_windows(num_tokens, *sizes, first)
+    assert [start for start, _, _ in plan[1:]] == [
+        first - overlap + n * (window - overlap) for n in range(len(plan) - 1)
+    ]
+    kept = [position for _, begin, end in plan for position in range(begin, end)]
+    assert kept == list(range(num_tokens))
+    for number, (start, begin, end) in enumerate(plan):
+        assert start <= begin and end <= start + (window if number else first)
+    stream, found = StreamingWindows(*sizes, first), []
+    for _ in range(num_tokens):
+        assert stream.num_tokens - stream.next_start <= stream.next_window
+        found += stream.feed(1)
+    assert found + stream.finish() == plan
+    assert plan_windows(num_tokens, *sizes, window) == plan_windows(num_tokens, *sizes)
+
+
+@pytest.mark.parametrize("first", [0, 3, 11])
+def test_impossible_first_windows_are_refused(first):
+    with pytest.raises(ValueError, match="first_window"):
+        plan_windows(100, 10, 2, first)
+
+
 def test_numbers_of_the_paper():
     tokenizer = (windows.TOKENIZER_WINDOW, windows.OVERLAP)
     synthesis = (windows.SYNTHESIS_WINDOW, windows.OVERLAP)
