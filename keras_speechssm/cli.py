@@ -33,6 +33,10 @@ WRAPPED = {
     ("bench", "forward"): "keras_speechssm.benchmarks.griffin:bench_forward",
     ("bench", "train"): "keras_speechssm.benchmarks.griffin:bench_train",
     ("bench", "decode"): "keras_speechssm.benchmarks.griffin:bench_decode",
+    ("bench", "throughput"): "keras_speechssm.benchmarks.throughput:bench_throughput",
+    ("bench", "synthesis"): "keras_speechssm.benchmarks.pipeline:bench_synthesis",
+    ("bench", "continue"): "keras_speechssm.benchmarks.pipeline:bench_continue",
+    ("bench", "tpu"): "keras_speechssm.benchmarks.tpu:bench_tpu",
     ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
 }
 """Verbs whose options are the arguments of one function, under the same names."""
@@ -43,6 +47,7 @@ EXTRAS = {
     "pyworld": "train",
     "recurrentgemma": "parity",
     "transformers": "parity",
+    "libtpu": "tpu",
 }
 """The extra that brings a package, where it is not `eval`."""
 

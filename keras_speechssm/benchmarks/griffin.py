@@ -10,12 +10,13 @@ from keras_speechssm.benchmarks.report import format_table, plot_rates
 from keras_speechssm.preset_files import write_json
 
 OURS = "keras_speechssm"
+PEERS = ("keras_speechssm", "flax", "hugging_face")
 
 
 def bench_forward(
     lengths: Sequence[int] = (1024, 4096),
     batch_size: int = 1,
-    implementations: Sequence[str] = tuple(IMPLEMENTATIONS),
+    implementations: Sequence[str] = PEERS,
     size: dict | None = None,
     repeats: int = 3,
     memory_gib: float | None = None,
@@ -45,7 +46,7 @@ def bench_forward(
 def bench_train(
     lengths: Sequence[int] = (1024, 4096),
     batch_size: int = 1,
-    implementations: Sequence[str] = tuple(IMPLEMENTATIONS),
+    implementations: Sequence[str] = PEERS,
     size: dict | None = None,
     repeats: int = 3,
     memory_gib: float | None = None,
@@ -67,7 +68,8 @@ def bench_train(
 def bench_decode(
     batch_sizes: Sequence[int] = (1, 8, 64),
     steps: int = 256,
-    implementations: Sequence[str] = tuple(IMPLEMENTATIONS),
+    context: int = 1,
+    implementations: Sequence[str] = PEERS,
     size: dict | None = None,
     repeats: int = 3,
     memory_gib: float | None = None,
@@ -80,19 +82,23 @@ def bench_decode(
     tokens compile and are not counted. Each library goes the way that it offers: this
     package samples in compiled blocks from its ring buffers, Flax takes the likeliest token in
     a compiled step after a whole window, whose cache has its final size, and `transformers`
-    takes it with its growing cache after two tokens, the cheapest case.
+    takes it with its growing cache after `context` tokens, of which few are the cheapest case.
 
     Args:
         batch_sizes: sequences at once.
         steps: tokens of one timed call.
-        implementations, size, repeats, memory_gib, timeout, output: as those of
+        context: tokens before them.
+        implementations: also `keras_speechssm_int8` and `keras_hub_gemma`.
+        size, repeats, memory_gib, timeout, output: as those of
             `bench_forward`.
     """
     grid = [(batch_size, steps) for batch_size in batch_sizes]
-    _bench("decode", grid, implementations, size, repeats, memory_gib, timeout, output)
+    _bench("decode", grid, implementations, size, repeats, memory_gib, timeout, output, context)
 
 
-def _bench(work, grid, implementations, size, repeats, memory_gib, timeout, output) -> None:
+def _bench(
+    work, grid, implementations, size, repeats, memory_gib, timeout, output, context=None
+) -> None:
     unknown = [name for name in implementations if name not in IMPLEMENTATIONS]
     if unknown:
         raise ValueError(f"implementations are {', '.join(IMPLEMENTATIONS)}; got {unknown[0]}.")
@@ -106,9 +112,8 @@ def _bench(work, grid, implementations, size, repeats, memory_gib, timeout, outp
     for batch, amount in grid:
         for name in present:
             task = dict(implementation=name, work=work, batch=batch, amount=amount)
-            found = measure_apart(
-                {**task, "size": size or {}, "repeats": repeats}, memory_gib, timeout
-            )
+            details = {"size": size or {}, "repeats": repeats, "context": context}
+            found = measure_apart({**task, **details}, memory_gib, timeout)
             rows.append(_row(task, found))
             print(f"{name}, {batch} x {amount}: {rows[-1]}", flush=True)
     add_ratios(rows)
@@ -132,6 +137,7 @@ def _row(task: dict, found: dict) -> dict:
         "tokens_per_second": seconds and batch * amount / seconds,
         "ms_per_step": seconds and 1e3 * seconds / (amount if task["work"] == "decode" else 1),
         "peak_gib": found.get("peak_gib"),
+        "limit_gflops": found.get("limit_gflops"),
         "parameters_m": found.get("parameters") and found["parameters"] / 1e6,
         "failed": found.get("failed"),
     }

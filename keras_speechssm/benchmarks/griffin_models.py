@@ -1,43 +1,37 @@
-"""The same Griffin in three libraries, each as calls to be timed.
+"""The same Griffin in several libraries, each as calls to be timed.
 
 Every class is made with a `GriffinSize` and gives functions that return only when their
-work is done: `forward(batch, length)`, `train(batch, length)`, `decode(batch, steps)`.
+work is done: `forward(batch, length)`, `train(batch, length)`, `decode(batch, steps, context)`.
 """
 
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
-
-
-@dataclasses.dataclass(frozen=True)
-class GriffinSize:
-    """Sizes of a Griffin; the defaults are 21 M parameters, for a CPU."""
-
-    num_layers: int = 6
-    hidden_dim: int = 512
-    intermediate_dim: int = 1536
-    num_heads: int = 4
-    vocabulary_size: int = 4096
-    attention_window: int = 2048
-
-    def tokens(self, batch: int, length: int) -> np.ndarray:
-        """Random tokens, int32 (batch, length)."""
-        rng = np.random.default_rng(0)
-        return rng.integers(0, self.vocabulary_size, (batch, length), dtype="int32")
+from keras_speechssm.benchmarks.griffin_size import GriffinSize
+from keras_speechssm.benchmarks.peer_models import FlaxReference, HuggingFace, KerasTransformer
 
 
 class KerasSpeechSSM:
     """This package, on the running Keras backend."""
+
+    quantization: str | None = None
 
     def __init__(self, size: GriffinSize):
         from keras_speechssm.models import GriffinBackbone, SpeechSSM
 
         self.size = size
         self.model = SpeechSSM(GriffinBackbone(**dataclasses.asdict(size)))
+        if self.quantization is not None:
+            self.model.quantize(self.quantization)
 
     def num_parameters(self) -> int:
         return self.model.count_params()
+
+    def session_bytes(self, length: int) -> int:
+        """The state of one sequence, of any length."""
+        import keras
+
+        return sum(leaf.nbytes for leaf in keras.tree.flatten(self.model.initial_state(1)))
 
     def forward(self, batch: int, length: int) -> Callable[[], object]:
         tokens = self.size.tokens(batch, length)
@@ -48,8 +42,8 @@ class KerasSpeechSSM:
         self.model.compile(optimizer="adam", weighted_metrics=[])
         return lambda: self.model.train_on_batch(tokens[:, :-1], tokens[:, 1:])
 
-    def decode(self, batch: int, steps: int) -> Callable[[], object]:
-        state = self.model.start_generation(self.size.tokens(batch, 1), seed=0)
+    def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
+        state = self.model.start_generation(self.size.tokens(batch, context), seed=0)
 
         def step_on():
             nonlocal state
@@ -58,190 +52,16 @@ class KerasSpeechSSM:
         return step_on
 
 
-class FlaxReference:
-    """`recurrentgemma.jax`, the authors' implementation."""
+class Int8SpeechSSM(KerasSpeechSSM):
+    """The same with its projections in int8."""
 
-    def __init__(self, size: GriffinSize):
-        import jax
-        import jax.numpy as jnp
-        from recurrentgemma import jax as reference
-        from recurrentgemma.common import TemporalBlockType
-
-        pattern = (TemporalBlockType.RECURRENT,) * 2 + (TemporalBlockType.ATTENTION,)
-        self.size = size
-        self.model = reference.Griffin(
-            reference.GriffinConfig(
-                vocab_size=size.vocabulary_size,
-                width=size.hidden_dim,
-                mlp_expanded_width=size.intermediate_dim,
-                num_heads=size.num_heads,
-                block_types=tuple(pattern[n % 3] for n in range(size.num_layers)),
-                embeddings_scale_by_sqrt_dim=True,
-                attention_window_size=size.attention_window,
-                logits_soft_cap=30.0,
-                lru_width=size.hidden_dim,
-            )
-        )
-        tokens = jnp.zeros((1, 2), "int32")
-        self.params = self.model.init(jax.random.key(0), tokens, jnp.arange(2)[None])
-
-    def num_parameters(self) -> int:
-        import jax
-
-        return sum(leaf.size for leaf in jax.tree_util.tree_leaves(self.params))
-
-    def _inputs(self, batch, length):
-        import jax.numpy as jnp
-
-        positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
-        return jnp.asarray(self.size.tokens(batch, length)), positions
-
-    def forward(self, batch: int, length: int) -> Callable[[], object]:
-        import jax
-
-        inputs = self._inputs(batch, length)
-        apply = jax.jit(lambda params, *inputs: self.model.apply(params, *inputs)[0])
-        return lambda: apply(self.params, *inputs).block_until_ready()
-
-    def train(self, batch: int, length: int) -> Callable[[], object]:
-        import jax
-        import jax.numpy as jnp
-        import optax
-
-        optimizer = optax.adam(1e-3)
-        carried = self.params, optimizer.init(self.params)
-        targets = self.size.tokens(batch, length + 1)[:, 1:]
-        inputs = self._inputs(batch, length)
-
-        def loss(params):
-            logits = self.model.apply(params, *inputs)[0]
-            return optax.softmax_cross_entropy_with_integer_labels(
-                logits.astype(jnp.float32), targets
-            ).mean()
-
-        @jax.jit
-        def step(params, moments):
-            gradients = jax.grad(loss)(params)
-            updates, moments = optimizer.update(gradients, moments)
-            return optax.apply_updates(params, updates), moments
-
-        def step_on():
-            nonlocal carried
-            carried = jax.block_until_ready(step(*carried))
-
-        return step_on
-
-    def decode(self, batch: int, steps: int) -> Callable[[], object]:
-        import jax
-        import jax.numpy as jnp
-
-        # A whole window first: the reference's cache then has its final size.
-        prompt = self._inputs(batch, self.size.attention_window)
-        _, cache = jax.jit(self.model.apply)(self.params, *prompt)
-        position = self.size.attention_window
-
-        @jax.jit
-        def step(params, token, position, cache):
-            logits, cache = self.model.apply(params, token, position, cache)
-            return jnp.argmax(logits[:, -1:], axis=-1).astype("int32"), cache
-
-        token = jnp.zeros((batch, 1), "int32")
-
-        def step_on():
-            nonlocal token, cache, position
-            for _ in range(steps):
-                token, cache = step(self.params, token, jnp.full((batch, 1), position), cache)
-                position += 1
-            token.block_until_ready()
-
-        return step_on
-
-
-class HuggingFace:
-    """`transformers`' RecurrentGemma on torch."""
-
-    def __init__(self, size: GriffinSize):
-        import torch
-        from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
-
-        torch.manual_seed(0)
-        self.size = size
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = RecurrentGemmaForCausalLM(
-            RecurrentGemmaConfig(
-                vocab_size=size.vocabulary_size,
-                hidden_size=size.hidden_dim,
-                intermediate_size=2 * size.intermediate_dim,  # both branches of the MLP
-                num_attention_heads=size.num_heads,
-                num_key_value_heads=1,
-                num_hidden_layers=size.num_layers,
-                lru_width=size.hidden_dim,
-                attention_window_size=size.attention_window,
-            )
-        ).to(self.device)
-
-    def num_parameters(self) -> int:
-        return self.model.num_parameters()
-
-    def _tokens(self, batch, length):
-        import torch
-
-        return torch.tensor(self.size.tokens(batch, length), dtype=torch.long, device=self.device)
-
-    def _wait(self):
-        import torch
-
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def forward(self, batch: int, length: int) -> Callable[[], object]:
-        import torch
-
-        tokens = self._tokens(batch, length)
-
-        def run():
-            with torch.no_grad():
-                self.model(tokens, use_cache=False)
-            self._wait()
-
-        return run
-
-    def train(self, batch: int, length: int) -> Callable[[], object]:
-        import torch
-
-        tokens = self._tokens(batch, length + 1)
-        optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
-
-        def step_on():
-            logits = self.model(tokens[:, :-1], use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            self._wait()
-
-        return step_on
-
-    def decode(self, batch: int, steps: int) -> Callable[[], object]:
-        import torch
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.model.config)
-        token = self._tokens(batch, 2)
-
-        def step_on():
-            nonlocal token
-            with torch.no_grad():
-                for _ in range(steps):
-                    inputs = dict(use_cache=True, past_key_values=cache, logits_to_keep=1)
-                    token = self.model(token, **inputs).logits.argmax(dim=-1)
-            self._wait()
-
-        return step_on
+    quantization = "int8"
 
 
 IMPLEMENTATIONS = {
     "keras_speechssm": KerasSpeechSSM,
+    "keras_speechssm_int8": Int8SpeechSSM,
+    "keras_hub_gemma": KerasTransformer,
     "flax": FlaxReference,
     "hugging_face": HuggingFace,
 }

@@ -18,6 +18,8 @@ from keras_speechssm.benchmarks.machine import measure_limits, median_seconds
 
 PACKAGES = {
     "keras_speechssm": ["keras"],
+    "keras_speechssm_int8": ["keras"],
+    "keras_hub_gemma": ["keras_hub"],
     "flax": ["recurrentgemma"],
     "hugging_face": ["transformers", "torch"],
 }
@@ -59,7 +61,13 @@ def measure_apart(task: dict, memory_gib: float | None, timeout: float) -> dict:
 
 
 def measure(
-    implementation: str, work: str, batch: int, amount: int, size: dict, repeats: int
+    implementation: str,
+    work: str,
+    batch: int,
+    amount: int,
+    size: dict,
+    repeats: int,
+    context: int | None = None,
 ) -> dict:
     """Times one implementation in this process.
 
@@ -70,13 +78,19 @@ def measure(
         amount: tokens of each: their length, or the steps that are decoded.
         size: arguments of `GriffinSize`.
         repeats: timed calls, of which the median counts.
+        context: tokens before those that are decoded.
 
     Returns:
-        `seconds` of a call, `parameters`, and `peak_gib`, the process's largest resident memory.
+        `seconds` of a call, `parameters`, `peak_gib`, the process's largest resident memory, and
+        `limit_gflops`, the machine's rate of products between before and after: machines that
+        are shared change their speed.
     """
     model = IMPLEMENTATIONS[implementation](GriffinSize(**size))
-    call = getattr(model, work)(batch, amount)
-    seconds = median_seconds(call, repeats)
+    call = getattr(model, work)(batch, amount, *([] if context is None else [context]))
+    call()
+    before = measure_limits()["flops"]
+    seconds = median_seconds(call, repeats, warm_up=0)
+    after = measure_limits()["flops"]
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -84,6 +98,7 @@ def measure(
         "seconds": seconds,
         "parameters": int(model.num_parameters()),
         "peak_gib": peak / 2**30,
+        "limit_gflops": (before + after) / 2e9,
     }
 
 

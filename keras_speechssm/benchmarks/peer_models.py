@@ -1,0 +1,244 @@
+"""The peers of this package's Griffin, each as calls to be timed; see `griffin_models`."""
+
+from collections.abc import Callable
+
+from keras_speechssm.benchmarks.griffin_size import GriffinSize
+
+
+class KerasTransformer:
+    """KerasHub's Gemma with its own cache of keys and values, as large as the others.
+
+    Attention is global and multi-query; the cache holds `context + steps` tokens from the
+    start, as KerasHub allocates it.
+    """
+
+    def __init__(self, size: GriffinSize):
+        import keras_hub
+
+        self.size = size
+        backbone = keras_hub.models.GemmaBackbone(
+            vocabulary_size=size.vocabulary_size,
+            num_layers=size.num_layers,
+            num_query_heads=size.num_heads,
+            num_key_value_heads=1,
+            hidden_dim=size.hidden_dim,
+            intermediate_dim=2 * size.intermediate_dim,  # both branches of the MLP
+            head_dim=size.hidden_dim // size.num_heads,
+        )
+        self.model = keras_hub.models.GemmaCausalLM(backbone=backbone, preprocessor=None)
+
+    def num_parameters(self) -> int:
+        return self.model.count_params()
+
+    def session_bytes(self, length: int) -> int:
+        """float32 keys and values of one sequence."""
+        head_dim = self.size.hidden_dim // self.size.num_heads
+        return self.size.num_layers * 2 * length * head_dim * 4
+
+    def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
+        import jax
+        import jax.numpy as jnp
+
+        from keras_speechssm.compilation import compile_inference
+
+        head_dim = self.size.hidden_dim // self.size.num_heads
+        shape = (batch, self.size.num_layers, 2, context + steps, 1, head_dim)
+
+        def block(cache, token):
+            def step(number, carried):
+                cache, token = carried
+                logits, _, cache = self.model.call_with_cache(token, cache, context + number)
+                return cache, jnp.argmax(logits, axis=-1).astype("int32")
+
+            return jax.lax.fori_loop(0, steps, step, (cache, token))
+
+        run = compile_inference(self.model, block, donated=(0,))
+        carried = jnp.zeros(shape), jnp.zeros((batch, 1), "int32")
+
+        def step_on():
+            nonlocal carried
+            carried = jax.block_until_ready(run(*carried))
+
+        return step_on
+
+
+class FlaxReference:
+    """`recurrentgemma.jax`, the authors' implementation."""
+
+    def __init__(self, size: GriffinSize):
+        import jax
+        import jax.numpy as jnp
+        from recurrentgemma import jax as reference
+        from recurrentgemma.common import TemporalBlockType
+
+        pattern = (TemporalBlockType.RECURRENT,) * 2 + (TemporalBlockType.ATTENTION,)
+        self.size = size
+        self.model = reference.Griffin(
+            reference.GriffinConfig(
+                vocab_size=size.vocabulary_size,
+                width=size.hidden_dim,
+                mlp_expanded_width=size.intermediate_dim,
+                num_heads=size.num_heads,
+                block_types=tuple(pattern[n % 3] for n in range(size.num_layers)),
+                embeddings_scale_by_sqrt_dim=True,
+                attention_window_size=size.attention_window,
+                logits_soft_cap=30.0,
+                lru_width=size.hidden_dim,
+            )
+        )
+        tokens = jnp.zeros((1, 2), "int32")
+        self.params = self.model.init(jax.random.key(0), tokens, jnp.arange(2)[None])
+
+    def num_parameters(self) -> int:
+        import jax
+
+        return sum(leaf.size for leaf in jax.tree_util.tree_leaves(self.params))
+
+    def _inputs(self, batch, length):
+        import jax.numpy as jnp
+
+        positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
+        return jnp.asarray(self.size.tokens(batch, length)), positions
+
+    def forward(self, batch: int, length: int) -> Callable[[], object]:
+        import jax
+
+        inputs = self._inputs(batch, length)
+        apply = jax.jit(lambda params, *inputs: self.model.apply(params, *inputs)[0])
+        return lambda: apply(self.params, *inputs).block_until_ready()
+
+    def train(self, batch: int, length: int) -> Callable[[], object]:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        optimizer = optax.adam(1e-3)
+        carried = self.params, optimizer.init(self.params)
+        targets = self.size.tokens(batch, length + 1)[:, 1:]
+        inputs = self._inputs(batch, length)
+
+        def loss(params):
+            logits = self.model.apply(params, *inputs)[0]
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits.astype(jnp.float32), targets
+            ).mean()
+
+        @jax.jit
+        def step(params, moments):
+            gradients = jax.grad(loss)(params)
+            updates, moments = optimizer.update(gradients, moments)
+            return optax.apply_updates(params, updates), moments
+
+        def step_on():
+            nonlocal carried
+            carried = jax.block_until_ready(step(*carried))
+
+        return step_on
+
+    def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
+        import jax
+        import jax.numpy as jnp
+
+        # A whole window first, whatever `context` is: the cache then has its final size.
+        prompt = self._inputs(batch, self.size.attention_window)
+        _, cache = jax.jit(self.model.apply)(self.params, *prompt)
+        position = self.size.attention_window
+
+        @jax.jit
+        def step(params, token, position, cache):
+            logits, cache = self.model.apply(params, token, position, cache)
+            return jnp.argmax(logits[:, -1:], axis=-1).astype("int32"), cache
+
+        token = jnp.zeros((batch, 1), "int32")
+
+        def step_on():
+            nonlocal token, cache, position
+            for _ in range(steps):
+                token, cache = step(self.params, token, jnp.full((batch, 1), position), cache)
+                position += 1
+            token.block_until_ready()
+
+        return step_on
+
+
+class HuggingFace:
+    """`transformers`' RecurrentGemma on torch."""
+
+    def __init__(self, size: GriffinSize):
+        import torch
+        from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+
+        torch.manual_seed(0)
+        self.size = size
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = RecurrentGemmaForCausalLM(
+            RecurrentGemmaConfig(
+                vocab_size=size.vocabulary_size,
+                hidden_size=size.hidden_dim,
+                intermediate_size=2 * size.intermediate_dim,  # both branches of the MLP
+                num_attention_heads=size.num_heads,
+                num_key_value_heads=1,
+                num_hidden_layers=size.num_layers,
+                lru_width=size.hidden_dim,
+                attention_window_size=size.attention_window,
+            )
+        ).to(self.device)
+
+    def num_parameters(self) -> int:
+        return self.model.num_parameters()
+
+    def _tokens(self, batch, length):
+        import torch
+
+        return torch.tensor(self.size.tokens(batch, length), dtype=torch.long, device=self.device)
+
+    def _wait(self):
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def forward(self, batch: int, length: int) -> Callable[[], object]:
+        import torch
+
+        tokens = self._tokens(batch, length)
+
+        def run():
+            with torch.no_grad():
+                self.model(tokens, use_cache=False)
+            self._wait()
+
+        return run
+
+    def train(self, batch: int, length: int) -> Callable[[], object]:
+        import torch
+
+        tokens = self._tokens(batch, length + 1)
+        optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
+
+        def step_on():
+            logits = self.model(tokens[:, :-1], use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            self._wait()
+
+        return step_on
+
+    def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        token = self._tokens(batch, max(2, context))  # its first call refuses a single one
+
+        def step_on():
+            nonlocal token
+            with torch.no_grad():
+                for _ in range(steps):
+                    inputs = dict(use_cache=True, past_key_values=cache, logits_to_keep=1)
+                    token = self.model(token, **inputs).logits.argmax(dim=-1)
+            self._wait()
+
+        return step_on

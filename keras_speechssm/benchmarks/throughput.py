@@ -1,0 +1,112 @@
+"""SpeechSSM against a Transformer under one budget of memory: `speechssm bench throughput`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_speechssm.benchmarks.griffin_models import KerasSpeechSSM
+from keras_speechssm.benchmarks.griffin_size import GriffinSize
+from keras_speechssm.benchmarks.machine import describe_machine
+from keras_speechssm.benchmarks.measurement import measure_apart
+from keras_speechssm.benchmarks.peer_models import KerasTransformer
+from keras_speechssm.benchmarks.report import format_table, plot_rates
+from keras_speechssm.preset_files import write_json
+
+MODELS = {"keras_speechssm": KerasSpeechSSM, "keras_hub_gemma": KerasTransformer}
+
+
+def bench_throughput(
+    lengths: Sequence[int] = (1024, 2048, 4096, 8192, 16384),
+    state_gib: float = 0.5,
+    steps: int = 16,
+    largest_batch: int = 256,
+    size: dict | None = None,
+    repeats: int = 3,
+    memory_gib: float | None = None,
+    timeout: float = 900.0,
+    output: str | Path | None = None,
+) -> None:
+    """Tokens a second of the largest batch whose states fit into a budget, at several lengths.
+
+    SpeechSSM's state has one size; a Transformer's keys and values grow with the length, so
+    that fewer sequences fit, and each of them attends to more. The Transformer is KerasHub's
+    Gemma with its own cache, of the same width, depth, heads and MLP. Each is timed where a
+    sequence ends: at `length` tokens, the last of which are decoded.
+
+    Prints a table and where the ratio comes from: `batch_ratio` is of the batches that fit,
+    `step_ratio` of the times a sequence and step. Source: the paper's figure 8.
+
+    Args:
+        lengths: tokens of a sequence at its end.
+        state_gib: memory for all states of a batch.
+        steps: tokens of one timed call.
+        largest_batch: no more sequences than this, whatever fits.
+        size: arguments of `GriffinSize`. Defaults to 21 M parameters.
+        repeats: timed calls, of which the median counts.
+        memory_gib: memory each measurement may have. Defaults to all there is.
+        timeout: seconds each measurement may take.
+        output: `.json` file to write the results to; a plot of the same name goes
+            beside it. Defaults to neither.
+    """
+    if output is not None and Path(output).suffix != ".json":
+        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+    if min(lengths) <= steps:
+        raise ValueError(f"lengths must be above steps={steps}, got {min(lengths)}.")
+    models = {name: kind(GriffinSize(**(size or {}))) for name, kind in MODELS.items()}
+    budgets = {
+        (name, length): largest_fit(model.session_bytes(length), state_gib, largest_batch)
+        for name, model in models.items()
+        for length in lengths
+    }
+    del models
+    limits = measure_apart({"work": "limits"}, None, timeout)
+    rows = []
+    for (name, length), batch in sorted(budgets.items(), key=lambda item: item[0][1]):
+        found = {"failed": "no sequence fits"}
+        if batch:
+            task = dict(implementation=name, work="decode", batch=batch, amount=steps)
+            details = {"size": size or {}, "repeats": repeats, "context": length - steps}
+            found = measure_apart({**task, **details}, memory_gib, timeout)
+        rows.append(_row(name, length, batch, steps, found))
+        print(f"{name}, {length} tokens: {rows[-1]}", flush=True)
+    _add_ratios(rows)
+    machine = describe_machine()
+    print(format_table(rows))
+    print(f"machine: {machine}; limits: {limits}; budget of states: {state_gib} GiB")
+    if output is not None:
+        content = {"machine": machine, "limits": limits, "state_gib": state_gib, "rows": rows}
+        write_json(Path(output), {**content, "work": "throughput"})
+        plot_rates(Path(output).with_suffix(".png"), rows, "tokens")
+
+
+def largest_fit(session_bytes: int, state_gib: float, largest_batch: int) -> int:
+    """The largest power of two of sequences whose states fit; 0 where none does."""
+    fitting = min(int(state_gib * 2**30) // session_bytes, largest_batch)
+    return 1 << (fitting.bit_length() - 1) if fitting else 0
+
+
+def _row(name: str, length: int, batch: int, steps: int, found: dict) -> dict:
+    seconds = found.get("seconds")
+    return {
+        "model": name,
+        "tokens": length,
+        "batch": batch,
+        "tokens_per_second": seconds and batch * steps / seconds,
+        "ms_per_step": seconds and 1e3 * seconds / steps,
+        "peak_gib": found.get("peak_gib"),
+        "limit_gflops": found.get("limit_gflops"),
+        "parameters_m": found.get("parameters") and found["parameters"] / 1e6,
+        "failed": found.get("failed"),
+    }
+
+
+def _add_ratios(rows: list[dict]) -> None:
+    """How many times as many tokens SpeechSSM makes, and its two factors."""
+    ours = {row["tokens"]: row for row in rows if row["model"] == "keras_speechssm"}
+    for row in rows:
+        own = ours[row["tokens"]]
+        for name in ("ours_is_faster", "batch_ratio", "step_ratio"):
+            row[name] = None
+        if row["tokens_per_second"] and own["tokens_per_second"]:
+            row["ours_is_faster"] = own["tokens_per_second"] / row["tokens_per_second"]
+            row["batch_ratio"] = own["batch"] / row["batch"]
+            row["step_ratio"] = row["ours_is_faster"] / row["batch_ratio"]
