@@ -25,8 +25,9 @@ def set_recurrence_implementation(name: str) -> None:
     Args:
         name: `"scan"` goes step by step; `"associative"` is `jax.lax.associative_scan`, of
             logarithmic depth; `"pallas"` is a kernel for TPU and GPU. `"auto"`, the default,
-            takes the kernel on TPU, the associative form on GPU and the scan on CPU, by the
-            platform that a function is compiled for.
+            takes the kernel on a TPU, the associative form on GPU and where
+            `keras.distribution` is set, and the scan on CPU, by the platform that a function is
+            compiled for.
 
     Raises:
         ValueError: another name, or one that the running backend does not have: TensorFlow and
@@ -124,8 +125,14 @@ def _jax_states(implementation, a, b, initial_state, reverse=False):
         return functools.partial(function, reverse=reverse, **options)
 
     on_tpu = run(recurrence_kernel, platform="tpu")
+    # XLA does not divide a kernel among TPUs (jax-ml/jax#38196), and among GPUs nobody has tried.
+    distributed = keras.distribution.distribution() is not None
     forms = {
-        "auto": dict(tpu=on_tpu, cuda=run(_jax_associative), default=run(_jax_scan)),
+        "auto": dict(
+            tpu=run(_jax_associative) if distributed else on_tpu,
+            cuda=run(_jax_associative),
+            default=run(_jax_scan),
+        ),
         "scan": dict(default=run(_jax_scan)),
         "associative": dict(default=run(_jax_associative)),
         "pallas": dict(

@@ -180,6 +180,21 @@ def test_kernel_is_lowered_for_its_platform(platform, expected):
 
 
 @on_jax
+def test_no_kernel_where_keras_distributes_over_tpus(monkeypatch):
+    import jax
+
+    shapes = [jax.ShapeDtypeStruct((2, 64, 256), "float32")] * 2
+
+    def lowered():
+        traced = jax.jit(lambda a, b: linear_recurrence(a, b)).trace(*shapes)
+        return traced.lower(lowering_platforms=("tpu",)).as_text()
+
+    assert "tpu_custom_call" in lowered()
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: "some")
+    assert "tpu_custom_call" not in lowered()
+
+
+@on_jax
 def test_kernel_on_many_devices_stays_sharded():
     code = (
         "import jax, numpy as np\n"

@@ -2,7 +2,8 @@
 
 On TPU the blocks of time follow one another, and the state stays on the chip between them. On
 GPU each program runs through the whole time of a few channels. Batch and channels may be
-sharded over devices; time may not.
+sharded over devices, time may not; over several TPUs only inside `jax.shard_map`, since XLA there
+cannot partition it (jax-ml/jax#38196).
 """
 
 import functools
