@@ -102,6 +102,9 @@ def _bench(
     unknown = [name for name in implementations if name not in IMPLEMENTATIONS]
     if unknown:
         raise ValueError(f"implementations are {', '.join(IMPLEMENTATIONS)}; got {unknown[0]}.")
+    unable = [name for name in implementations if not hasattr(IMPLEMENTATIONS[name], work)]
+    if unable:
+        raise ValueError(f"{unable[0]} does not {work}; it is there for bench decode.")
     if output is not None and Path(output).suffix != ".json":
         raise ValueError(f"output takes a .json file, got {str(output)!r}.")
     present = [name for name in implementations if installed(name)]

@@ -11,8 +11,8 @@ from keras_speechssm.benchmarks.griffin_size import GriffinSize
 from keras_speechssm.benchmarks.peer_models import FlaxReference, HuggingFace, KerasTransformer
 
 
-class KerasSpeechSSM:
-    """This package, on the running Keras backend."""
+class DecodingSpeechSSM:
+    """What `KerasSpeechSSM` and its quantised form share."""
 
     quantization: str | None = None
 
@@ -31,16 +31,8 @@ class KerasSpeechSSM:
         """The state of one sequence, of any length."""
         import keras
 
-        return sum(leaf.nbytes for leaf in keras.tree.flatten(self.model.initial_state(1)))
-
-    def forward(self, batch: int, length: int) -> Callable[[], object]:
-        tokens = self.size.tokens(batch, length)
-        return lambda: self.model.predict_on_batch(tokens)
-
-    def train(self, batch: int, length: int) -> Callable[[], object]:
-        tokens = self.size.tokens(batch, length + 1)
-        self.model.compile(optimizer="adam", weighted_metrics=[])
-        return lambda: self.model.train_on_batch(tokens[:, :-1], tokens[:, 1:])
+        leaves = keras.tree.flatten(self.model.initial_state(1))
+        return sum(keras.ops.convert_to_numpy(leaf).nbytes for leaf in leaves)
 
     def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
         state = self.model.start_generation(self.size.tokens(batch, context), seed=0)
@@ -52,8 +44,21 @@ class KerasSpeechSSM:
         return step_on
 
 
-class Int8SpeechSSM(KerasSpeechSSM):
-    """The same with its projections in int8."""
+class KerasSpeechSSM(DecodingSpeechSSM):
+    """This package, on the running Keras backend."""
+
+    def forward(self, batch: int, length: int) -> Callable[[], object]:
+        tokens = self.size.tokens(batch, length)
+        return lambda: self.model.predict_on_batch(tokens)
+
+    def train(self, batch: int, length: int) -> Callable[[], object]:
+        tokens = self.size.tokens(batch, length + 1)
+        self.model.compile(optimizer="adam", weighted_metrics=[])
+        return lambda: self.model.train_on_batch(tokens[:, :-1], tokens[:, 1:])
+
+
+class Int8SpeechSSM(DecodingSpeechSSM):
+    """The same with its projections in int8, which decodes only."""
 
     quantization = "int8"
 

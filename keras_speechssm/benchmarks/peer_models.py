@@ -13,8 +13,11 @@ class KerasTransformer:
     """
 
     def __init__(self, size: GriffinSize):
+        import keras
         import keras_hub
 
+        if keras.backend.backend() != "jax":
+            raise ValueError("keras_hub_gemma is timed on JAX only: set KERAS_BACKEND=jax.")
         self.size = size
         backbone = keras_hub.models.GemmaBackbone(
             vocabulary_size=size.vocabulary_size,

@@ -1,6 +1,8 @@
+import keras
 import numpy as np
 import pytest
 
+from keras_speechssm.benchmarks.griffin import PEERS, bench_train
 from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS, GriffinSize
 from keras_speechssm.benchmarks.measurement import installed, measure
 
@@ -14,7 +16,7 @@ TINY = dict(
 )
 
 
-@pytest.fixture(params=list(IMPLEMENTATIONS))
+@pytest.fixture(params=PEERS)
 def implementation(request):
     if not installed(request.param):
         pytest.skip(f"{request.param} is not installed (extra parity)")
@@ -38,6 +40,25 @@ def test_work_is_timed(implementation, work, amount):
     found = measure(implementation, work, 2, amount, TINY, repeats=2)
     assert found["seconds"] > 0.0 and found["peak_gib"] > 0.0
     assert found["parameters"] > 0
+
+
+@pytest.mark.parametrize("name", ["keras_speechssm_int8", "keras_hub_gemma"])
+def test_what_decodes_only(name):
+    if name == "keras_hub_gemma" and keras.backend.backend() != "jax":
+        with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
+            IMPLEMENTATIONS[name](GriffinSize(**TINY))
+        return
+    found = measure(name, "decode", 2, 4, TINY, repeats=1, context=9)
+    assert found["seconds"] > 0.0 and found["limit_gflops"] > 0.0
+    with pytest.raises(ValueError, match=f"{name} does not train"):
+        bench_train([8], implementations=[name], size=TINY)
+
+
+def test_a_session_s_bytes_are_those_of_its_state():
+    ours = IMPLEMENTATIONS["keras_speechssm"](GriffinSize(**TINY))
+    # Keys and values of 9 slots, convolutions of 3 tokens, recurrences, positions and flags.
+    assert ours.session_bytes(5) == ours.session_bytes(500)
+    assert ours.session_bytes(5) == 4 * (2 * 9 * 8 + 2 * 3 * 16 + 2 * 16 + 1) + 2
 
 
 def test_training_changes_weights_and_decoding_goes_on():
