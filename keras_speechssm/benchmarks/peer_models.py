@@ -13,11 +13,8 @@ class KerasTransformer:
     """
 
     def __init__(self, size: GriffinSize):
-        import keras
         import keras_hub
 
-        if keras.backend.backend() != "jax":
-            raise ValueError("keras_hub_gemma is timed on JAX only: set KERAS_BACKEND=jax.")
         self.size = size
         backbone = keras_hub.models.GemmaBackbone(
             vocabulary_size=size.vocabulary_size,
@@ -39,6 +36,10 @@ class KerasTransformer:
         return self.size.num_layers * 2 * length * head_dim * 4
 
     def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
+        import keras
+
+        if keras.backend.backend() != "jax":
+            raise ValueError("keras_hub_gemma is timed on JAX only: set KERAS_BACKEND=jax.")
         import jax
         import jax.numpy as jnp
 
