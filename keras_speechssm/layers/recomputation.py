@@ -18,4 +18,15 @@ def recompute(function: Callable, *tensors):
     """
     if tensors[0].shape[1] == 1:  # decoding: there is no gradient to save memory for
         return function(*tensors)
-    return keras.remat(function)(*tensors)
+    # TensorFlow recomputes functions of numbers only: masks are read from outside.
+    numbers = [keras.backend.standardize_dtype(tensor.dtype) != "bool" for tensor in tensors]
+
+    def of_numbers(*given):
+        given = iter(given)
+        return function(
+            *(next(given) if n else tensor for n, tensor in zip(numbers, tensors, strict=True))
+        )
+
+    return keras.remat(of_numbers)(
+        *(tensor for n, tensor in zip(numbers, tensors, strict=True) if n)
+    )
