@@ -249,7 +249,9 @@ def test_gates_recurrence_and_softmax_are_float32_in_bfloat16(model):
     found = {}
     for equation in equations(trace.jaxpr):
         found.setdefault(equation.primitive.name, set()).update(
-            str(variable.aval.dtype) for variable in equation.outvars
+            str(variable.aval.dtype)
+            for variable in equation.outvars
+            if "float" in str(variable.aval.dtype)  # the kernel's loops count in integers
         )
     # Gates are logistic, decays and softmax exponentials, the recurrence a scan.
     for name in ("logistic", "exp", "expm1", "scan", "reduce_max"):
