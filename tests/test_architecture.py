@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"shapes"},
-    {"mel", "audio", "windows", "compilation", "preset_files", "function_parser"},
+    {"mel", "audio", "windows", "compilation", "preset_files", "function_parser", "process_memory"},
     {"preset_registry"},
     {"layers", "converters"},
     {"semantic", "speech_lm", "soundstorm", "soundstream"},

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS
-from keras_speechssm.benchmarks.machine import describe_machine
 from keras_speechssm.benchmarks.measurement import installed, measure_apart
-from keras_speechssm.benchmarks.report import format_table, plot_rates
-from keras_speechssm.preset_files import write_json
+from keras_speechssm.benchmarks.report import check_output, publish
 
 OURS = "keras_speechssm"
 PEERS = ("keras_speechssm", "flax", "hugging_face")
@@ -105,8 +103,7 @@ def _bench(
     unable = [name for name in implementations if not hasattr(IMPLEMENTATIONS[name], work)]
     if unable:
         raise ValueError(f"{unable[0]} does not {work}; it is there for bench decode.")
-    if output is not None and Path(output).suffix != ".json":
-        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+    check_output(output)
     present = [name for name in implementations if installed(name)]
     if not present:
         raise ValueError("None of the implementations is installed: pip install '.[parity,torch]'.")
@@ -117,19 +114,13 @@ def _bench(
             task = dict(implementation=name, work=work, batch=batch, amount=amount)
             details = {"size": size or {}, "repeats": repeats, "context": context}
             found = measure_apart({**task, **details}, memory_gib, timeout)
-            rows.append(_row(task, found))
+            rows.append(make_row(task, found))
             print(f"{name}, {batch} x {amount}: {rows[-1]}", flush=True)
     add_ratios(rows)
-    machine = describe_machine()
-    print(format_table(rows))
-    print(f"machine: {machine}; limits: {limits}")
-    if output is not None:
-        write_json(Path(output), {"machine": machine, "limits": limits, "work": work, "rows": rows})
-        x = "batch" if work == "decode" else "tokens"
-        plot_rates(Path(output).with_suffix(".png"), rows, x)
+    publish(work, rows, limits, output, "batch" if work == "decode" else "tokens")
 
 
-def _row(task: dict, found: dict) -> dict:
+def make_row(task: dict, found: dict) -> dict:
     """One line of the table."""
     seconds = found.get("seconds")
     batch, amount = task["batch"], task["amount"]

@@ -15,6 +15,7 @@ import sys
 
 from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS, GriffinSize
 from keras_speechssm.benchmarks.machine import measure_limits, median_seconds
+from keras_speechssm.process_memory import peak_memory_mib
 
 PACKAGES = {
     "keras_speechssm": ["keras"],
@@ -91,13 +92,10 @@ def measure(
     before = measure_limits()["flops"]
     seconds = median_seconds(call, repeats, warm_up=0)
     after = measure_limits()["flops"]
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {
         "seconds": seconds,
         "parameters": int(model.num_parameters()),
-        "peak_gib": peak / 2**30,
+        "peak_gib": peak_memory_mib() / 1024,
         "limit_gflops": (before + after) / 2e9,
     }
 

@@ -1,19 +1,16 @@
 """The whole way from a prompt to speech: `speechssm bench synthesis` and `bench continue`."""
 
-import os
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.benchmarks.machine import describe_machine, measure_limits
-from keras_speechssm.benchmarks.report import format_table, plot_rates
+from keras_speechssm.benchmarks.machine import measure_limits
+from keras_speechssm.benchmarks.report import check_output, publish
 from keras_speechssm.pipeline import SpeechContinuation
-from keras_speechssm.preset_files import write_json
 from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.process_memory import peak_memory_mib, resident_memory_mib
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.window_synthesis import WindowSynthesis
 from keras_speechssm.windows import StreamingWindows
@@ -37,7 +34,7 @@ def bench_synthesis(
         output: `.json` file to write the results to; a plot of the same name goes
             beside it. Defaults to neither.
     """
-    _check_output(output)
+    check_output(output)
     speech = SpeechContinuation.from_preset(preset)
     rng = np.random.default_rng(0)
     codes = speech.soundstorm.semantic_vocabulary_size
@@ -67,10 +64,10 @@ def bench_synthesis(
                 "seconds_per_window": seconds / (at_once * batches),
                 "real_time_factor": seconds / spoken,
                 "tokens_per_second": 25 * spoken / seconds,
-                "peak_gib": _peak_memory_mib() / 1024,
+                "peak_gib": peak_memory_mib() / 1024,
             }
         )
-    _report("synthesis", rows, output, "windows_at_once")
+    publish("synthesis", rows, measure_limits(), output, "windows_at_once")
 
 
 def bench_continue(
@@ -93,7 +90,7 @@ def bench_continue(
         output: `.json` file to write the results to; a plot of the same name goes
             beside it. Defaults to neither.
     """
-    _check_output(output)
+    check_output(output)
     speech = SpeechContinuation.from_preset(preset)
     began = last = time.perf_counter()
     spoken, counted, first, rows = 0.0, 0.0, None, []
@@ -110,38 +107,9 @@ def bench_continue(
                 "real_time_factor": (now - last) / (spoken - counted),
                 "real_time_factor_so_far": (now - began) / spoken,
                 "tokens_per_second": 25 * (spoken - counted) / (now - last),
-                "resident_mib": _resident_mib(),
-                "peak_mib": _peak_memory_mib(),
+                "resident_mib": resident_memory_mib(),
+                "peak_mib": peak_memory_mib(),
             }
             rows.append(row)
             counted, last = spoken, now
-    _report("continue", rows, output, "minute", first_audio_seconds=first)
-
-
-def _check_output(output) -> None:
-    if output is not None and Path(output).suffix != ".json":
-        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
-
-
-def _report(work: str, rows: list[dict], output, x: str, **more) -> None:
-    machine, limits = describe_machine(), measure_limits()
-    print(format_table(rows))
-    print(f"machine: {machine}; limits: {limits}")
-    if output is not None:
-        content = {"machine": machine, "limits": limits, "work": work, **more, "rows": rows}
-        write_json(Path(output), content)
-        plot_rates(Path(output).with_suffix(".png"), rows, x)
-
-
-def _peak_memory_mib() -> float:
-    # Linux counts KiB, macOS bytes.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def _resident_mib() -> float | None:
-    """Memory that is resident now; `None` where the system does not tell."""
-    pages = Path("/proc/self/statm")
-    if not pages.is_file():
-        return None
-    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    publish("continue", rows, measure_limits(), output, "minute", first_audio_seconds=first)

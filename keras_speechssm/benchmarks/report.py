@@ -2,6 +2,36 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
+
+from keras_speechssm.benchmarks.machine import describe_machine
+from keras_speechssm.preset_files import write_json
+
+
+def check_output(output: str | os.PathLike | None) -> None:
+    """`ValueError` unless `output` is `None` or a `.json` file."""
+    if output is not None and Path(output).suffix != ".json":
+        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+
+
+def publish(work: str, rows: list[dict], limits: dict, output, x: str, **more) -> None:
+    """Prints a benchmark's table and machine; writes both as JSON, and a plot, to `output`.
+
+    Args:
+        work: what was measured.
+        rows: lines of the table, with `model` and `tokens_per_second`.
+        limits: of the machine, from `measure_limits` in the same run.
+        output: `.json` file, beside which the plot goes; or `None`.
+        x: key of the rows, the plot's horizontal axis.
+        **more: what else the JSON says.
+    """
+    machine = describe_machine()
+    print(format_table(rows))
+    print(f"machine: {machine}; limits: {limits}")
+    if output is not None:
+        content = {"machine": machine, "limits": limits, "work": work, **more, "rows": rows}
+        write_json(Path(output), content)
+        plot_rates(Path(output).with_suffix(".png"), rows, x)
 
 
 def format_table(rows: Sequence[dict]) -> str:

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_speechssm.benchmarks.griffin_models import KerasSpeechSSM
+from keras_speechssm.benchmarks.griffin import OURS, make_row
+from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS
 from keras_speechssm.benchmarks.griffin_size import GriffinSize
-from keras_speechssm.benchmarks.machine import describe_machine
 from keras_speechssm.benchmarks.measurement import measure_apart
-from keras_speechssm.benchmarks.peer_models import KerasTransformer
-from keras_speechssm.benchmarks.report import format_table, plot_rates
-from keras_speechssm.preset_files import write_json
+from keras_speechssm.benchmarks.report import check_output, publish
 
-MODELS = {"keras_speechssm": KerasSpeechSSM, "keras_hub_gemma": KerasTransformer}
+TRANSFORMER = "keras_hub_gemma"
 
 
 def bench_throughput(
@@ -29,8 +27,9 @@ def bench_throughput(
 
     SpeechSSM's state has one size; a Transformer's keys and values grow with the length, so
     that fewer sequences fit, and each of them attends to more. The Transformer is KerasHub's
-    Gemma with its own cache, of the same width, depth, heads and MLP. Each is timed where a
-    sequence ends: at `length` tokens, the last of which are decoded.
+    Gemma with its own cache, of the same width, depth, heads and MLP. It is timed where a
+    sequence ends, at `length` tokens; SpeechSSM is timed at its first tokens, since it attends to
+    all slots of its ring from there on.
 
     Prints a table and where the ratio comes from: `batch_ratio` is of the batches that fit,
     `step_ratio` of the times a sequence and step. Source: the paper's figure 8.
@@ -47,11 +46,12 @@ def bench_throughput(
         output: `.json` file to write the results to; a plot of the same name goes
             beside it. Defaults to neither.
     """
-    if output is not None and Path(output).suffix != ".json":
-        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+    check_output(output)
     if min(lengths) <= steps:
         raise ValueError(f"lengths must be above steps={steps}, got {min(lengths)}.")
-    models = {name: kind(GriffinSize(**(size or {}))) for name, kind in MODELS.items()}
+    models = {
+        name: IMPLEMENTATIONS[name](GriffinSize(**(size or {}))) for name in (OURS, TRANSFORMER)
+    }
     budgets = {
         (name, length): largest_fit(model.session_bytes(length), state_gib, largest_batch)
         for name, model in models.items()
@@ -61,23 +61,16 @@ def bench_throughput(
     limits = measure_apart({"work": "limits"}, None, timeout)
     rows = []
     for (name, length), batch in sorted(budgets.items(), key=lambda item: item[0][1]):
+        task = dict(implementation=name, work="decode", batch=batch, amount=steps)
         found = {"failed": "no sequence fits"}
         if batch:
-            task = dict(implementation=name, work="decode", batch=batch, amount=steps)
-            # SpeechSSM's step takes the same time from the first token on.
-            context = 1 if name == "keras_speechssm" else length - steps
+            context = 1 if name == OURS else length - steps
             details = {"size": size or {}, "repeats": repeats, "context": context}
             found = measure_apart({**task, **details}, memory_gib, timeout)
-        rows.append(_row(name, length, batch, steps, found))
+        rows.append({**make_row(task, found), "tokens": length})
         print(f"{name}, {length} tokens: {rows[-1]}", flush=True)
     _add_ratios(rows)
-    machine = describe_machine()
-    print(format_table(rows))
-    print(f"machine: {machine}; limits: {limits}; budget of states: {state_gib} GiB")
-    if output is not None:
-        content = {"machine": machine, "limits": limits, "state_gib": state_gib, "rows": rows}
-        write_json(Path(output), {**content, "work": "throughput"})
-        plot_rates(Path(output).with_suffix(".png"), rows, "tokens")
+    publish("throughput", rows, limits, output, "tokens", state_gib=state_gib)
 
 
 def largest_fit(session_bytes: int, state_gib: float, largest_batch: int) -> int:
@@ -86,24 +79,9 @@ def largest_fit(session_bytes: int, state_gib: float, largest_batch: int) -> int
     return 1 << (fitting.bit_length() - 1) if fitting else 0
 
 
-def _row(name: str, length: int, batch: int, steps: int, found: dict) -> dict:
-    seconds = found.get("seconds")
-    return {
-        "model": name,
-        "tokens": length,
-        "batch": batch,
-        "tokens_per_second": seconds and batch * steps / seconds,
-        "ms_per_step": seconds and 1e3 * seconds / steps,
-        "peak_gib": found.get("peak_gib"),
-        "limit_gflops": found.get("limit_gflops"),
-        "parameters_m": found.get("parameters") and found["parameters"] / 1e6,
-        "failed": found.get("failed"),
-    }
-
-
 def _add_ratios(rows: list[dict]) -> None:
     """How many times as many tokens SpeechSSM makes, and its two factors."""
-    ours = {row["tokens"]: row for row in rows if row["model"] == "keras_speechssm"}
+    ours = {row["tokens"]: row for row in rows if row["model"] == OURS}
     for row in rows:
         own = ours[row["tokens"]]
         for name in ("ours_is_faster", "batch_ratio", "step_ratio"):

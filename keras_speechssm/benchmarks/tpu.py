@@ -11,7 +11,7 @@ from pathlib import Path
 
 from keras_speechssm.benchmarks import tpu_programs
 from keras_speechssm.benchmarks.machine import describe_machine
-from keras_speechssm.benchmarks.report import format_table
+from keras_speechssm.benchmarks.report import check_output, format_table
 from keras_speechssm.benchmarks.tpu_programs import CHIPS, read_sizes
 from keras_speechssm.preset_files import write_json
 
@@ -88,8 +88,7 @@ def _check_arguments(parts, train_batch_size: int, output) -> None:
     unknown = [part for part in parts if part not in CHIPS]
     if unknown:
         raise ValueError(f"parts are {', '.join(CHIPS)}; got {unknown[0]}.")
-    if output is not None and Path(output).suffix != ".json":
-        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+    check_output(output)
     chips = CHIPS["train"][1]
     if "train" in parts and train_batch_size % chips:
         raise ValueError(f"train_batch_size is {train_batch_size}; give a multiple of {chips}.")

@@ -26,7 +26,6 @@ from keras_speechssm.soundstorm.decoding import decode_pass_of
 from keras_speechssm.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.speech_lm.generation import BLOCK_SIZE, block_sampler, prompt_reader
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
-from keras_speechssm.speech_lm.next_token_loss import NextTokenCrossEntropy
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.training.speech_lm import make_optimizer
 
@@ -217,7 +216,8 @@ def _soundstorm_program(task: dict, mesh):
 
 def _train_program(task: dict, mesh):
     """Forward, loss, gradients and AdamW, the blocks computed again in the backward pass."""
-    optimizer, loss = make_optimizer(), NextTokenCrossEntropy()
+    optimizer = make_optimizer()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     sizes = _changed_sizes(task, "mixed_bfloat16")
     blocks = [f"griffin_block_{number}" for number in range(sizes["num_layers"])]
     with _abstract(), keras.RematScope("list_of_layers", layer_names=blocks):

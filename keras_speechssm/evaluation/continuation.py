@@ -1,18 +1,15 @@
 """Long continuations measured while they are made: speed, memory, silence, voice."""
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from keras_speechssm.audio import AudioWriter, read_audio
 from keras_speechssm.evaluation.silence import silent_share
 from keras_speechssm.evaluation.speaker_similarity import SpeakerEmbedder, speaker_similarity
 from keras_speechssm.pipeline import SpeechContinuation, read_speech
 from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.process_memory import peak_memory_mib
 from keras_speechssm.shapes import SAMPLE_RATE
 
 
@@ -75,19 +72,12 @@ def _write_measured(blocks, output: str | Path) -> dict:
                 first = (time.monotonic() - began, samples)
             for minute in (1, 4, 16):
                 if before < 60 * minute * SAMPLE_RATE <= samples:
-                    memory[f"minute_{minute}"] = _peak_memory_mib()
+                    memory[f"minute_{minute}"] = round(peak_memory_mib(), 1)
     elapsed, spoken = time.monotonic() - began, samples / SAMPLE_RATE
     steady = (elapsed - first[0]) / max((samples - first[1]) / SAMPLE_RATE, 1e-9)
     return {
         "first_audio_seconds": round(first[0], 2),
         "real_time_factor": round(elapsed / spoken, 3),
         "steady_real_time_factor": round(steady, 3) if samples > first[1] else None,
-        "peak_memory_mib": {**memory, "end": _peak_memory_mib()},
+        "peak_memory_mib": {**memory, "end": round(peak_memory_mib(), 1)},
     }
-
-
-def _peak_memory_mib() -> float:
-    """Largest resident memory of this process so far."""
-    # Linux counts KiB, macOS bytes.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return float(np.round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1))

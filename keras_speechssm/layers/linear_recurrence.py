@@ -138,7 +138,7 @@ def _jax_states(implementation, a, b, initial_state, reverse=False):
         "pallas": dict(
             tpu=on_tpu,
             cuda=run(recurrence_kernel, platform="gpu"),
-            default=run(recurrence_kernel, platform="interpret"),
+            default=run(recurrence_kernel, interpret=True),
         ),
     }
     return jax.lax.platform_dependent(a, b, initial_state, **forms[implementation])

@@ -8,8 +8,9 @@ import keras
 def recompute(function: Callable, *tensors):
     """`function(*tensors)`, of which training keeps the arguments only.
 
-    Griffin's gates and gated branches leave five to ten arrays as large as their input for the
-    gradient; reading them back costs a memory-bound machine more than computing them again.
+    For gates, gated branches, normalisation and attention's shares, whose results are many and
+    quickly had: a training step on 24,576 tokens takes 7 GiB of 20 less for it, and no time that
+    stands out of the noise.
 
     Args:
         function: gives one tensor or a tuple of them; it may read nothing that has a gradient

@@ -180,7 +180,7 @@ def sample_tokens(logits, uniform, temperature, top_k: int | None = None, top_p=
 
 def _first_true(mask):
     """The first index at which `mask` (batch, vocabulary) is True: int32 (batch,)."""
-    # Not argmax: its pairs of value and index take XLA on CPU 50 times as long.
+    # Not argmax: XLA on CPU does not vectorise its pairs of value and index.
     indices = ops.arange(mask.shape[-1], dtype="int32")
     return ops.min(ops.where(mask, indices, mask.shape[-1] - 1), axis=-1)
 

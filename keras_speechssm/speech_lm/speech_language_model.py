@@ -18,7 +18,6 @@ from keras_speechssm.speech_lm.generation import (
     draw_uniforms,
     prompt_reader,
 )
-from keras_speechssm.speech_lm.next_token_loss import NextTokenCrossEntropy
 
 
 class SpeechLanguageModel:
@@ -271,7 +270,7 @@ class SpeechLanguageModel:
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.Adam(2e-5)
         if isinstance(loss, str) and loss == "auto":
-            loss = NextTokenCrossEntropy()
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if isinstance(weighted_metrics, str) and weighted_metrics == "auto":
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy()]
         super().compile(optimizer=optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)

@@ -9,7 +9,6 @@ import numpy as np
 
 from keras_speechssm.data.token_store import read_manifest, read_token_folder
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
-from keras_speechssm.speech_lm.next_token_loss import NextTokenCrossEntropy
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.training.loop import fit_resumable
 
@@ -151,7 +150,7 @@ def train_speech_lm(
     model = SpeechSSM(GriffinBackbone(**config))
     model.compile(
         optimizer=make_optimizer(learning_rate, weight_decay, clip_norm),
-        loss=NextTokenCrossEntropy(),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=None,
     )
     fit_resumable(

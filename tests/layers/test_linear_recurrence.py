@@ -162,6 +162,23 @@ def test_every_form_gives_the_same_states_and_gradients(implementation, time):
 
 
 @on_jax
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", [(2, 11, 3), (1, 300, 130)])
+def test_both_forms_of_the_kernel(platform, reverse, shape):
+    from keras_speechssm.layers.kernels.linear_recurrence_kernel import recurrence_kernel
+
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(0.3, 1.0, shape), rng.normal(size=shape)
+    state = rng.normal(size=(shape[0], shape[2]))
+    turn = slice(None, None, -1 if reverse else 1)
+    expected = forward_by_hand(a[:, turn], b[:, turn], state)[:, turn]
+    inputs = [value.astype("float32") for value in (a, b, state)]
+    found = recurrence_kernel(*inputs, reverse, platform, interpret=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@on_jax
 @pytest.mark.parametrize(
     ("platform", "expected"),
     [("tpu", "tpu_custom_call"), ("cuda", "triton"), ("cpu", "stablehlo.while")],

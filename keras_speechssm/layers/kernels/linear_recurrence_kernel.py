@@ -22,37 +22,41 @@ _ROWS = 8
 """Steps that are unrolled: the rows of a tile of a TPU's memory."""
 
 
-def recurrence_kernel(a, b, initial_state, reverse=False, platform="tpu"):
+def recurrence_kernel(a, b, initial_state, reverse=False, platform="tpu", interpret=False):
     """Computes all states of the recurrence.
 
     Args:
         a, b: float32 (batch, time, dim).
         initial_state: float32 (batch, dim), before the first step.
         reverse: runs from the last step to the first.
-        platform: `"tpu"`, `"gpu"`, or `"interpret"`: the TPU's kernel run by JAX itself on any
-            device, slowly, for tests.
+        platform: `"tpu"` or `"gpu"`, whose form of the kernel it is.
+        interpret: JAX itself runs the kernel, slowly, on any device: for tests.
 
     Returns:
         float32 (batch, time, dim).
     """
-    return _partitioned(a, b, initial_state, reverse, platform)
+    return _partitioned(a, b, initial_state, reverse, platform, interpret)
 
 
-def _unpartitioned(a, b, initial_state, reverse, platform):
-    run = _on_gpu if platform == "gpu" else _on_tpu
-    batch, time, dim = a.shape
-    time_block = min(_TIME_BLOCK, -(-time // _ROWS) * _ROWS)
-    channels = _GPU_CHANNELS if platform == "gpu" else min(_TPU_CHANNELS, -(-dim // 128) * 128)
+def _unpartitioned(a, b, initial_state, reverse, platform, interpret):
+    _, time, dim = a.shape
+    if platform == "gpu":
+        time_block, channels = 1, _GPU_CHANNELS
+        run = _on_gpu
+    else:
+        time_block = min(_TIME_BLOCK, -(-time // _ROWS) * _ROWS)
+        channels = min(_TPU_CHANNELS, -(-dim // 128) * 128)
+        run = functools.partial(_on_tpu, time_block=time_block)
     fill = ((0, 0), (0, -time % time_block), (0, -dim % channels))
     # a = 1 and b = 0 carry the state through the fill, which comes first in reverse.
     a = jnp.pad(a, fill, constant_values=1.0)
     b = jnp.pad(b, fill)
     initial_state = jnp.pad(initial_state, (fill[0], fill[2]))[:, None]
-    states = run(a, b, initial_state, reverse, time_block, channels, platform == "interpret")
+    states = run(a, b, initial_state, reverse, channels, interpret)
     return states[:, :time, :dim]
 
 
-def _on_tpu(a, b, initial_state, reverse, time_block, channels, interpret):
+def _on_tpu(a, b, initial_state, reverse, channels, interpret, time_block):
     batch, time, dim = a.shape
     num_blocks = time // time_block
 
@@ -92,7 +96,7 @@ def _on_tpu(a, b, initial_state, reverse, time_block, channels, interpret):
     )(a, b, initial_state)
 
 
-def _on_gpu(a, b, initial_state, reverse, time_block, channels, interpret):
+def _on_gpu(a, b, initial_state, reverse, channels, interpret):
     batch, time, dim = a.shape
 
     def kernel(a_ref, b_ref, initial_ref, states_ref):
@@ -117,13 +121,14 @@ def _on_gpu(a, b, initial_state, reverse, time_block, channels, interpret):
     )(a, b, initial_state)
 
 
-def _partition(reverse, platform, mesh, arguments, result):
+def _partition(reverse, platform, interpret, mesh, arguments, result):
     shardings = tuple(argument.sharding for argument in arguments)
-    run = functools.partial(_unpartitioned, reverse=reverse, platform=platform)
+    options = {"reverse": reverse, "platform": platform, "interpret": interpret}
+    run = functools.partial(_unpartitioned, **options)
     return mesh, run, result.sharding, shardings
 
 
-_partitioned = custom_partitioning(_unpartitioned, static_argnums=(3, 4))
+_partitioned = custom_partitioning(_unpartitioned, static_argnums=(3, 4, 5))
 _partitioned.def_partition(
     partition=_partition,
     sharding_rule="b t d, b t d, b d -> b t d",
