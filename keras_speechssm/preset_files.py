@@ -1,12 +1,13 @@
 """The files of a preset folder: written whole or not at all, checked before loading."""
 
-import json
 import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+
+from keras_speechssm.whole_files import write_json
 
 
 @contextmanager
@@ -85,11 +86,6 @@ def save_parts(
         write_json(partial / "config.json", config)
         if metadata is not None:
             write_json(partial / "metadata.json", metadata)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file, indented for readers."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def check_weight_files(folder: Path) -> None:

@@ -36,7 +36,8 @@ def test_public_models_know_their_part():
 
 def test_extras():
     extras = PROJECT["project"]["optional-dependencies"]
-    names = {"tensorflow", "torch", "cuda", "tpu", "beam", "eval", "train", "parity", "test"}
+    names = {"tensorflow", "torch", "cuda", "tpu"}
+    names |= {"prepare", "beam", "eval", "train", "parity", "test"}
     assert set(extras) == names
     for requirement in PROJECT["project"]["dependencies"] + sum(extras.values(), []):
         assert ">=" in requirement, f"{requirement} has no lower bound"

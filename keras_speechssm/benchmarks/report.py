@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_speechssm.benchmarks.machine import describe_machine
-from keras_speechssm.preset_files import write_json
+from keras_speechssm.whole_files import write_json
 
 
 def check_output(output: str | os.PathLike | None) -> None:

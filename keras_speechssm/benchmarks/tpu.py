@@ -13,7 +13,7 @@ from keras_speechssm.benchmarks import tpu_programs
 from keras_speechssm.benchmarks.machine import describe_machine
 from keras_speechssm.benchmarks.report import check_output, format_table
 from keras_speechssm.benchmarks.tpu_programs import CHIPS, read_sizes
-from keras_speechssm.preset_files import write_json
+from keras_speechssm.whole_files import write_json
 
 FIXED_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",

@@ -7,7 +7,8 @@ import numpy as np
 
 from keras_speechssm.converters.recurrent_gemma import griffin_shapes
 from keras_speechssm.converters.recurrent_gemma_names import foreign_tensor
-from keras_speechssm.preset_files import replace_folder, write_json
+from keras_speechssm.preset_files import replace_folder
+from keras_speechssm.whole_files import write_json
 
 
 def write_recurrent_gemma(

@@ -8,7 +8,7 @@ optional `X.json` says what is spoken where:
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,29 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
+def name_recordings(inputs: Sequence[str | Path]) -> dict[str, Path]:
+    """Names for recordings: their paths without ending, in order.
+
+    Args:
+        inputs: folders of recordings, or recordings. Names are relative to a single folder;
+            of several, each begins with the folder's own name.
+
+    Raises:
+        ValueError: two recordings would have one name, or what `find_audio` refuses.
+    """
+    names = {}
+    for path in map(Path, inputs):
+        for recording in find_audio(path):
+            inner = recording.relative_to(path if path.is_dir() else path.parent)
+            if len(inputs) > 1 and path.is_dir():
+                inner = Path(path.resolve().name) / inner
+            name = inner.with_suffix("").as_posix()
+            if name in names:
+                raise ValueError(f"{names[name]} and {recording} would both be named {name!r}.")
+            names[name] = recording
+    return dict(sorted(names.items()))
+
+
 def read_segments(audio_path: str | Path) -> list[Segment] | None:
     """What is said in a recording, from the `.json` beside it.
 
@@ -75,7 +98,8 @@ def read_segments(audio_path: str | Path) -> list[Segment] | None:
         audio_path: Path of the audio file (not of the `.json`).
 
     Returns:
-        The segments in the order of the file, or None where there is no `.json`.
+        The segments in the order of the file, or None where there is no `.json`, or one of
+        LibriLight's, which knows no words.
 
     Raises:
         ValueError: If the `.json` is damaged or holds a phoneme that is not in `PHONEMES`.
@@ -84,7 +108,10 @@ def read_segments(audio_path: str | Path) -> list[Segment] | None:
     if not sidecar.is_file():
         return None
     try:
-        entries = json.loads(sidecar.read_text(encoding="utf-8"))["segments"]
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        if "voice_activity" in content and "segments" not in content:
+            return None
+        entries = content["segments"]
         segments = [
             Segment(
                 float(entry["start"]),
@@ -107,6 +134,35 @@ def read_segments(audio_path: str | Path) -> list[Segment] | None:
             "keras_speechssm.data.corpora.PHONEMES."
         )
     return segments
+
+
+def read_turns(audio_path: str | Path) -> list[tuple[float, float]] | None:
+    """When somebody speaks in a recording, from the `.json` beside it.
+
+    Args:
+        audio_path: path of the audio file. Its `.json` is LibriLight's, with a list of start
+            and end in seconds under `voice_activity`, or one with `segments`.
+
+    Returns:
+        Spans in seconds, in order; `None` where there is no `.json`.
+
+    Raises:
+        ValueError: the `.json` is damaged.
+    """
+    sidecar = Path(audio_path).with_suffix(".json")
+    segments = read_segments(audio_path)
+    if segments is not None:
+        return sorted((segment.start, segment.end) for segment in segments)
+    if not sidecar.is_file():
+        return None
+    activity = json.loads(sidecar.read_text(encoding="utf-8"))["voice_activity"]
+    try:
+        return sorted((float(start), float(stop)) for start, stop in activity)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"voice_activity in {sidecar} is unreadable ({error}); expected a list of start and "
+            "end in seconds."
+        ) from None
 
 
 def _is_audio(path: Path) -> bool:

@@ -13,7 +13,6 @@ What is written:
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from keras_speechssm.data.voices import (
     speak,
 )
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.whole_files import whole_file
 
 HELDOUT_BOOKS = ("alices-adventures-in-wonderland", "the-railway-children")
 FLITE_SHARE = 0.55
@@ -202,11 +202,9 @@ def _record(recording: Recording) -> float:
         return float(json.loads(sidecar.read_text(encoding="utf-8"))["seconds"])
     waveform, segments = _read_aloud(recording)
     seconds = len(waveform) / SAMPLE_RATE
-    recording.path.parent.mkdir(parents=True, exist_ok=True)
     content = {"voice": recording.voice.name, "seconds": round(seconds, 4), "segments": segments}
-    temporary = sidecar.with_name(f".{sidecar.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, sidecar)
+    with whole_file(sidecar) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
     # The audio comes last: where it lies, its segments lie too.
     write_audio(recording.path, waveform)
     return seconds

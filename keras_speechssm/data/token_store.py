@@ -9,8 +9,6 @@ tells what is there.
 """
 
 import json
-import os
-import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.shapes import TOKEN_RATE
+from keras_speechssm.whole_files import whole_file, write_json
 
 MANIFEST = "manifest.json"
 
@@ -56,18 +55,12 @@ def write_tokens(path: str | Path, tokens: np.ndarray) -> None:
         ValueError: If the tokens or the path are not of that kind.
     """
     path = Path(path)
-    tokens = _check_tokens(tokens, "The tokens")
+    tokens = check_tokens(tokens, "The tokens")
     if path.suffix != ".npy":
         raise ValueError(f"Cannot write tokens to {path}: expected a name that ends in .npy.")
     small = tokens.size == 0 or tokens.max() < 2**16
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, tokens.astype("uint16" if small else "int32"), allow_pickle=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, tokens.astype("uint16" if small else "int32"), allow_pickle=False)
 
 
 def read_tokens(path: str | Path) -> np.ndarray:
@@ -83,7 +76,7 @@ def read_tokens(path: str | Path) -> np.ndarray:
         tokens = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} is not a file of tokens ({error}); make it again.") from error
-    return _check_tokens(tokens, str(path))
+    return check_tokens(tokens, str(path))
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
@@ -97,14 +90,7 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
             f"vocabulary_size {manifest.vocabulary_size}, token_rate {manifest.token_rate}: "
             "expected both to be positive."
         )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(folder / MANIFEST)
-    try:
-        temporary.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / MANIFEST)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(Path(folder) / MANIFEST, asdict(manifest))
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -165,8 +151,7 @@ def finish_token_folder(
         raise ValueError(f"{folder} holds no .npy files of tokens; tokenise recordings into it.")
     recordings = {}
     for name in names:
-        tokens = read_tokens(Path(folder) / f"{name}.npy")
-        _check_vocabulary(tokens, vocabulary_size, name)
+        tokens = check_tokens(read_tokens(Path(folder) / f"{name}.npy"), name, vocabulary_size)
         recordings[name] = len(tokens)
     manifest = Manifest(vocabulary_size, preset, token_rate, recordings)
     write_manifest(folder, manifest)
@@ -192,12 +177,17 @@ def read_token_folder(folder: str | Path) -> list[np.ndarray]:
                 f"{name} in {folder} has {len(tokens)} tokens, but {MANIFEST} says {num_tokens}; "
                 "make the manifest again."
             )
-        _check_vocabulary(tokens, manifest.vocabulary_size, name)
-        recordings.append(tokens)
+        recordings.append(check_tokens(tokens, name, manifest.vocabulary_size))
     return recordings
 
 
-def _check_tokens(tokens: np.ndarray, name: str) -> np.ndarray:
+def check_tokens(tokens: np.ndarray, name: str, vocabulary_size: int | None = None) -> np.ndarray:
+    """Tokens as int32 (time,).
+
+    Raises:
+        ValueError: they are something else, or not below `vocabulary_size`; the message says
+            of what `name`.
+    """
     tokens = np.asarray(tokens)
     whole = tokens.ndim == 1 and tokens.dtype.kind in "iu"
     if not whole or (tokens.size and not 0 <= tokens.min() <= tokens.max() < 2**31):
@@ -205,16 +195,9 @@ def _check_tokens(tokens: np.ndarray, name: str) -> np.ndarray:
             f"{name}: {tokens.dtype} of shape {tokens.shape}; expected whole numbers of shape "
             "(time,), from 0 to 2^31 - 1."
         )
-    return tokens.astype("int32")
-
-
-def _check_vocabulary(tokens: np.ndarray, vocabulary_size: int, name: str) -> None:
-    if tokens.size and tokens.max() >= vocabulary_size:
+    if vocabulary_size is not None and tokens.size and tokens.max() >= vocabulary_size:
         raise ValueError(
             f"{name} holds token {tokens.max()}, but the vocabulary has {vocabulary_size}; "
             "give the tokenizer that made the tokens."
         )
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    return tokens.astype("int32")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from keras_speechssm.audio import read_audio
-from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.data.token_store import (
     MANIFEST,
     finish_token_folder,
@@ -79,7 +79,7 @@ def tokenize_recordings(
             f"{output_folder} was made with preset {read_manifest(output_folder).preset!r}, not "
             f"{preset!r}; give an empty folder."
         )
-    names = _name_recordings([Path(path) for path in audio])
+    names = name_recordings(audio)
     tokenizer = SemanticTokenizer.from_preset(preset)
     missing = [name for name in names if not (output_folder / f"{name}.npy").is_file()]
     began, shown, seconds = time.monotonic(), time.monotonic(), 0.0
@@ -94,18 +94,3 @@ def tokenize_recordings(
     return finish_token_folder(
         output_folder, tokenizer.vocabulary_size, preset=preset, names=names
     ).num_tokens
-
-
-def _name_recordings(inputs: list[Path]) -> dict[str, Path]:
-    """Name in the token folder -> recording."""
-    names = {}
-    for path in inputs:
-        for recording in find_audio(path):
-            inner = recording.relative_to(path if path.is_dir() else path.parent)
-            if len(inputs) > 1 and path.is_dir():
-                inner = Path(path.resolve().name) / inner
-            name = inner.with_suffix("").as_posix()
-            if name in names:
-                raise ValueError(f"{names[name]} and {recording} would both be named {name!r}.")
-            names[name] = recording
-    return names

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
-from keras_speechssm.evaluation.speaker_similarity import SpeakerEmbedder
+from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 

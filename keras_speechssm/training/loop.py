@@ -4,14 +4,15 @@ It knows nothing about what is trained: a compiled Keras model and a function fr
 the number of a step to its batch are all it takes.
 """
 
+import importlib.util
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 
-from keras_speechssm.training.metrics import MetricsLog, read_metrics
+from keras_speechssm.training.checkpoints import Checkpoints
+from keras_speechssm.training.metrics import MetricsLog, TensorBoardLog, keep_lines, read_metrics
 from keras_speechssm.training.schedule import Budget, LearningRate
 
 
@@ -23,6 +24,9 @@ def fit_resumable(
     learning_rate: float,
     total_steps: int,
     steps_per_epoch: int = 100,
+    batches_per_step: int = 1,
+    warmup_steps: int | None = None,
+    final_learning_rate: float = 0.02,
     validation_batches: Sequence[tuple] | None = None,
     monitor: str = "val_loss",
     max_seconds: float | None = None,
@@ -30,21 +34,28 @@ def fit_resumable(
 ) -> list[dict]:
     """Trains a compiled model with `fit`; run again, it goes on where it stopped.
 
-    Writes into `output_dir`: `metrics.jsonl` (one line an epoch), `backup/` (model,
-    optimizer and epoch, for resuming) and `best.weights.h5`. At the end the model
-    holds the best weights.
+    Writes into `output_dir`: `metrics.jsonl` (one line an epoch), `checkpoints/` (the last
+    two, for resuming), `best/` and, where the package `tensorboardX` is installed,
+    `tensorboard/`. However a run ends, run again it gives the losses that an unbroken one would
+    have given, from its last intact checkpoint on. At the end the model holds the best weights;
+    their moving averages, where the optimizer keeps such.
 
     Args:
         model: a compiled `keras.Model`.
-        make_batch: function from the step to `(x, y)` or `(x, y, sample_weight)`. Draw
-            from `numpy.random.default_rng((seed, step))` and a resumed run sees the
+        make_batch: function from a batch's number to `(x, y)` or `(x, y, sample_weight)`.
+            Draw from `numpy.random.default_rng((seed, number))` and a resumed run sees the
             batches that an unbroken one would have seen.
         output_dir: folder of the run.
         learning_rate: float. Peak of the optimizer's learning rate, which follows
             `LearningRate` by the steps or the seconds, whichever run out first.
-        total_steps: int. Optimizer steps of the whole run, a multiple of
+        total_steps: int. Steps of the whole run, a multiple of
             `steps_per_epoch` (else rounded up).
-        steps_per_epoch: int. Steps between validations, log lines and backups.
+        steps_per_epoch: int. Steps between validations, log lines and checkpoints.
+        batches_per_step: int. Batches that make one step, as many as the optimizer's
+            `gradient_accumulation_steps`.
+        warmup_steps: int. Steps over which the learning rate rises. Defaults to five
+            epochs.
+        final_learning_rate: float. What the learning rate falls to, as a share of its peak.
         validation_batches: list of batches, or `None`: then the training loss selects.
         monitor: the logged value whose minimum marks the best weights.
         max_seconds: float or `None`. Stop early after this much training time.
@@ -55,65 +66,87 @@ def fit_resumable(
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    log, best = output_dir / "metrics.jsonl", output_dir / "best.weights.h5"
+    log = output_dir / "metrics.jsonl"
+    checkpoints, best = Checkpoints(output_dir / "checkpoints"), Checkpoints(output_dir / "best", 1)
     epochs = -(-total_steps // steps_per_epoch)
-    first_epoch = _finished_epochs(output_dir / "backup")
+    warmup_epochs = 5 if warmup_steps is None else max(1.0, warmup_steps / steps_per_epoch)
     if validation_batches is None:
         monitor = "loss"
+    first_epoch = checkpoints.restore(model).get("epoch", 0)
+    keep_lines(log, first_epoch)
     if first_epoch < epochs:
-        keep_best = _keep_best(best, monitor, read_metrics(log))
-        backup = keras.callbacks.BackupAndRestore(
-            str(output_dir / "backup"), delete_checkpoint=False
-        )
         budget = Budget(output_dir, epochs, max_seconds)
-        metrics_log = MetricsLog(log, steps_per_epoch, max_seconds)
         # Plain iterators: Keras' PyDataset fetches ahead, across the ends of epochs.
-        first_step = first_epoch * steps_per_epoch
+        batches_per_epoch = steps_per_epoch * batches_per_step
         validation = {}
         if validation_batches is not None:
             validation = {
                 "validation_data": (batch for batch in itertools.cycle(validation_batches)),
                 "validation_steps": len(validation_batches),
             }
+        averages = _averages_weights(model.optimizer) and validation
         model.fit(
-            (make_batch(step) for step in itertools.count(first_step)),
-            steps_per_epoch=steps_per_epoch,
+            (make_batch(number) for number in itertools.count(first_epoch * batches_per_epoch)),
+            initial_epoch=first_epoch,
+            steps_per_epoch=batches_per_epoch,
             epochs=epochs,
             shuffle=False,
             verbose=0,
             callbacks=[
-                LearningRate(budget, learning_rate),
+                LearningRate(budget, learning_rate, warmup_epochs, final_learning_rate),
                 *callbacks,
-                keep_best,
-                metrics_log,
-                backup,
+                *([keras.callbacks.SwapEMAWeights()] if averages else []),
+                MetricsLog(log, steps_per_epoch, max_seconds),
+                *_tensorboard(output_dir, steps_per_epoch, first_epoch),
+                KeepBest(best, monitor, read_metrics(log)),
+                KeepCheckpoint(checkpoints),
             ],
             **validation,
         )
-    if best.exists():
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        model.load_weights(str(best))
+    if best.restore(model) and _averages_weights(model.optimizer):
+        model.optimizer.finalize_variable_values(model.trainable_variables)
     return read_metrics(log)
 
 
-def _keep_best(path: Path, monitor: str, lines: list[dict]) -> keras.callbacks.Callback:
-    """Stores the weights whenever `monitor` falls below all before, earlier runs' too."""
-    return keras.callbacks.ModelCheckpoint(
-        str(path),
-        monitor=monitor,
-        mode="min",
-        save_best_only=True,
-        save_weights_only=True,
-        initial_value_threshold=min(
-            (line[monitor] for line in lines if monitor in line), default=None
-        ),
-    )
+def _tensorboard(output_dir: Path, *steps) -> list[keras.callbacks.Callback]:
+    if importlib.util.find_spec("tensorboardX") is None:
+        return []
+    return [TensorBoardLog(output_dir / "tensorboard", *steps)]
 
 
-def _finished_epochs(backup_dir: Path) -> int:
-    """Epochs that Keras' `BackupAndRestore` has recorded as finished."""
-    metadata = backup_dir / "training_metadata.json"
-    if not metadata.exists():
-        return 0
-    return int(json.loads(metadata.read_text())["epoch"])
+class KeepBest(keras.callbacks.Callback):
+    """Stores the state whenever a logged value falls below all before, earlier runs' too.
+
+    Args:
+        checkpoints: where to.
+        monitor: name of the value.
+        lines: of the metrics so far.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, monitor: str, lines: Sequence[dict]):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.monitor = monitor
+        self.lowest = min((line[monitor] for line in lines if monitor in line), default=None)
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = float(logs[self.monitor])
+        if self.lowest is None or value < self.lowest:
+            self.checkpoints.save(self.model, epoch + 1, **{self.monitor: value})
+            self.lowest = value
+
+
+class KeepCheckpoint(keras.callbacks.Callback):
+    """Stores the state at the end of every epoch; comes last of all callbacks."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__()
+        self.checkpoints = checkpoints
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.checkpoints.save(self.model, epoch + 1)
+
+
+def _averages_weights(optimizer) -> bool:
+    """Whether it keeps moving averages of the weights (`use_ema`)."""
+    return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))

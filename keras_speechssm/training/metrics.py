@@ -7,6 +7,8 @@ from pathlib import Path
 
 import keras
 
+from keras_speechssm.whole_files import whole_file
+
 
 class MetricsLog(keras.callbacks.Callback):
     """Writes one JSON line an epoch: step, seconds of training so far, losses.
@@ -34,7 +36,7 @@ class MetricsLog(keras.callbacks.Callback):
         seconds = self.seconds_before + time.monotonic() - self.started
         line = {"step": (epoch + 1) * self.steps_per_epoch, "seconds": round(seconds, 1)}
         line.update({name: float(value) for name, value in (logs or {}).items()})
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         shown = "  ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("step", "seconds"))
         print(f"step {line['step']}  {seconds:.0f} s  {shown}", file=sys.stderr, flush=True)
@@ -42,9 +44,49 @@ class MetricsLog(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+class TensorBoardLog(keras.callbacks.Callback):
+    """Writes an epoch's losses and learning rate for TensorBoard, with `tensorboardX`.
+
+    Args:
+        folder: where the event files go. What a killed run wrote there after its last
+            checkpoint, TensorBoard leaves out.
+        steps_per_epoch: int.
+        first_epoch: int. Epochs that earlier runs have finished.
+    """
+
+    def __init__(self, folder: Path, steps_per_epoch: int, first_epoch: int = 0):
+        super().__init__()
+        from tensorboardX import SummaryWriter
+
+        self.steps_per_epoch = steps_per_epoch
+        purged = first_epoch * steps_per_epoch + 1 if first_epoch else None
+        self.writer = SummaryWriter(str(folder), purge_step=purged)
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        for name, value in {**(logs or {}), "learning_rate": rate}.items():
+            self.writer.add_scalar(name, float(value), (epoch + 1) * self.steps_per_epoch)
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
+
+
 def read_metrics(path: str | Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`; empty where there is none yet."""
+    """The lines of a run's `metrics.jsonl`; empty where there is none yet.
+
+    A last line that a killed run did not finish is left out.
+    """
     path = Path(path)
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+
+
+def keep_lines(path: str | Path, count: int) -> None:
+    """Keeps the first `count` lines of a run's metrics: those up to its last checkpoint."""
+    if Path(path).exists():
+        lines = [json.dumps(line) + "\n" for line in read_metrics(path)[:count]]
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")

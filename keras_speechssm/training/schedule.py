@@ -39,18 +39,28 @@ class Budget:
 
 
 class LearningRate(keras.callbacks.Callback):
-    """Raises the learning rate over five epochs, then lowers it along a cosine to 2 %.
+    """Raises the learning rate in a straight line, then lowers it along a cosine.
+
+    It changes at the beginning of an epoch, since seconds may be what runs out.
 
     Args:
         budget: what the run may use.
         peak: float. Highest learning rate.
+        warmup_epochs: float. Epochs over which it rises. Defaults to `5`.
+        final_share: float. What it falls to, as a share of the peak. Defaults to `0.02`.
     """
 
-    def __init__(self, budget: Budget, peak: float):
+    def __init__(
+        self, budget: Budget, peak: float, warmup_epochs: float = 5, final_share: float = 0.02
+    ):
         super().__init__()
         self.budget = budget
         self.peak = peak
+        self.warmup_epochs = warmup_epochs
+        self.final_share = final_share
 
     def on_epoch_begin(self, epoch, logs=None):
-        share = 0.02 + 0.49 * (1.0 + np.cos(np.pi * self.budget.used(epoch)))
-        self.model.optimizer.learning_rate = self.peak * share * min(1.0, (epoch + 1) / 5)
+        falls = 0.5 * (1.0 + np.cos(np.pi * self.budget.used(epoch)))
+        share = self.final_share + (1.0 - self.final_share) * falls
+        rises = min(1.0, (epoch + 1) / self.warmup_epochs)
+        self.model.optimizer.learning_rate = self.peak * share * rises

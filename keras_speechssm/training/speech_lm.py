@@ -1,15 +1,18 @@
-"""Training a SpeechSSM on semantic tokens: next-token cross-entropy on packed documents."""
+"""Training a SpeechSSM on semantic tokens: next-token cross-entropy on packed sequences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from keras_speechssm.data.packing import PackedSequences
+from keras_speechssm.data.sequence_store import SequenceStore, is_sequence_store
 from keras_speechssm.data.token_store import read_manifest, read_token_folder
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
+from keras_speechssm.training.devices import distributed
 from keras_speechssm.training.loop import fit_resumable
 
 DEFAULT_CONFIG = {
@@ -23,74 +26,27 @@ DEFAULT_CONFIG = {
 """The demo's size, about 5 million parameters; `vocabulary_size` comes from the tokens."""
 
 
-class PackedTokens:
-    """Recordings laid end to end, cut into windows that know where documents start.
-
-    Args:
-        streams: list of int (time,), one a recording.
-        sequence_length: int. Input tokens of a window.
-
-    Raises:
-        ValueError: fewer tokens than one window needs.
-    """
-
-    def __init__(self, streams: Sequence[np.ndarray], sequence_length: int):
-        streams = [np.asarray(stream) for stream in streams if len(stream)]
-        total = sum(map(len, streams))
-        if total < sequence_length + 1:
-            raise ValueError(
-                f"The token folders hold {total} tokens; a window needs {sequence_length + 1}: "
-                "give more recordings or a shorter sequence_length."
-            )
-        self.sequence_length = sequence_length
-        self.tokens = np.concatenate(streams).astype("int32")
-        self.starts = np.zeros(total, bool)
-        self.starts[np.cumsum([0, *map(len, streams[:-1])])] = True
-
-    def window(self, offsets: Sequence[int]) -> tuple[dict, np.ndarray, np.ndarray]:
-        """Windows that start at `offsets`: what `fit` takes.
-
-        Returns:
-            Inputs (`token_ids` int32 and `reset_mask` bool, (batch, sequence_length)),
-            targets int32, and weights float32: 0 where the target is another document's
-            first token, which nothing before it can tell.
-        """
-        index = np.asarray(offsets)[:, None] + np.arange(self.sequence_length + 1)
-        tokens, starts = self.tokens[index], self.starts[index]
-        inputs = {"token_ids": tokens[:, :-1], "reset_mask": starts[:, :-1]}
-        return inputs, tokens[:, 1:], 1.0 - starts[:, 1:].astype("float32")
-
-    def random_batches(self, batch_size: int, seed: int) -> Callable[[int], tuple]:
-        """A function from the step to a batch of windows at random offsets."""
-
-        def make_batch(step: int) -> tuple:
-            random = np.random.default_rng((seed, step))
-            last = len(self.tokens) - self.sequence_length
-            return self.window(random.integers(0, last, batch_size))
-
-        return make_batch
-
-    def batches_in_order(self, batch_size: int, max_batches: int) -> list[tuple]:
-        """Windows side by side, spread over the recordings; whole batches where there are any."""
-        count = (len(self.tokens) - 1) // self.sequence_length
-        wanted = min(count, max_batches * batch_size)
-        wanted = max(wanted - wanted % batch_size, min(count, batch_size))
-        chosen = np.linspace(0, count - 1, wanted).astype(int) * self.sequence_length
-        return [
-            self.window(chosen[start : start + batch_size])
-            for start in range(0, wanted, batch_size)
-        ]
-
-
 def make_optimizer(
-    learning_rate: float = 1e-3, weight_decay: float = 0.1, clip_norm: float = 1.0
+    learning_rate: float = 5e-4,
+    weight_decay: float = 0.6,
+    clip_norm: float = 1.0,
+    gradient_accumulation_steps: int = 1,
+    ema_momentum: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """AdamW, clipped by the global norm.
 
     Biases, gains and the decay parameters of the recurrences are not decayed.
     """
+    averages = {} if ema_momentum is None else {"use_ema": True, "ema_momentum": ema_momentum}
     optimizer = keras.optimizers.AdamW(
-        learning_rate, weight_decay=weight_decay, beta_2=0.98, global_clipnorm=clip_norm
+        learning_rate,
+        weight_decay=weight_decay,
+        beta_2=0.98,
+        global_clipnorm=clip_norm,
+        gradient_accumulation_steps=(
+            gradient_accumulation_steps if gradient_accumulation_steps > 1 else None
+        ),
+        **averages,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "scale", "a_param"])
     return optimizer
@@ -101,78 +57,168 @@ def train_speech_lm(
     output_dir: str | PathLike,
     *,
     validation_folders: Sequence[str | PathLike] | None = None,
+    preset: str | None = None,
+    text_preset: str | None = None,
     model_config: dict | None = None,
-    sequence_length: int = 750,
+    lora_rank: int | None = None,
+    dtype: str | None = None,
+    rematerialize: bool = False,
+    device_mesh: Sequence[int] | None = None,
+    sequence_length: int = 6000,
     batch_size: int = 8,
-    total_steps: int = 4000,
+    gradient_accumulation_steps: int = 16,
+    total_steps: int = 100_000,
+    warmup_steps: int = 1000,
     steps_per_epoch: int = 100,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.1,
+    learning_rate: float = 5e-4,
+    final_learning_rate: float = 0.05,
+    weight_decay: float = 0.6,
     clip_norm: float = 1.0,
+    ema_momentum: float | None = None,
     validation_steps: int = 8,
     seed: int = 0,
     max_seconds: float | None = None,
 ) -> SpeechSSM:
     """Trains a SpeechSSM on tokenised recordings; run again, it goes on where it stopped.
 
+    The defaults are the paper's recipe (section 5, appendix B.1): AdamW at 5e-4 with a weight
+    decay of 0.6, 1,000 steps of warm-up, a cosine to a twentieth, 100,000 steps of 768,000
+    tokens (here 16 times 8 sequences of 4 min).
+
     Args:
-        token_folders: folders written by `speechssm prepare`, of one tokenizer.
+        token_folders: stores of `speechssm prepare sequences`, or folders of tokens that
+            `speechssm tokenize` wrote; of one tokenizer.
         output_dir: folder of the run; the trained model is written to `preset/` in it.
-        validation_folders: folders of held-out recordings; the best weights on them are
+        validation_folders: the same of held-out recordings; the best weights on them are
             kept. Defaults to `None`: the training loss selects.
-        model_config: arguments of `GriffinBackbone`, over `DEFAULT_CONFIG`.
-        sequence_length: int. Tokens of a window (750 are 30 s).
-        batch_size: int. Windows of a step.
+        preset: of a SpeechSSM to train on from, such as `speech_ssm_demo_en`.
+        text_preset: of a RecurrentGemma whose weights the model begins with; see
+            `SpeechSSM.from_text_preset`.
+        model_config: arguments of `GriffinBackbone`, over those of the preset or, without
+            any, over `DEFAULT_CONFIG`.
+        lora_rank: int. Trains low-rank matrices of this rank only. Defaults to `None`.
+        dtype: policy of the model. `mixed_bfloat16` computes in bfloat16 on float32 weights.
+            Defaults to the preset's, or Keras' own.
+        rematerialize: keeps only the blocks' inputs for the gradient, and computes the rest
+            again.
+        device_mesh: devices that share each batch and, as a second number, each layer:
+            `8`, or `4 2`. JAX only. Defaults to one device.
+        sequence_length: int. Tokens of a row (6,000 are 4 min).
+        batch_size: int. Rows at once.
+        gradient_accumulation_steps: int. Batches whose gradients make one step.
         total_steps: int. Optimizer steps.
-        steps_per_epoch: int. Steps between validations and backups.
+        warmup_steps: int. Steps over which the learning rate rises.
+        steps_per_epoch: int. Steps between validations and checkpoints; the learning rate
+            changes with them.
         learning_rate: float. Peak of AdamW's learning rate, see `LearningRate`.
+        final_learning_rate: float. What it falls to, as a share of the peak.
         weight_decay, clip_norm: floats of `make_optimizer`.
+        ema_momentum: float. Validates and keeps moving averages of the weights with this
+            momentum. Defaults to `None`: none.
         validation_steps: int. Batches of a validation.
-        seed: int. Seed of the weights and of the batches.
+        seed: int. Seed of the weights and of the order of the rows.
         max_seconds: float or `None`. Stop early after this much training time.
 
     Returns:
         The trained model.
 
     Raises:
-        ValueError: folders of different vocabularies, or too few tokens.
+        ValueError: folders of different vocabularies or another than the preset's, too few
+            tokens, or arguments that exclude one another.
     """
     if not token_folders:
         raise ValueError("token_folders is empty: give at least one folder of tokens.")
     vocabulary_size = _read_vocabulary_size([*token_folders, *(validation_folders or ())])
-    packed = PackedTokens(_read_streams(token_folders), sequence_length)
+    rows = read_rows(token_folders, sequence_length, seed)
     validation_batches = None
     if validation_folders:
-        held_out = PackedTokens(_read_streams(validation_folders), sequence_length)
-        validation_batches = held_out.batches_in_order(batch_size, validation_steps)
+        held_out = read_rows(validation_folders, sequence_length, seed)
+        validation_batches = held_out.held_out_batches(batch_size, validation_steps)
     keras.utils.set_random_seed(seed)
-    config = {"vocabulary_size": vocabulary_size, **DEFAULT_CONFIG, **(model_config or {})}
-    model = SpeechSSM(GriffinBackbone(**config))
-    model.compile(
-        optimizer=make_optimizer(learning_rate, weight_decay, clip_norm),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        weighted_metrics=None,
-    )
-    fit_resumable(
-        model,
-        packed.random_batches(batch_size, seed),
-        output_dir,
-        learning_rate=learning_rate,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        validation_batches=validation_batches,
-        max_seconds=max_seconds,
-    )
-    model.save_to_preset(str(Path(output_dir) / "preset"))
+    with distributed(device_mesh, GriffinBackbone.get_layout_map, batch_size):
+        config = {**({"dtype": dtype} if dtype else {}), **(model_config or {})}
+        with _rematerialized(rematerialize):
+            model = make_model(vocabulary_size, preset, text_preset, config)
+        if lora_rank is not None:
+            model.backbone.enable_lora(lora_rank)
+        model.compile(
+            optimizer=make_optimizer(
+                learning_rate, weight_decay, clip_norm, gradient_accumulation_steps, ema_momentum
+            ),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            weighted_metrics=None,
+        )
+        fit_resumable(
+            model,
+            rows.batches(batch_size),
+            output_dir,
+            learning_rate=learning_rate,
+            total_steps=total_steps,
+            steps_per_epoch=steps_per_epoch,
+            batches_per_step=gradient_accumulation_steps,
+            warmup_steps=warmup_steps,
+            final_learning_rate=final_learning_rate,
+            validation_batches=validation_batches,
+            max_seconds=max_seconds,
+        )
+        model.save_to_preset(str(Path(output_dir) / "preset"))
     return model
 
 
-def _read_streams(folders: Sequence[str | PathLike]) -> list[np.ndarray]:
-    return [stream for folder in folders for stream in read_token_folder(folder)]
+def make_model(
+    vocabulary_size: int, preset: str | None, text_preset: str | None, config: dict
+) -> SpeechSSM:
+    """The model that training begins with; see `train_speech_lm`."""
+    if preset is not None and text_preset is not None:
+        raise ValueError("Both preset and text_preset are given; a model begins with one.")
+    if text_preset is not None:
+        return SpeechSSM.from_text_preset(text_preset, vocabulary_size=vocabulary_size, **config)
+    if preset is None:
+        config = {"vocabulary_size": vocabulary_size, **DEFAULT_CONFIG, **config}
+        return SpeechSSM(GriffinBackbone(**config))
+    model = SpeechSSM.from_preset(preset, **config)
+    if model.backbone.vocabulary_size != vocabulary_size:
+        raise ValueError(
+            f"The tokens are of a vocabulary of {vocabulary_size}, the preset {preset!r} knows "
+            f"{model.backbone.vocabulary_size}: tokenise with the preset's own tokenizer."
+        )
+    return model
+
+
+def _rematerialized(wanted: bool) -> keras.RematScope:
+    names = [f"griffin_block_{number}" for number in range(256)]
+    return keras.RematScope("list_of_layers" if wanted else None, layer_names=names)
+
+
+def read_rows(
+    folders: Sequence[str | PathLike], sequence_length: int, seed: int = 0
+) -> PackedSequences:
+    """Rows to train on, of stores of sequences and folders of tokens."""
+    lengths, readers = [], []
+    for folder in folders:
+        if is_sequence_store(folder):
+            store = SequenceStore(folder)
+            lengths += store.lengths.tolist()
+            readers += [(store, index) for index in range(len(store))]
+        else:
+            streams = read_token_folder(folder)
+            lengths += [len(stream) for stream in streams]
+            readers += [(streams, index) for index in range(len(streams))]
+
+    def read(number: int) -> np.ndarray:
+        source, index = readers[number]
+        found = source[index]
+        return found if isinstance(found, np.ndarray) else found.tokens
+
+    return PackedSequences(lengths, read, sequence_length, seed)
 
 
 def _read_vocabulary_size(folders: Sequence[str | PathLike]) -> int:
-    sizes = {str(folder): read_manifest(folder).vocabulary_size for folder in folders}
+    sizes = {}
+    for folder in folders:
+        store = is_sequence_store(folder)
+        found = SequenceStore(folder, verify=False) if store else read_manifest(folder)
+        sizes[str(folder)] = found.vocabulary_size
     if len(set(sizes.values())) != 1:
         raise ValueError(
             f"Token folders must share one tokenizer; their vocabulary sizes are {sizes}."

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from keras_speechssm.shapes import (
     SAMPLES_PER_FRAME,
     SAMPLES_PER_TOKEN,
 )
+from keras_speechssm.whole_files import whole_file, write_json
 
 TokenPair = tuple[np.ndarray, np.ndarray]
 """Semantic tokens (time,) and acoustic tokens (2 time, levels) of one recording."""
@@ -82,10 +82,7 @@ def _check_models(cache_dir: Path, tokenizer, codec) -> None:
     models = {"models_sha256": digest.hexdigest()}
     manifest = cache_dir / "manifest.json"
     if not manifest.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        partial = cache_dir / ".manifest.json.partial"
-        partial.write_text(json.dumps(models))
-        os.replace(partial, manifest)
+        write_json(manifest, models)
     elif json.loads(manifest.read_text()) != models:
         raise ValueError(
             f"The token cache {cache_dir} was made with another tokenizer or codec: "
@@ -113,11 +110,8 @@ def _tokenize(recording: Path, tokenizer, codec) -> TokenPair:
 
 
 def _write_pair(path: Path, semantic: np.ndarray, acoustic: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, semantic=semantic.astype("uint16"), acoustic=acoustic.astype("uint16"))
-    os.replace(partial, path)
 
 
 def read_token_pairs(paths: Sequence[str | Path]) -> list[TokenPair]:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_speechssm.training import loop
 from keras_speechssm.training.loop import fit_resumable
 from keras_speechssm.training.metrics import read_metrics
 
@@ -73,6 +74,61 @@ def test_each_step_gets_its_own_batch(tmp_path):
     assert list(dict.fromkeys(seen))[:20] == list(range(20))
 
 
+def killed(folder, epoch, when):
+    """A run that is killed in an epoch: before its checkpoint, or while it is written."""
+
+    class Killed(Exception):
+        pass
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if when == "step" and batch == 2 and self.params["epochs"] and self.epoch == epoch:
+                raise Killed
+
+        def on_epoch_begin(self, number, logs=None):
+            self.epoch = number
+
+    save = loop.Checkpoints.save
+
+    def save_half(self, model, number, **about):
+        if when in str(self.folder) and number == epoch + 1:
+            partial = self.folder / f".epoch-{number:05d}.partial"
+            partial.mkdir(parents=True)
+            (partial / "state.weights.h5").write_bytes(b"half")
+            raise Killed
+        return save(self, model, number, **about)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.Checkpoints, "save", save_half)
+        run(folder, 30, callbacks=[Kill()], validation_batches=[make_batch(1000)])
+
+
+@pytest.mark.parametrize("when", ["step", "checkpoints", "best"])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_killed_at_any_instant_it_goes_on_to_the_same_losses(tmp_path, when, epoch):
+    whole, whole_lines = run(tmp_path / "whole", 30, validation_batches=[make_batch(1000)])
+    killed(tmp_path / "killed", epoch, when)
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "seco')  # the line that was being written
+    again, lines = run(tmp_path / "killed", 30, validation_batches=[make_batch(1000)])
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30]
+    for ours, theirs in zip(lines, whole_lines, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-5)
+    for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_damaged_newest_checkpoint_costs_one_epoch(tmp_path, capsys):
+    _, whole = run(tmp_path, 20)
+    state = tmp_path / "checkpoints" / "epoch-00004" / "state.weights.h5"
+    state.write_bytes(state.read_bytes()[:-9])
+    _, again = run(tmp_path, 20)
+    assert "epoch-00004 is damaged" in capsys.readouterr().err
+    assert [line["step"] for line in again] == [5, 10, 15, 20]
+    assert again[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=1e-5)
+
+
 def test_finished_run_trains_no_further(tmp_path):
     run(tmp_path, 10)
     _, lines = run(tmp_path, 10)
@@ -104,3 +160,10 @@ def test_metrics_are_json_lines(tmp_path):
         tmp_path / "metrics.jsonl"
     )
     assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_tensorboard_sees_the_losses(tmp_path):
+    pytest.importorskip("tensorboardX")
+    _, lines = run(tmp_path, 10)
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+    assert events.count(b"learning_rate") == len(lines) == 2

@@ -5,7 +5,7 @@ import pytest
 from keras_speechssm.data.token_store import finish_token_folder, write_tokens
 from keras_speechssm.speech_lm import SpeechSSM
 from keras_speechssm.training.metrics import read_metrics
-from keras_speechssm.training.speech_lm import PackedTokens, train_speech_lm
+from keras_speechssm.training.speech_lm import make_optimizer, read_rows, train_speech_lm
 
 TINY = {
     "num_layers": 2,
@@ -24,55 +24,30 @@ def token_folder(folder, num_recordings=4, vocabulary=7):
     return folder
 
 
-def test_windows_know_where_documents_start():
-    packed = PackedTokens([np.array([1, 2, 3]), np.array([], int), np.array([4, 5, 6, 7])], 5)
-    inputs, targets, weights = packed.window([0, 1])
-    assert inputs["token_ids"].tolist() == [[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]]
-    assert inputs["reset_mask"].astype(int).tolist() == [[1, 0, 0, 1, 0], [0, 0, 1, 0, 0]]
-    assert targets.tolist() == [[2, 3, 4, 5, 6], [3, 4, 5, 6, 7]]
-    assert weights.tolist() == [[1, 1, 0, 1, 1], [1, 0, 1, 1, 1]]  # 3 does not tell 4
+def settings(**options):
+    return {
+        "model_config": TINY,
+        "sequence_length": 16,
+        "batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "steps_per_epoch": 10,
+        "warmup_steps": 20,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.01,
+        **options,
+    }
 
 
-def test_random_batches_depend_on_seed_and_step_only():
-    packed = PackedTokens([np.arange(1000)], 10)
-    first, again, other = (
-        packed.random_batches(4, seed)(step)[1] for seed, step in ((1, 5), (1, 5), (1, 6))
-    )
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
-    ends = [packed.random_batches(64, 0)(step)[1][:, -1] for step in range(100)]
-    assert np.max(ends) == 999 and np.min(ends) == 10  # every window can be drawn
-
-
-def test_batches_in_order_are_spread_and_whole():
-    packed = PackedTokens([np.arange(101)], 10)
-    batches = packed.batches_in_order(4, max_batches=2)
-    starts = np.concatenate([batch[0]["token_ids"][:, 0] for batch in batches])
-    assert [len(batch[1]) for batch in batches] == [4, 4]
-    assert starts[0] == 0 and starts[-1] == 90 and (np.diff(starts) >= 10).all()
-    few = packed.batches_in_order(16, max_batches=2)
-    assert [len(batch[1]) for batch in few] == [10]
-
-
-def test_too_few_tokens_are_refused():
-    with pytest.raises(ValueError, match="hold 5 tokens; a window needs 11"):
-        PackedTokens([np.arange(5)], 10)
+def losses(folder):
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
 
 
 def test_training_learns_resumes_and_writes_a_preset(tmp_path):
     folder = token_folder(tmp_path / "tokens")
-    settings = dict(
-        validation_folders=[folder],
-        model_config=TINY,
-        sequence_length=16,
-        batch_size=4,
-        steps_per_epoch=10,
-        learning_rate=1e-2,
-        weight_decay=0.01,
-    )
+    options = settings(validation_folders=[folder])
     run = tmp_path / "run"
-    train_speech_lm([folder], run, total_steps=10, **settings)
-    model = train_speech_lm([folder], run, total_steps=40, **settings)
+    train_speech_lm([folder], run, total_steps=10, **options)
+    model = train_speech_lm([folder], run, total_steps=40, **options)
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     assert lines[-1]["val_loss"] < 0.5 * lines[0]["val_loss"]
@@ -94,3 +69,113 @@ def test_folders_of_different_tokenizers_are_refused(tmp_path):
 def test_no_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="token_folders is empty"):
         train_speech_lm([], tmp_path / "run")
+
+
+def test_stores_and_folders_of_tokens_are_rows_alike(tmp_path):
+    pytest.importorskip("grain")
+    pytest.importorskip("array_record")
+    from keras_speechssm.data.sequence_store import (
+        TokenSequence,
+        write_shard,
+        write_store_manifest,
+    )
+
+    folder = token_folder(tmp_path / "tokens")
+    sequences = [TokenSequence(str(n), 0, 1, (np.arange(60) + n) % 7) for n in range(4)]
+    report = write_shard(tmp_path / "store" / "s.array_record", sequences, 7)
+    write_store_manifest(tmp_path / "store", {"vocabulary_size": 7}, [report])
+    of_folder, of_store = (read_rows([path], 16) for path in (folder, tmp_path / "store"))
+    for ours, theirs in zip(of_folder.batches(3)(0)[1:], of_store.batches(3)(0)[1:], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    train_speech_lm([tmp_path / "store", folder], tmp_path / "run", total_steps=10, **settings())
+    assert len(losses(tmp_path / "run")) == 1
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
+    folder = token_folder(tmp_path / "tokens", num_recordings=16)
+    for name, options in (
+        ("large", {"batch_size": 8}),
+        ("small", {"batch_size": 2, "gradient_accumulation_steps": 4}),
+    ):
+        options = settings(clip_norm=1e9, validation_folders=[folder], validation_steps=2) | options
+        train_speech_lm([folder], tmp_path / name, total_steps=20, **options)
+    large, small = losses(tmp_path / "large"), losses(tmp_path / "small")
+    assert len(large) == len(small) == 2
+    # The rows' weights differ from batch to batch, and so do the means by a little.
+    np.testing.assert_allclose(small, large, rtol=0.02)
+
+
+def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
+    folder = token_folder(tmp_path / "tokens")
+    plain = settings(validation_folders=[folder], validation_steps=1)
+    train_speech_lm([folder], tmp_path / "plain", total_steps=20, **plain)
+    model = train_speech_lm([folder], tmp_path / "ema", total_steps=20, ema_momentum=0.98, **plain)
+    # The training is the same, what is validated is not.
+    np.testing.assert_allclose(losses(tmp_path / "ema"), losses(tmp_path / "plain"), rtol=1e-5)
+    value = read_metrics(tmp_path / "ema" / "metrics.jsonl")[-1]["val_loss"]
+    assert value > 1.02 * read_metrics(tmp_path / "plain" / "metrics.jsonl")[-1]["val_loss"]
+    batch = read_rows([folder], 16).held_out_batches(4, 1)[0]
+    found = model.evaluate(*batch[:2], sample_weight=batch[2], batch_size=4, verbose=0)
+    assert np.ravel(found)[0] == pytest.approx(value, rel=1e-4)
+
+
+def test_averages_resume(tmp_path):
+    folder = token_folder(tmp_path / "tokens")
+    options = settings(validation_folders=[folder], validation_steps=1, ema_momentum=0.9)
+    for steps in (10, 30):
+        train_speech_lm([folder], tmp_path / "broken", total_steps=steps, **options)
+    train_speech_lm([folder], tmp_path / "half", total_steps=30, max_seconds=0.0, **options)
+    whole = train_speech_lm([folder], tmp_path / "whole", total_steps=30, **options)
+    again = train_speech_lm([folder], tmp_path / "whole", total_steps=30, **options)
+    for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
+    folder = token_folder(tmp_path / "tokens")
+    first = train_speech_lm([folder], tmp_path / "first", total_steps=10, **settings())
+    options = settings(model_config=None, preset=str(tmp_path / "first" / "preset"), lora_rank=2)
+    tuned = train_speech_lm([folder], tmp_path / "tuned", total_steps=10, **options)
+    same = keras.ops.convert_to_numpy(first.backbone.token_embedding.embeddings)
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(tuned.backbone.token_embedding.embeddings), same
+    )
+    loaded = SpeechSSM.from_preset(str(tmp_path / "tuned" / "preset"))
+    tokens = np.array([[1, 2, 3, 4]])
+    outputs = [keras.ops.convert_to_numpy(model(tokens)) for model in (first, tuned, loaded)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+    np.testing.assert_allclose(outputs[2], outputs[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "a", "text_preset": "b"}, "begins with one"),
+        ({"sequence_length": 1}, "sequence_length is 1"),
+        ({"device_mesh": [3]}, "cannot be shared|needs the backend jax|devices"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, options, message):
+    folder = token_folder(tmp_path / "tokens")
+    with pytest.raises(ValueError, match=message):
+        train_speech_lm([folder], tmp_path / "run", **settings(**options))
+
+
+def test_a_preset_of_another_vocabulary_is_refused(tmp_path):
+    folder = token_folder(tmp_path / "tokens")
+    train_speech_lm([folder], tmp_path / "run", total_steps=10, **settings())
+    other = token_folder(tmp_path / "other", vocabulary=9)
+    options = settings(model_config=None, preset=str(tmp_path / "run" / "preset"))
+    with pytest.raises(ValueError, match="a vocabulary of 9, the preset .* knows 7"):
+        train_speech_lm([other], tmp_path / "second", **options)
+
+
+def test_the_recipe_is_the_papers():
+    optimizer = make_optimizer()
+    assert optimizer.weight_decay == 0.6
+    assert float(keras.ops.convert_to_numpy(optimizer.learning_rate)) == pytest.approx(5e-4)
+    defaults = train_speech_lm.__kwdefaults__
+    tokens = defaults["sequence_length"] * defaults["batch_size"]
+    assert tokens * defaults["gradient_accumulation_steps"] == 768_000
+    assert defaults["total_steps"] == 100_000 and defaults["warmup_steps"] == 1000
+    assert defaults["final_learning_rate"] == 1 / 20

@@ -1,0 +1,160 @@
+"""Token sequences of many lengths, packed into rows of one length without splitting any."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+def pack_rows(lengths: Sequence[int], capacity: int, seed: int = 0) -> list[list[int]]:
+    """Which sequences share a row: each one in exactly one row, whole.
+
+    Best fit, the longest first, over groups of shuffled sequences: so rows are nearly full and
+    who shares one is nearly by chance.
+
+    Args:
+        lengths: tokens of each sequence, 1 to `capacity`.
+        capacity: tokens of a row.
+        seed: of the shuffle.
+
+    Returns:
+        Lists of indices into `lengths`.
+
+    Raises:
+        ValueError: a length out of range.
+    """
+    lengths = np.asarray(lengths, "int64")
+    if lengths.size and not 1 <= lengths.min() <= lengths.max() <= capacity:
+        raise ValueError(
+            f"Sequences have {lengths.min()} to {lengths.max()} tokens; expected 1 to {capacity}."
+        )
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    rows = []
+    for start in range(0, len(order), _GROUP):
+        rows += _best_fit(order[start : start + _GROUP], lengths, capacity)
+    return rows
+
+
+_GROUP = 1024
+
+
+def _best_fit(indices: np.ndarray, lengths: np.ndarray, capacity: int) -> list[list[int]]:
+    rows, free = [], np.zeros(len(indices), "int64")
+    for index in sorted(indices, key=lambda index: -lengths[index]):
+        fits = free[: len(rows)] - lengths[index]
+        if (fits >= 0).any():
+            row = int(np.argmin(np.where(fits >= 0, fits, capacity)))
+        else:
+            row = len(rows)
+            rows.append([])
+            free[row] = capacity
+        rows[row].append(int(index))
+        free[row] -= lengths[index]
+    return rows
+
+
+class PackedSequences:
+    """Rows of packed sequences that know where each begins: `len(rows)`, `rows[index]`.
+
+    It is a data source of Grain, for a plain `fit`:
+
+    ```python
+    rows = PackedSequences.from_store(SequenceStore("store"), sequence_length=5760)
+    dataset = grain.MapDataset.source(rows).shuffle(seed=0).repeat().batch(8)
+    model.fit(dataset.to_iter_dataset(), steps_per_epoch=100)
+    ```
+
+    Args:
+        lengths: tokens of each sequence; longer ones than a row are cut into rows and a rest.
+        read: function from a sequence's index to its tokens, int (time,).
+        sequence_length: int. Tokens of a row.
+        seed: int. Of the packing and of the order of the rows.
+
+    Raises:
+        ValueError: there are no tokens.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        read: Callable[[int], np.ndarray],
+        sequence_length: int,
+        seed: int = 0,
+    ):
+        if sequence_length < 2:
+            raise ValueError(f"sequence_length is {sequence_length}; expected at least 2.")
+        self.read = read
+        self.sequence_length = sequence_length
+        self.seed = seed
+        # One token alone foretells nothing.
+        self.pieces = [
+            (index, start, min(start + sequence_length, length))
+            for index, length in enumerate(map(int, lengths))
+            for start in range(0, length - 1, sequence_length)
+        ]
+        if not self.pieces:
+            raise ValueError("There are no sequences of at least two tokens to train on.")
+        piece_lengths = [stop - start for _, start, stop in self.pieces]
+        self.rows = pack_rows(piece_lengths, sequence_length, seed)
+        self._orders: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def from_store(cls, store, sequence_length: int, seed: int = 0) -> "PackedSequences":
+        """Rows of a `SequenceStore`, which are read when they are asked for."""
+        return cls(store.lengths, lambda index: store[index].tokens, sequence_length, seed)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[dict, np.ndarray, np.ndarray]:
+        """One row, as `fit` takes it.
+
+        Returns:
+            Inputs (`token_ids` int32 and `reset_mask` bool, (sequence_length,)), targets
+            int32, and weights float32: 1 where the target is the same sequence's next token.
+        """
+        tokens = np.zeros(self.sequence_length, "int32")
+        targets, weights = np.zeros_like(tokens), np.zeros(self.sequence_length, "float32")
+        starts = np.zeros(self.sequence_length, bool)
+        position = 0
+        for piece in self.rows[int(number)]:
+            index, start, stop = self.pieces[piece]
+            found = np.asarray(self.read(index))[start:stop]
+            end = position + len(found)
+            tokens[position:end] = found
+            targets[position : end - 1] = found[1:]
+            weights[position : end - 1] = 1.0
+            starts[position] = True
+            position = end
+        # What fills the row is a sequence of its own, of no weight.
+        starts[position : position + 1] = True
+        return {"token_ids": tokens, "reset_mask": starts}, targets, weights
+
+    def batch(self, numbers: Sequence[int]) -> tuple[dict, np.ndarray, np.ndarray]:
+        """Rows as one batch, (batch, sequence_length) each."""
+        inputs, targets, weights = zip(*(self[number] for number in numbers), strict=True)
+        stacked = {name: np.stack([row[name] for row in inputs]) for name in inputs[0]}
+        return stacked, np.stack(targets), np.stack(weights)
+
+    def batches(self, batch_size: int) -> Callable[[int], tuple]:
+        """A function from the step to its batch: every row once an epoch, in a new order each."""
+
+        def make_batch(step: int) -> tuple:
+            places = np.arange(step * batch_size, (step + 1) * batch_size)
+            return self.batch([self._row(*divmod(int(place), len(self))) for place in places])
+
+        return make_batch
+
+    def _row(self, epoch: int, place: int) -> int:
+        if epoch not in self._orders:
+            random = np.random.default_rng((self.seed, epoch))
+            self._orders = {epoch: random.permutation(len(self))}
+        return int(self._orders[epoch][place])
+
+    def held_out_batches(self, batch_size: int, max_batches: int) -> list[tuple]:
+        """Batches of the same rows every time, for validation; whole ones where there are any."""
+        wanted = min(len(self), max_batches * batch_size)
+        wanted = max(wanted - wanted % batch_size, min(len(self), batch_size))
+        return [
+            self.batch(range(start, min(start + batch_size, wanted)))
+            for start in range(0, wanted, batch_size)
+        ]

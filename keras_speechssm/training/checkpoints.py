@@ -1,0 +1,112 @@
+"""Checkpoints that survive a kill at any instant, a full disk and damage.
+
+    <folder>/epoch-00012/state.weights.h5     model, optimizer and metrics
+    <folder>/epoch-00012/checkpoint.json      epoch, size, SHA-256; and what else is to be known
+
+A checkpoint takes its name when all of it is on the disk, and the one before is deleted only
+then.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import keras
+
+from keras_speechssm.whole_files import checksum, write_json
+
+_STATE = "state.weights.h5"
+_ABOUT = "checkpoint.json"
+
+
+class Checkpoints:
+    """The newest checkpoints of a run.
+
+    Args:
+        folder: where they lie; made if missing.
+        keep: int. How many are kept.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        self.folder = Path(folder)
+        self.keep = keep
+
+    def save(self, model: keras.Model, epoch: int, **about) -> bool:
+        """Writes the state after `epoch` epochs; where it cannot, says so and leaves no trace.
+
+        Args:
+            model: a compiled model.
+            epoch: int. Finished epochs.
+            **about: what else `checkpoint.json` says.
+
+        Returns:
+            Whether it was written.
+        """
+        target = self.folder / f"epoch-{epoch:05d}"
+        partial = self.folder / f".epoch-{epoch:05d}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            state = partial / _STATE
+            model.save_weights(str(state))
+            _to_disk(state)
+            size = state.stat().st_size
+            about = {"epoch": epoch, "bytes": size, "sha256": checksum(state), **about}
+            write_json(partial / _ABOUT, about)
+            shutil.rmtree(target, ignore_errors=True)  # damaged, or of a run that was resumed
+            partial.rename(target)
+            _to_disk(self.folder)
+        except (OSError, RuntimeError) as error:  # HDF5 raises both on a full disk
+            shutil.rmtree(partial, ignore_errors=True)
+            _warn(f"the checkpoint after epoch {epoch} could not be written ({error}); training on")
+            return False
+        for old in self._names()[self.keep :]:
+            shutil.rmtree(self.folder / old, ignore_errors=True)
+        return True
+
+    def restore(self, model: keras.Model, at_most: int | None = None) -> dict:
+        """Loads the newest checkpoint that is intact, and says which were not.
+
+        Args:
+            model: a built and compiled model; its state is replaced.
+            at_most: int. Newer checkpoints than of this epoch are passed over.
+
+        Returns:
+            What its `checkpoint.json` says; an empty dict where there is none to load.
+        """
+        for name in self._names():
+            about = self._intact(name)
+            if about is None:
+                _warn(f"checkpoint {self.folder / name} is damaged; trying the one before")
+            elif at_most is None or about["epoch"] <= at_most:
+                if not model.optimizer.built:
+                    model.optimizer.build(model.trainable_variables)
+                model.load_weights(str(self.folder / name / _STATE))
+                return about
+        return {}
+
+    def _names(self) -> list[str]:
+        """Of the checkpoints, the newest first."""
+        return sorted((path.name for path in self.folder.glob("epoch-*")), reverse=True)
+
+    def _intact(self, name: str) -> dict | None:
+        state = self.folder / name / _STATE
+        try:
+            about = json.loads((self.folder / name / _ABOUT).read_text(encoding="utf-8"))
+            return about if checksum(state) == about["sha256"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _warn(line: str) -> None:
+    print(f"speechssm: {line}.", file=sys.stderr, flush=True)

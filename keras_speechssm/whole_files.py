@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all, and what tells that they are whole."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives the path of a file to write, which becomes `path` when the block ends well.
+
+    What was written is on the disk before it takes the name, so that neither a kill nor a
+    power cut leaves half a file under it. After an error there is no trace of it.
+
+    Args:
+        path: of the file; its folder is made if missing.
+
+    Example:
+
+    ```python
+    with whole_file("metrics.json") as temporary:
+        temporary.write_text("{}")
+    ```
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """Writes a JSON file, indented for readers; it appears whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_partial_files(folder: str | Path) -> None:
+    """Removes what a killed process left half-written in a folder (not below it)."""
+    for left in Path(folder).glob(".*.partial"):
+        left.unlink(missing_ok=True)

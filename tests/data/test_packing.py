@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_speechssm.data.packing import PackedSequences, pack_rows
+
+
+@given(st.lists(st.integers(1, 12), max_size=60), st.integers(0, 3))
+def test_every_sequence_lies_in_one_row_and_none_is_too_full(lengths, seed):
+    rows = pack_rows(lengths, 12, seed)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[index] for index in row) <= 12 for row in rows)
+
+
+def test_rows_are_nearly_full():
+    lengths = np.random.default_rng(0).integers(1, 1001, 3000)
+    rows = pack_rows(lengths, 1000)
+    assert lengths.sum() / (1000 * len(rows)) > 0.97
+
+
+@pytest.mark.parametrize("length", [0, 13])
+def test_lengths_out_of_range_are_refused(length):
+    with pytest.raises(ValueError, match="expected 1 to 12"):
+        pack_rows([5, length], 12)
+
+
+def packed(streams, sequence_length, seed=0):
+    streams = [np.asarray(stream) for stream in streams]
+    lengths = [len(stream) for stream in streams]
+    return PackedSequences(lengths, streams.__getitem__, sequence_length, seed)
+
+
+def test_a_row_knows_its_sequences():
+    rows = packed([[1, 2, 3], [], [4, 5], [9]], 7)
+    assert len(rows) == 1  # one token foretells nothing
+    inputs, targets, weights = rows[0]
+    assert inputs["token_ids"].tolist() == [1, 2, 3, 4, 5, 0, 0]
+    assert inputs["reset_mask"].astype(int).tolist() == [1, 0, 0, 1, 0, 1, 0]
+    assert targets.tolist() == [2, 3, 0, 5, 0, 0, 0]
+    assert weights.tolist() == [1, 1, 0, 1, 0, 0, 0]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=20), st.integers(2, 12))
+def test_every_pair_of_neighbours_is_learnt_once_an_epoch(lengths, sequence_length):
+    ends = np.cumsum(lengths)
+    streams = [np.arange(end - n, end) for end, n in zip(ends, lengths, strict=True)]
+    if max(lengths) < 2:
+        with pytest.raises(ValueError, match="at least two tokens"):
+            packed(streams, sequence_length)
+        return
+    rows = packed(streams, sequence_length)
+    found = []
+    for number in range(len(rows)):
+        inputs, targets, weights = rows[number]
+        pairs = zip(inputs["token_ids"][weights > 0], targets[weights > 0], strict=True)
+        found += [int(target) for token, target in pairs if token + 1 == target]
+        assert len(inputs["token_ids"]) == sequence_length
+    # Of a piece all tokens but the first.
+    expected = [
+        token
+        for stream in streams
+        for start in range(0, len(stream) - 1, sequence_length)
+        for token in stream[start + 1 : start + sequence_length]
+    ]
+    assert sorted(found) == sorted(expected)
+
+
+def test_every_row_comes_once_an_epoch_in_an_order_of_its_own():
+    rows = packed([np.full(10, number) for number in range(24)], 10)
+    batches = rows.batches(6)
+    epochs = [
+        [int(row[0]) for step in steps for row in batches(step)[0]["token_ids"]]
+        for steps in (range(4), range(4, 8))
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(24))
+    assert epochs[0] != epochs[1]
+    again = packed([np.full(10, number) for number in range(24)], 10).batches(6)
+    for step in (5, 2):  # whatever was asked for before
+        np.testing.assert_array_equal(batches(step)[1], again(step)[1])
+
+
+def test_a_batch_larger_than_an_epoch_takes_from_the_next():
+    batches = packed([np.arange(4)], 4).batches(3)
+    assert batches(0)[0]["token_ids"].tolist() == [[0, 1, 2, 3]] * 3
+
+
+def test_held_out_batches_are_whole_and_the_same_every_time():
+    rows = packed([np.arange(10)] * 11, 10)
+    assert [len(batch[1]) for batch in rows.held_out_batches(4, 2)] == [4, 4]
+    assert [len(batch[1]) for batch in rows.held_out_batches(16, 2)] == [11]

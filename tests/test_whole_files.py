@@ -1,0 +1,29 @@
+import pytest
+
+from keras_speechssm.whole_files import remove_partial_files, whole_file
+
+
+def test_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "inner" / "a.txt"
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("full")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_removes_what_a_kill_left(tmp_path):
+    (tmp_path / ".a.txt.0123.partial").write_text("half")
+    (tmp_path / "b.txt").write_text("whole")
+    remove_partial_files(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]

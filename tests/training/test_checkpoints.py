@@ -1,0 +1,105 @@
+import errno
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_speechssm.training.checkpoints import Checkpoints
+
+
+def make_model(seed=1):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def saved(folder, epochs=(1, 2, 3)):
+    """A model for each epoch, all saved."""
+    checkpoints, models = Checkpoints(folder), {}
+    for epoch in epochs:
+        models[epoch] = make_model(epoch)
+        models[epoch].optimizer.iterations.assign(10 * epoch)
+        assert checkpoints.save(models[epoch], epoch)
+    return checkpoints, models
+
+
+def same(a, b):
+    pairs = zip(a.get_weights(), b.get_weights(), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def test_the_newest_are_kept_and_the_newest_is_restored(tmp_path):
+    checkpoints, models = saved(tmp_path / "c")
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["epoch-00002", "epoch-00003"]
+    model = make_model(9)
+    assert checkpoints.restore(model)["epoch"] == 3
+    assert same(model, models[3])
+    assert int(model.optimizer.iterations) == 30
+
+
+def test_nothing_to_restore_changes_nothing(tmp_path):
+    model = make_model()
+    assert Checkpoints(tmp_path / "c").restore(model) == {}
+    assert same(model, make_model())
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "no json", "half a json"])
+def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path, capsys, damage):
+    checkpoints, models = saved(tmp_path / "c")
+    state = tmp_path / "c" / "epoch-00003" / "state.weights.h5"
+    about = state.with_name("checkpoint.json")
+    content = bytearray(state.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+    elif damage == "cut":
+        state.write_bytes(content[:-1])
+    elif damage == "gone":
+        state.unlink()
+    elif damage == "no json":
+        about.unlink()
+    else:
+        about.write_text(about.read_text()[:20])
+    model = make_model(9)
+    assert checkpoints.restore(model)["epoch"] == 2
+    assert same(model, models[2])
+    assert "epoch-00003 is damaged" in capsys.readouterr().err
+    # It is replaced when the run comes there again.
+    assert checkpoints.save(models[3], 3)
+    assert checkpoints.restore(make_model(9))["epoch"] == 3
+
+
+def test_what_a_kill_left_is_no_checkpoint(tmp_path):
+    checkpoints, models = saved(tmp_path / "c", epochs=(1,))
+    partial = tmp_path / "c" / ".epoch-00002.partial"
+    partial.mkdir()
+    (partial / "state.weights.h5").write_bytes(b"half")
+    assert checkpoints.restore(make_model(9))["epoch"] == 1
+    assert checkpoints.save(models[1], 2)
+    assert not partial.exists()
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path, capsys, monkeypatch):
+    checkpoints, models = saved(tmp_path / "c", epochs=(1,))
+
+    def full(path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = make_model(2)
+    monkeypatch.setattr(model, "save_weights", full)
+    assert not checkpoints.save(model, 2)
+    assert "No space left on device" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["epoch-00001"]
+    model = make_model(9)
+    assert checkpoints.restore(model)["epoch"] == 1 and same(model, models[1])
+
+
+def test_says_what_it_was_told(tmp_path):
+    Checkpoints(tmp_path / "c").save(make_model(), 4, val_loss=0.5)
+    about = json.loads((tmp_path / "c" / "epoch-00004" / "checkpoint.json").read_text())
+    assert about["epoch"] == 4 and about["val_loss"] == 0.5 and len(about["sha256"]) == 64

@@ -1,0 +1,71 @@
+"""The same training on one device and on eight, which JAX simulates on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_speechssm.data.token_store import finish_token_folder, write_tokens
+
+on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution on JAX")
+
+TRAIN = """
+import json, sys
+from keras_speechssm.training.metrics import read_metrics
+from keras_speechssm.training.speech_lm import train_speech_lm
+
+folder, run, *mesh = sys.argv[1:]
+config = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
+model = train_speech_lm(
+    [folder], run, validation_folders=[folder], model_config=config, sequence_length=16,
+    batch_size=8, gradient_accumulation_steps=1, total_steps=15, steps_per_epoch=5,
+    warmup_steps=5, learning_rate=1e-2, weight_decay=0.01, validation_steps=2,
+    device_mesh=[int(size) for size in mesh] or None,
+)
+kernel = model.backbone.griffin_blocks[0].mlp_block.gate_dense.kernel.value
+shard = kernel.addressable_shards[0].data.shape
+lines = read_metrics(run + "/metrics.jsonl")
+print(json.dumps([[[line["loss"], line["val_loss"]] for line in lines], shard]))
+"""
+
+
+def train(folder, run, mesh=()):
+    flags = "--xla_force_host_platform_device_count=8"
+    env = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
+    command = [sys.executable, "-c", TRAIN, str(folder), str(run), *map(str, mesh)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    losses, shard = json.loads(result.stdout.splitlines()[-1])
+    return np.array(losses), tuple(shard)
+
+
+@on_jax
+def test_eight_devices_give_the_losses_of_one(tmp_path):
+    for number in range(4):
+        write_tokens(tmp_path / "tokens" / f"{number}.npy", (np.arange(80) + number) % 8)
+    finish_token_folder(tmp_path / "tokens", 8)
+    one, whole = train(tmp_path / "tokens", tmp_path / "one")
+    assert one[-1, 0] < 0.8 * one[0, 0]
+    for mesh, shard in (((8,), (16, 32)), ((4, 2), (4, 16))):
+        found, part = train(tmp_path / "tokens", tmp_path / str(mesh), mesh)
+        np.testing.assert_allclose(found, one, rtol=2e-4)
+        assert whole == (16, 32) and part == shard
+
+
+@on_jax
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+    for number in range(4):
+        write_tokens(tmp_path / "tokens" / f"{number}.npy", (np.arange(80) + number) % 8)
+    finish_token_folder(tmp_path / "tokens", 8)
+    one, _ = train(tmp_path / "tokens", tmp_path / "one")
+    lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
+    # As if it had been killed in the third epoch.
+    for name in ("checkpoints/epoch-00003", "best/epoch-00003"):
+        (tmp_path / "one" / name / "checkpoint.json").unlink(missing_ok=True)
+    assert len(lines) == 3
+    again, _ = train(tmp_path / "tokens", tmp_path / "one", (4, 2))
+    np.testing.assert_allclose(again, one, rtol=2e-4)
