@@ -153,6 +153,10 @@ class PresetMixin:
         if load_weights and "registered_name" in _read_config(Path(folder)):
             # Else a checkpoint of another library: its converter knows its files.
             check_weight_files(Path(folder))
+        saved = _read_config(Path(folder)).get("config", {}).get("dtype")
+        if kwargs.get("dtype") is None and _is_mixed(saved):
+            # As KerasHub does with all other floats: it takes "mixed_bfloat16" for no dtype.
+            kwargs["dtype"] = keras.config.dtype_policy()
         try:
             with warnings.catch_warnings():
                 # Keras only warns when the file lacks some layers' weights.
@@ -215,6 +219,12 @@ def _download(handle: str) -> str:
         ) from None
     except OSError as error:
         raise ValueError(f"{handle!r} could not be downloaded: {first_line(error)}") from error
+
+
+def _is_mixed(dtype) -> bool:
+    """Whether a saved dtype is a policy of two dtypes, `mixed_bfloat16` or `mixed_float16`."""
+    name = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
+    return isinstance(name, str) and name.startswith("mixed_")
 
 
 def _read_config(folder: Path, name: str = "config.json") -> dict:

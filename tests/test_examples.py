@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import matplotlib
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ import soundfile
 from tiny_models import shared_tiny_preset
 
 from keras_speechssm.audio import read_audio, write_audio
+from keras_speechssm.models import GriffinBackbone, SpeechSSM
 from keras_speechssm.preset_registry import DEFAULT_PRESET, preset_names
+from keras_speechssm.speech_lm.conversion import convert_checkpoint
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TUTORIALS = sorted(EXAMPLES.glob("[0-9]*.py"))
@@ -30,7 +33,11 @@ def load(name: str):
 
 
 def test_there_are_tutorials():
-    assert [path.stem for path in TUTORIALS] == ["01_continue_speech"]
+    assert [path.stem for path in TUTORIALS] == [
+        "01_continue_speech",
+        "02_finetune",
+        "03_train_from_text_checkpoint",
+    ]
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -55,12 +62,17 @@ def test_notebook_holds_the_whole_tutorial(path):
     assert first.startswith('import os\n\nos.environ.setdefault("KERAS_BACKEND"')
 
 
-def check_run(path, tmp_path, monkeypatch, preset):
+def run_tutorial(name, tmp_path, monkeypatch, preset, **settings):
+    """Runs a tutorial small, and returns the names that it leaves."""
     matplotlib.use("Agg")
-    monkeypatch.setenv("SPEECHSSM_PRESET", preset)
-    monkeypatch.setenv("SPEECHSSM_SECONDS", "2")
-    monkeypatch.setenv("SPEECHSSM_OUTPUT", str(tmp_path))
-    names = runpy.run_path(str(path))
+    settings = {"PRESET": preset, "SECONDS": "2", "OUTPUT": str(tmp_path), **settings}
+    for key, value in settings.items():
+        monkeypatch.setenv(f"SPEECHSSM_{key}", str(value))
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def check_continuation(tmp_path, monkeypatch, preset):
+    names = run_tutorial("01_continue_speech", tmp_path, monkeypatch, preset)
     assert names["continuation"].shape == (32000,)
     prompt = read_audio(EXAMPLES / "prompt.flac")
     assert soundfile.info(tmp_path / "continuation.wav").frames == len(prompt) + 32000
@@ -68,9 +80,57 @@ def check_run(path, tmp_path, monkeypatch, preset):
     assert (tmp_path / "continuation.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_tutorial_runs_on_tiny_models(path, tmp_path, monkeypatch):
-    check_run(path, tmp_path, monkeypatch, shared_tiny_preset())
+def check_finetuning(tmp_path, monkeypatch, preset, steps):
+    pytest.importorskip("grain")
+    pytest.importorskip("array_record")
+    prompt = read_audio(EXAMPLES / "prompt.flac")
+    (tmp_path / "recordings").mkdir()
+    for number in range(3):
+        write_audio(tmp_path / "recordings" / f"{number}.wav", np.roll(prompt, 16000 * number))
+    settings = {"RECORDINGS": tmp_path / "recordings", "STEPS": steps}
+    names = run_tutorial("02_finetune", tmp_path, monkeypatch, preset, **settings)
+    assert names["loss_after"] < names["loss_before"]
+    for name in ("before.wav", "after.wav"):
+        frames = len(prompt[:160000]) + 32000
+        assert soundfile.info(tmp_path / name).frames == frames
+    tokens = np.array([[1, 2, 3]])
+    loaded = SpeechSSM.from_preset(str(tmp_path / "speech_lm"))
+    outputs = [keras.ops.convert_to_numpy(model(tokens)) for model in (loaded, names["model"])]
+    np.testing.assert_allclose(*outputs, atol=1e-4)
+
+
+def test_tutorial_01_runs_on_tiny_models(tmp_path, monkeypatch):
+    check_continuation(tmp_path, monkeypatch, shared_tiny_preset())
+
+
+def test_tutorial_02_runs_on_tiny_models(tmp_path, monkeypatch):
+    check_finetuning(tmp_path, monkeypatch, shared_tiny_preset(), steps=40)
+
+
+def test_tutorial_03_runs_on_a_tiny_checkpoint_of_the_published_form(tmp_path, monkeypatch):
+    pytest.importorskip("grain")
+    pytest.importorskip("array_record")
+    text = GriffinBackbone(
+        vocabulary_size=32, num_layers=3, hidden_dim=8, intermediate_dim=12, num_heads=2
+    )
+    text.save_to_preset(str(tmp_path / "text"))
+    convert_checkpoint(tmp_path / "text", tmp_path / "hugging_face", to="hugging-face")
+    shutil.copytree(EXAMPLES, tmp_path / "recordings", ignore=shutil.ignore_patterns("*.py"))
+    settings = {
+        "TEXT_PRESET": tmp_path / "hugging_face",
+        "RECORDINGS": tmp_path / "recordings",
+        "SEQUENCE_LENGTH": 64,
+        "STEPS": 3,
+    }
+    out = tmp_path / "out"
+    names = run_tutorial(
+        "03_train_from_text_checkpoint", out, monkeypatch, shared_tiny_preset(), **settings
+    )
+    losses = names["history"].history["loss"]
+    assert np.isfinite(losses).all()
+    loaded = SpeechSSM.from_preset(str(out / "speech_lm"))
+    assert loaded.backbone.vocabulary_size == names["store"].vocabulary_size
+    assert not loaded.backbone.use_rotary
 
 
 @pytest.mark.slow
@@ -78,9 +138,12 @@ def test_tutorial_runs_on_tiny_models(path, tmp_path, monkeypatch):
 @pytest.mark.skipif(
     os.environ.get("KERAS_BACKEND", "jax") != "jax", reason="once is enough: JAX is the default"
 )
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_tutorial_runs_on_the_demo_preset(path, tmp_path, monkeypatch):
-    check_run(path, tmp_path, monkeypatch, DEFAULT_PRESET)
+@pytest.mark.parametrize("name", ["01", "02"])
+def test_tutorials_run_on_the_demo_preset(name, tmp_path, monkeypatch):
+    if name == "01":
+        check_continuation(tmp_path, monkeypatch, DEFAULT_PRESET)
+    else:
+        check_finetuning(tmp_path, monkeypatch, DEFAULT_PRESET, steps=20)
 
 
 def test_plot_continuation(tmp_path):

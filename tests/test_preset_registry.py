@@ -173,6 +173,16 @@ def test_float16_weights_load_into_float32(saved):
     np.testing.assert_allclose(forward(loaded), forward(model), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
+def test_a_model_of_mixed_precision_loads_with_the_current_policy(tmp_path, dtype):
+    model = TinyBackbone(4, dtype="mixed_bfloat16")
+    model.save_to_preset(str(tmp_path / "mixed"))
+    loaded = TinyBackbone.from_preset(str(tmp_path / "mixed"), dtype=dtype)
+    assert loaded.dense.dtype_policy.name == (dtype or "float32")
+    for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_value_beyond_float16_stays_float32(saved):
     model, folder = saved
     kernel = np.full((3, 4), 1e6, "float32")

@@ -60,7 +60,7 @@ class PackedSequences:
     ```python
     rows = PackedSequences.from_store(SequenceStore("store"), sequence_length=5760)
     dataset = grain.MapDataset.source(rows).shuffle(seed=0).repeat().batch(8)
-    model.fit(dataset.to_iter_dataset(), steps_per_epoch=100)
+    model.fit(dataset, steps_per_epoch=100, shuffle=False)
     ```
 
     Args:

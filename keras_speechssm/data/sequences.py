@@ -16,6 +16,8 @@ from keras_speechssm.semantic import SemanticTokenizer
 from keras_speechssm.whole_files import remove_partial_files, write_json
 
 MAX_DEFAULT_SHARDS = 1024
+MIN_DEFAULT_RECORDINGS = 16
+"""A file has at least 128 KiB, and what a kill costs is one shard."""
 
 
 def prepare_sequences(
@@ -49,7 +51,7 @@ def prepare_sequences(
             paper found that generation stops there without), else 0.
         speech: `read`, all of it, or `spontaneous`: only contiguous turns of monologues
             (appendix B.4), found by voice activity and speaker embeddings.
-        recordings_per_shard: defaults to as many as make at most 1024 shards.
+        recordings_per_shard: defaults to 16, or as many more as make at most 1024 shards.
         max_unreadable_share: share of the recordings that may be unreadable, 0 to 1. They
             are listed and skipped; beyond the share the run stops.
         workers: processes at once.
@@ -107,7 +109,7 @@ def _make_plan(preset, target_seconds, drop_last_seconds, speech, per_shard, cou
     if speech not in ("read", "spontaneous"):
         raise ValueError(f"speech is {speech!r}; expected 'read' or 'spontaneous'.")
     if per_shard is None:
-        per_shard = -(-count // MAX_DEFAULT_SHARDS)
+        per_shard = max(MIN_DEFAULT_RECORDINGS, -(-count // MAX_DEFAULT_SHARDS))
     if per_shard < 1:
         raise ValueError(f"recordings_per_shard is {per_shard}; expected at least 1.")
     tokenizer = SemanticTokenizer.from_preset(preset, load_weights=False)

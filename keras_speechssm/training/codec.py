@@ -15,7 +15,10 @@ from keras_speechssm.mel import mel_filters
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.soundstream import SoundStream
 from keras_speechssm.soundstream.source_filter import pitch_bins
+from keras_speechssm.training.adversarial import AdversarialCodec, AdversarialPhaseIn
+from keras_speechssm.training.discriminators import Discriminators
 from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.schedule import Budget
 
 DEMO_CODEC = dict(
     strides=(4,),
@@ -213,13 +216,18 @@ def train_codec(
     steps_per_epoch: int = 100,
     learning_rate: float = 1e-3,
     waveform_weight: float = 10.0,
+    adversarial_weight: float = 1.0,
+    feature_weight: float = 10.0,
+    discriminator_channels: int = 16,
+    adversarial_begins: float = 0.5,
     seed: int = 0,
     max_seconds: float | None = None,
 ) -> SoundStream:
     """Trains a SoundStream on folders of audio; run again, it goes on where it stopped.
 
-    Adam, gradient norm clipped at 1. No adversarial loss. Writes the run's files (see
-    `fit_resumable`) and the preset `output_dir/preset`.
+    Adam, gradient norm clipped at 1. Reconstruction losses, and SoundStream's adversarial ones
+    (see `AdversarialCodec`). Writes the run's files (see `fit_resumable`) and the preset
+    `output_dir/preset`.
 
     Args:
         audio_folders: folders of audio files.
@@ -233,6 +241,12 @@ def train_codec(
         learning_rate: peak learning rate.
         waveform_weight: see `CodecLoss`. A codec of the source-filter kind has phases of its
             own, and is trained without this term.
+        adversarial_weight, feature_weight: of the discriminators' losses, see
+            `AdversarialCodec`; 0 for the first trains without discriminators. The second is a
+            tenth of the paper's, since `CodecLoss` is nearer to DAC's, whose is 2.
+        discriminator_channels: see `Discriminators`.
+        adversarial_begins: share of the run after which the codec listens to them; until
+            then they only learn.
         seed: int.
         max_seconds: stop after this much training time.
 
@@ -254,9 +268,16 @@ def train_codec(
         loss = {"waveform": loss, "pitch_logits": PitchLoss()}
     optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.8, beta_2=0.99, global_clipnorm=1.0)
     weights = {"waveform": 1.0, "pitch_logits": PITCH_WEIGHT} if has_pitch else None
-    model.compile(optimizer=optimizer, loss=loss, loss_weights=weights)
+    trained, callbacks = model, []
+    if adversarial_weight > 0:
+        judges = Discriminators(discriminator_channels)
+        trained = AdversarialCodec(model, judges, adversarial_weight, feature_weight)
+        trained.build_on(batches.samples)
+        budget = Budget(Path(output_dir), -(-total_steps // steps_per_epoch), max_seconds)
+        callbacks = [AdversarialPhaseIn(budget, adversarial_begins)]
+    trained.compile(optimizer=optimizer, loss=loss, loss_weights=weights)
     fit_resumable(
-        model,
+        trained,
         batches,
         output_dir,
         learning_rate=learning_rate,
@@ -264,6 +285,7 @@ def train_codec(
         steps_per_epoch=steps_per_epoch,
         validation_batches=validation,
         max_seconds=max_seconds,
+        callbacks=callbacks,
     )
     model.save_to_preset(str(Path(output_dir) / "preset"))
     return model

@@ -1,9 +1,11 @@
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_speechssm.data.packing import PackedSequences, pack_rows
+from keras_speechssm.models import GriffinBackbone, SpeechSSM
 
 
 @given(st.lists(st.integers(1, 12), max_size=60), st.integers(0, 3))
@@ -89,3 +91,17 @@ def test_held_out_batches_are_whole_and_the_same_every_time():
     rows = packed([np.arange(10)] * 11, 10)
     assert [len(batch[1]) for batch in rows.held_out_batches(4, 2)] == [4, 4]
     assert [len(batch[1]) for batch in rows.held_out_batches(16, 2)] == [11]
+
+
+def test_a_plain_fit_takes_them_through_grain():
+    grain = pytest.importorskip("grain")
+    rows = packed([np.arange(20) % 7] * 9, 10)
+    dataset = grain.MapDataset.source(rows).shuffle(seed=0).repeat().batch(4)
+    backbone = GriffinBackbone(
+        vocabulary_size=7, num_layers=2, hidden_dim=8, intermediate_dim=8, num_heads=2
+    )
+    model = SpeechSSM(backbone)
+    model.compile(optimizer=keras.optimizers.Adam(0.02), weighted_metrics=[])
+    history = model.fit(dataset, steps_per_epoch=20, epochs=2, shuffle=False, verbose=0)
+    losses = history.history["loss"]
+    assert losses[1] < 0.8 * losses[0]

@@ -32,7 +32,12 @@ def recordings(tmp_path):
 
 
 def prepare(recordings, output, **options):
-    options = {"preset": shared_tiny_preset(), "target_seconds": 3.0, **options}
+    options = {
+        "preset": shared_tiny_preset(),
+        "target_seconds": 3.0,
+        "recordings_per_shard": 1,
+        **options,
+    }
     return prepare_sequences([recordings], output, **options)
 
 
@@ -136,7 +141,8 @@ def test_kills_lose_and_double_nothing(recordings, tmp_path):
     prepare(recordings, tmp_path / "whole")
     code = (
         "import sys; from keras_speechssm.data.sequences import prepare_sequences; "
-        "prepare_sequences([sys.argv[1]], sys.argv[2], preset=sys.argv[3], target_seconds=3.0)"
+        "prepare_sequences([sys.argv[1]], sys.argv[2], preset=sys.argv[3], target_seconds=3.0, "
+        "recordings_per_shard=1)"
     )
     arguments = [str(recordings), str(tmp_path / "killed"), shared_tiny_preset()]
     command = [sys.executable, "-c", code, *arguments]

@@ -8,6 +8,7 @@ import soundfile
 from keras_speechssm.models import SoundStream
 from keras_speechssm.soundstream.source_filter import pitch_bins
 from keras_speechssm.training.codec import CodecBatches, CodecLoss, PitchLoss, train_codec
+from keras_speechssm.training.metrics import read_metrics
 
 TINY = dict(
     strides=(5, 4),
@@ -153,3 +154,23 @@ def test_source_filter_codec_trains_on_pitch_too(tmp_path):
     np.testing.assert_allclose(
         loaded.decode(codec.encode(waveform)), codec.decode(codec.encode(waveform)), atol=1e-5
     )
+
+
+def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, tmp_path):
+    options = dict(
+        validation_folders=[folder],
+        model_config=TINY,
+        batch_size=2,
+        crop_seconds=0.26,
+        steps_per_epoch=2,
+        discriminator_channels=2,
+        adversarial_begins=0.0,
+    )
+    train_codec([folder], tmp_path / "broken", total_steps=4, **options)
+    broken = train_codec([folder], tmp_path / "broken", total_steps=8, **options)
+    lines = read_metrics(tmp_path / "broken" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert all(line["discriminator_loss"] > 0 for line in lines)
+    loaded = SoundStream.from_preset(str(tmp_path / "broken" / "preset"))
+    for a, b in zip(loaded.get_weights(), broken.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
