@@ -12,7 +12,8 @@ from pathlib import Path
 from keras_speechssm.benchmarks import tpu_programs
 from keras_speechssm.benchmarks.machine import describe_machine
 from keras_speechssm.benchmarks.report import check_output, format_table
-from keras_speechssm.benchmarks.tpu_programs import CHIPS, read_sizes
+from keras_speechssm.benchmarks.tpu_programs import CHIPS
+from keras_speechssm.benchmarks.tpu_shapes import read_sizes
 from keras_speechssm.whole_files import write_json
 
 FIXED_ENVIRONMENT = {
@@ -33,6 +34,8 @@ def bench_tpu(
     train_length: int = 6000,
     speech_lm: str = "speech_ssm_2b",
     soundstorm: str = "soundstorm_600m",
+    tokenizer: str = "semantic_tokenizer_600m",
+    codec: str = "soundstream_16khz",
     size: dict | None = None,
     timeout: float = 3600.0,
     output: str | Path | None = None,
@@ -47,12 +50,14 @@ def bench_tpu(
     Args:
         parts: of `decode` (a block of 256 tokens), `prefill` (256 tokens of a prompt),
             `soundstorm` (one of the passes over a window of 30 s), each in bfloat16 on one
-            v5e, and `train` (a step in mixed precision with AdamW, on 16 v5p).
-        batch_size: sequences at once in all parts but `train`.
+            v5e; `train` (a step of the language model in mixed precision with AdamW, on 16
+            v5p), and the steps of `train_soundstorm` and `train_tokenizer` (30 s each) and
+            `train_codec` (1 s each, with discriminators), as `fit` has them.
+        batch_size: sequences at once in all parts that do not train.
         train_batch_size: sequences of a training batch, shared out over the chips.
-        train_length: tokens of each.
+        train_length: tokens of each for the language model.
         speech_lm: preset of a `GriffinBackbone`; only its sizes count.
-        soundstorm: preset of a `SoundStorm`; only its sizes count.
+        soundstorm, tokenizer, codec: presets of the others; only their sizes count.
         size: sizes other than the presets', by name; each model takes those that it has.
         timeout: seconds each part may take.
         output: `.json` file to write the results to. Defaults to none.
@@ -62,7 +67,8 @@ def bench_tpu(
             as one that does not fit into the memory of its chip.
     """
     _check_arguments(parts, train_batch_size, output)
-    unknown = set(size or {}) - {*read_sizes(speech_lm), *read_sizes(soundstorm)}
+    presets = (speech_lm, soundstorm, tokenizer, codec)
+    unknown = set(size or {}).difference(*map(read_sizes, presets))
     if unknown:
         raise ValueError(f"size names {', '.join(sorted(unknown))}, which no model has.")
     speech = dict(batch_size=batch_size, preset=speech_lm, size=size or {})
@@ -72,6 +78,10 @@ def bench_tpu(
         "soundstorm": {**speech, "preset": soundstorm},
         "train": {**speech, "batch_size": train_batch_size, "length": train_length},
     }
+    for part, preset in zip(
+        ("train_soundstorm", "train_tokenizer", "train_codec"), presets[1:], strict=True
+    ):
+        tasks[part] = {**speech, "batch_size": train_batch_size, "preset": preset}
     rows = []
     for part in parts:
         rows.append(_row(part, compile_apart({"part": part, **tasks[part]}, timeout)))
@@ -90,7 +100,8 @@ def _check_arguments(parts, train_batch_size: int, output) -> None:
         raise ValueError(f"parts are {', '.join(CHIPS)}; got {unknown[0]}.")
     check_output(output)
     chips = CHIPS["train"][1]
-    if "train" in parts and train_batch_size % chips:
+    training = [part for part in parts if part.startswith("train")]
+    if training and train_batch_size % chips:
         raise ValueError(f"train_batch_size is {train_batch_size}; give a multiple of {chips}.")
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("libtpu is not installed: pip install 'keras-speechssm[tpu]'.")

@@ -135,11 +135,28 @@ class PackedSequences:
         stacked = {name: np.stack([row[name] for row in inputs]) for name in inputs[0]}
         return stacked, np.stack(targets), np.stack(weights)
 
-    def batches(self, batch_size: int) -> Callable[[int], tuple]:
-        """A function from the step to its batch: every row once an epoch, in a new order each."""
+    def batches(
+        self, batch_size: int, process: int = 0, num_processes: int = 1
+    ) -> Callable[[int], tuple]:
+        """A function from the step to its batch: every row once an epoch, in a new order each.
+
+        Args:
+            batch_size: int. Rows of a batch.
+            process: int. Of several hosts' processes, which share each batch, this one's
+                number. Defaults to `0`.
+            num_processes: int. How many they are; a divisor of `batch_size`. Defaults to `1`.
+
+        Raises:
+            ValueError: the batch cannot be shared so.
+        """
+        if batch_size % num_processes or not 0 <= process < num_processes:
+            raise ValueError(
+                f"Process {process} of {num_processes} cannot have its share of {batch_size} rows."
+            )
+        share = batch_size // num_processes
 
         def make_batch(step: int) -> tuple:
-            places = np.arange(step * batch_size, (step + 1) * batch_size)
+            places = step * batch_size + process * share + np.arange(share)
             return self.batch([self._row(*divmod(int(place), len(self))) for place in places])
 
         return make_batch

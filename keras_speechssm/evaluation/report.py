@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.data.token_store import read_token_folder
+from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.evaluation.codec_quality import evaluate_codec
 from keras_speechssm.evaluation.lyra import lyra_round_trip
 from keras_speechssm.evaluation.token_perplexity import evaluate_token_perplexity
@@ -97,7 +97,7 @@ def evaluate_language_model(
     """Perplexity a held-out token of the language model, a unigram and a trigram model.
 
     Args:
-        training_folders: folders of tokens that the n-gram models count.
+        training_folders: folders or stores of tokens that the n-gram models count.
         held_out_folders: folders of tokens that all three are judged on.
         preset: of a `SpeechSSM` or a pipeline.
         batch_size: recordings that the model reads side by side.
@@ -106,8 +106,8 @@ def evaluate_language_model(
         `{"model", "unigram", "trigram": perplexity, "tokens": tokens judged}`.
     """
     training, held_out = (
-        [stream for folder in folders for stream in read_token_folder(folder)]
-        for folders in (training_folders, held_out_folders)
+        [source.read(number) for number in range(len(source.lengths))]
+        for source in map(open_tokens, (training_folders, held_out_folders))
     )
     model = SpeechSSM.from_preset(preset)
     return evaluate_token_perplexity(model, training, held_out, batch_size)

@@ -1,7 +1,6 @@
 """A codec and its discriminators, trained together: SoundStream's adversarial losses."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_speechssm.training.discriminators import Discriminators
@@ -56,7 +55,7 @@ class AdversarialCodec(keras.Model):
 
     def build_on(self, samples: int) -> None:
         """Builds the discriminators for waveforms of that length, so that weights can load."""
-        self.discriminators(np.zeros((1, samples), "float32"))
+        self.discriminators(keras.KerasTensor((1, samples)))
         self.built = True
 
     def call(self, waveform, training=None):

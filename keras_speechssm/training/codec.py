@@ -263,11 +263,6 @@ def train_codec(
     if validation_folders is not None:
         held_out = CodecBatches(validation_folders, *crops, seed + 1, None, pitch_hop)
         validation = [held_out(step) for step in range(4)]
-    loss = CodecLoss(waveform_weight=0.0 if has_pitch else waveform_weight)
-    if has_pitch:
-        loss = {"waveform": loss, "pitch_logits": PitchLoss()}
-    optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.8, beta_2=0.99, global_clipnorm=1.0)
-    weights = {"waveform": 1.0, "pitch_logits": PITCH_WEIGHT} if has_pitch else None
     trained, callbacks = model, []
     if adversarial_weight > 0:
         judges = Discriminators(discriminator_channels)
@@ -275,7 +270,7 @@ def train_codec(
         trained.build_on(batches.samples)
         budget = Budget(Path(output_dir), -(-total_steps // steps_per_epoch), max_seconds)
         callbacks = [AdversarialPhaseIn(budget, adversarial_begins)]
-    trained.compile(optimizer=optimizer, loss=loss, loss_weights=weights)
+    compile_codec(trained, has_pitch, learning_rate, waveform_weight)
     fit_resumable(
         trained,
         batches,
@@ -289,3 +284,23 @@ def train_codec(
     )
     model.save_to_preset(str(Path(output_dir) / "preset"))
     return model
+
+
+def compile_codec(
+    model, has_pitch: bool, learning_rate: float = 1e-3, waveform_weight: float = 10.0
+) -> None:
+    """Compiles a codec, alone or with discriminators, with Adam and its losses.
+
+    Args:
+        model: `SoundStream` or `AdversarialCodec`.
+        has_pitch: whether it predicts pitch, as the source-filter kind does; then without the
+            error of the waveform.
+        learning_rate: float.
+        waveform_weight: see `CodecLoss`.
+    """
+    loss, weights = CodecLoss(waveform_weight=0.0 if has_pitch else waveform_weight), None
+    if has_pitch:
+        loss = {"waveform": loss, "pitch_logits": PitchLoss()}
+        weights = {"waveform": 1.0, "pitch_logits": PITCH_WEIGHT}
+    optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.8, beta_2=0.99, global_clipnorm=1.0)
+    model.compile(optimizer=optimizer, loss=loss, loss_weights=weights)

@@ -5,11 +5,9 @@ from os import PathLike
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from keras_speechssm.data.packing import PackedSequences
-from keras_speechssm.data.sequence_store import SequenceStore, is_sequence_store
-from keras_speechssm.data.token_store import read_manifest, read_token_folder
+from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.training.devices import distributed
@@ -128,17 +126,19 @@ def train_speech_lm(
     """
     if not token_folders:
         raise ValueError("token_folders is empty: give at least one folder of tokens.")
-    vocabulary_size = _read_vocabulary_size([*token_folders, *(validation_folders or ())])
-    rows = read_rows(token_folders, sequence_length, seed)
+    source = open_tokens(token_folders)
+    rows = PackedSequences(source.lengths, source.read, sequence_length, seed)
     validation_batches = None
     if validation_folders:
-        held_out = read_rows(validation_folders, sequence_length, seed)
+        held_out = open_tokens(validation_folders)
+        _check_vocabulary(held_out.vocabulary_size, source.vocabulary_size, "validation_folders")
+        held_out = PackedSequences(held_out.lengths, held_out.read, sequence_length, seed)
         validation_batches = held_out.held_out_batches(batch_size, validation_steps)
     keras.utils.set_random_seed(seed)
     with distributed(device_mesh, GriffinBackbone.get_layout_map, batch_size):
         config = {**({"dtype": dtype} if dtype else {}), **(model_config or {})}
         with _rematerialized(rematerialize):
-            model = make_model(vocabulary_size, preset, text_preset, config)
+            model = make_model(source.vocabulary_size, preset, text_preset, config)
         if lora_rank is not None:
             model.backbone.enable_lora(lora_rank)
         model.compile(
@@ -177,50 +177,18 @@ def make_model(
         config = {"vocabulary_size": vocabulary_size, **DEFAULT_CONFIG, **config}
         return SpeechSSM(GriffinBackbone(**config))
     model = SpeechSSM.from_preset(preset, **config)
-    if model.backbone.vocabulary_size != vocabulary_size:
-        raise ValueError(
-            f"The tokens are of a vocabulary of {vocabulary_size}, the preset {preset!r} knows "
-            f"{model.backbone.vocabulary_size}: tokenise with the preset's own tokenizer."
-        )
+    _check_vocabulary(model.backbone.vocabulary_size, vocabulary_size, f"preset {preset!r}")
     return model
+
+
+def _check_vocabulary(found: int, expected: int, name: str) -> None:
+    if found != expected:
+        raise ValueError(
+            f"The training tokens are of a vocabulary of {expected}, {name} has {found}: "
+            "tokenise all with the preset's own tokenizer."
+        )
 
 
 def _rematerialized(wanted: bool) -> keras.RematScope:
     names = [f"griffin_block_{number}" for number in range(256)]
     return keras.RematScope("list_of_layers" if wanted else None, layer_names=names)
-
-
-def read_rows(
-    folders: Sequence[str | PathLike], sequence_length: int, seed: int = 0
-) -> PackedSequences:
-    """Rows to train on, of stores of sequences and folders of tokens."""
-    lengths, readers = [], []
-    for folder in folders:
-        if is_sequence_store(folder):
-            store = SequenceStore(folder)
-            lengths += store.lengths.tolist()
-            readers += [(store, index) for index in range(len(store))]
-        else:
-            streams = read_token_folder(folder)
-            lengths += [len(stream) for stream in streams]
-            readers += [(streams, index) for index in range(len(streams))]
-
-    def read(number: int) -> np.ndarray:
-        source, index = readers[number]
-        found = source[index]
-        return found if isinstance(found, np.ndarray) else found.tokens
-
-    return PackedSequences(lengths, read, sequence_length, seed)
-
-
-def _read_vocabulary_size(folders: Sequence[str | PathLike]) -> int:
-    sizes = {}
-    for folder in folders:
-        store = is_sequence_store(folder)
-        found = SequenceStore(folder, verify=False) if store else read_manifest(folder)
-        sizes[str(folder)] = found.vocabulary_size
-    if len(set(sizes.values())) != 1:
-        raise ValueError(
-            f"Token folders must share one tokenizer; their vocabulary sizes are {sizes}."
-        )
-    return next(iter(sizes.values()))

@@ -53,6 +53,20 @@ def test_training_compiles_with_the_kernel_and_sums_gradients(tmp_path):
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.parametrize("part", ["train_soundstorm", "train_tokenizer"])
+def test_the_other_models_steps_compile(tmp_path, part):
+    size = {"num_layers": 1, "num_decoder_layers": 1, "hidden_dim": 64, "num_heads": 2}
+    size |= {"intermediate_dim": 64, "vocabulary_size": 64, "codebook_size": 16}
+    output = tmp_path / "tpu.json"
+    tpu.bench_tpu(parts=[part], size=size, train_batch_size=16, output=output)
+    (row,) = json.loads(output.read_text())["rows"]
+    assert row["failed"] is None and row["chips"] == 16 and row["collective_bytes"] is None
+    # Weights and two moments each, in float32.
+    assert row["arguments_gib"] * 2**30 > 12e6 * row["parameters_m"]
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_what_does_not_fit_fails_in_one_line(capsys):
     # The embeddings alone have 32 GiB.
     size = {**TINY, "vocabulary_size": 2**23, "hidden_dim": 2048}

@@ -82,6 +82,15 @@ def test_every_row_comes_once_an_epoch_in_an_order_of_its_own():
         np.testing.assert_array_equal(batches(step)[1], again(step)[1])
 
 
+def test_processes_share_a_batch():
+    rows = packed([np.full(10, number) for number in range(24)], 10)
+    whole = rows.batches(6)(2)[1]
+    parts = [rows.batches(6, process, 3)(2)[1] for process in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    with pytest.raises(ValueError, match="cannot have its share of 6"):
+        rows.batches(6, 0, 4)
+
+
 def test_a_batch_larger_than_an_epoch_takes_from_the_next():
     batches = packed([np.arange(4)], 4).batches(3)
     assert batches(0)[0]["token_ids"].tolist() == [[0, 1, 2, 3]] * 3

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -69,3 +70,47 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     assert len(lines) == 3
     again, _ = train(tmp_path / "tokens", tmp_path / "one", (4, 2))
     np.testing.assert_allclose(again, one, rtol=2e-4)
+
+
+HOST = """
+import itertools, sys
+import jax, keras, numpy as np
+
+process, num_processes, address = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if num_processes > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    keras.distribution.initialize(address, num_processes, process)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+from keras_speechssm.data.packing import PackedSequences
+from keras_speechssm.models import GriffinBackbone, SpeechSSM
+
+keras.utils.set_random_seed(0)
+streams = [(np.arange(80) + number) % 8 for number in range(4)]
+share = PackedSequences([80] * 4, streams.__getitem__, 16).batches(8, process, num_processes)
+config = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
+model = SpeechSSM(GriffinBackbone(vocabulary_size=8, **config))
+model.compile(keras.optimizers.Adam(1e-2), weighted_metrics=[])
+batches = (share(step) for step in itertools.count())
+history = model.fit(batches, steps_per_epoch=5, epochs=3, shuffle=False, verbose=0).history
+print(*history["loss"])
+"""
+
+
+@on_jax
+@pytest.mark.slow
+def test_two_hosts_give_the_losses_of_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+
+    def start(*arguments):
+        command = [sys.executable, "-c", HOST, *map(str, arguments), address]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+    processes = [start(0, 2), start(1, 2), start(0, 1)]
+    outputs = [process.communicate(timeout=300)[0].split() for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    first, second, alone = (np.array(output[-3:], float) for output in outputs)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, alone, rtol=1e-4)

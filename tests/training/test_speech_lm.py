@@ -2,10 +2,12 @@ import keras
 import numpy as np
 import pytest
 
+from keras_speechssm.data.packing import PackedSequences
+from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.data.token_store import finish_token_folder, write_tokens
 from keras_speechssm.speech_lm import SpeechSSM
 from keras_speechssm.training.metrics import read_metrics
-from keras_speechssm.training.speech_lm import make_optimizer, read_rows, train_speech_lm
+from keras_speechssm.training.speech_lm import make_optimizer, train_speech_lm
 
 TINY = {
     "num_layers": 2,
@@ -38,6 +40,11 @@ def settings(**options):
     }
 
 
+def read_rows(folders, sequence_length):
+    source = open_tokens(folders)
+    return PackedSequences(source.lengths, source.read, sequence_length)
+
+
 def losses(folder):
     return [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
 
@@ -63,6 +70,8 @@ def test_folders_of_different_tokenizers_are_refused(tmp_path):
     folders = [token_folder(tmp_path / "a"), token_folder(tmp_path / "b", vocabulary=9)]
     with pytest.raises(ValueError, match="share one tokenizer"):
         train_speech_lm(folders, tmp_path / "run")
+    with pytest.raises(ValueError, match="a vocabulary of 7, validation_folders has 9"):
+        train_speech_lm(folders[:1], tmp_path / "run", validation_folders=folders[1:])
     assert not (tmp_path / "run").exists()
 
 
@@ -166,7 +175,7 @@ def test_a_preset_of_another_vocabulary_is_refused(tmp_path):
     train_speech_lm([folder], tmp_path / "run", total_steps=10, **settings())
     other = token_folder(tmp_path / "other", vocabulary=9)
     options = settings(model_config=None, preset=str(tmp_path / "run" / "preset"))
-    with pytest.raises(ValueError, match="a vocabulary of 9, the preset .* knows 7"):
+    with pytest.raises(ValueError, match="a vocabulary of 9, preset .* has 7"):
         train_speech_lm([other], tmp_path / "second", **options)
 
 
