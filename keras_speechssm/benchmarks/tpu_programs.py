@@ -154,7 +154,7 @@ def _make_speech_lm(task: dict) -> tuple:
         model = UncompiledSpeechSSM(GriffinBackbone(**changed_sizes(task, "bfloat16")))
     batch = task["batch_size"]
     logits = jax.ShapeDtypeStruct((batch, model.backbone.vocabulary_size), "float32")
-    return model, jax.evalshape(lambda: model.initial_state(batch)), logits
+    return model, jax.eval_shape(lambda: model.initial_state(batch)), logits
 
 
 def _decode_program(task: dict, mesh):
