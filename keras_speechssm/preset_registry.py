@@ -221,6 +221,25 @@ def _download(handle: str) -> str:
         raise ValueError(f"{handle!r} could not be downloaded: {first_line(error)}") from error
 
 
+def begin_from_preset(cls, preset: str, **kwargs):
+    """The model of a preset that training begins with, as `cls.from_preset` builds it.
+
+    Presets without weights, such as those of the paper's sizes, give fresh ones.
+
+    Args:
+        cls: a class of `keras_speechssm.models`.
+        preset: name, folder or handle.
+        **kwargs: arguments that override the preset's config.
+    """
+    return cls.from_preset(preset, load_weights=has_weights(cls, preset), **kwargs)
+
+
+def has_weights(cls, preset: str) -> bool:
+    """Whether a preset of `cls` has weights, or is a config only; what a handle names has."""
+    folder = resolve_preset(preset, cls.preset_part)
+    return "://" in folder or any(Path(folder).glob("model*.weights.h5"))
+
+
 def _is_mixed(dtype) -> bool:
     """Whether a saved dtype is a policy of two dtypes, `mixed_bfloat16` or `mixed_float16`."""
     name = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype

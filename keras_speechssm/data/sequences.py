@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ def prepare_sequences(
     recordings_per_shard: int | None = None,
     max_unreadable_share: float = 0.02,
     workers: int = 1,
-    beam_options: Sequence[str] | None = None,
+    beam_options: str | None = None,
 ) -> dict:
     """Cuts and tokenises recordings into a store of sequences to train a language model on.
 
@@ -55,9 +56,10 @@ def prepare_sequences(
         max_unreadable_share: share of the recordings that may be unreadable, 0 to 1. They
             are listed and skipped; beyond the share the run stops.
         workers: processes at once.
-        beam_options: options of an Apache Beam pipeline, such as `--runner=DirectRunner`,
-            which then makes the shards (extra `beam`). All its workers must see both folders
-            under the same paths.
+        beam_options: options of an Apache Beam pipeline as on its command line, such as
+            `--runner=DirectRunner`, which then makes the shards (extra `beam`). All its workers
+            must see both folders under the same paths. In a shell write
+            `--beam-options="--runner=..."`.
 
     Returns:
         dict of counts: recordings, skipped, unused, sequences, tokens, shards, hours of audio.
@@ -81,7 +83,7 @@ def prepare_sequences(
     if beam_options is not None:
         from keras_speechssm.data.beam_runner import make_shards_with_beam
 
-        made = make_shards_with_beam(tasks, beam_options)
+        made = make_shards_with_beam(tasks, shlex.split(beam_options))
     else:
         made = _make_shards(tasks, workers)
     shards = _collect(made, len(tasks), max_unreadable_share * len(names))

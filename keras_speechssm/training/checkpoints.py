@@ -7,14 +7,17 @@ A checkpoint takes its name when all of it is on the disk, and the one before is
 then.
 """
 
+import errno
 import json
+import math
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from keras_speechssm.training.metrics import warn
 from keras_speechssm.whole_files import checksum, write_json
 
 _STATE = "state.weights.h5"
@@ -49,6 +52,7 @@ class Checkpoints:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            _check_space(partial, model)
             state = partial / _STATE
             model.save_weights(str(state))
             _to_disk(state)
@@ -58,20 +62,19 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)  # damaged, or of a run that was resumed
             partial.rename(target)
             _to_disk(self.folder)
-        except (OSError, RuntimeError) as error:  # HDF5 raises both on a full disk
+        except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            _warn(f"the checkpoint after epoch {epoch} could not be written ({error}); training on")
+            warn(f"the checkpoint after epoch {epoch} could not be written ({error}); training on")
             return False
         for old in self._names()[self.keep :]:
             shutil.rmtree(self.folder / old, ignore_errors=True)
         return True
 
-    def restore(self, model: keras.Model, at_most: int | None = None) -> dict:
+    def restore(self, model: keras.Model) -> dict:
         """Loads the newest checkpoint that is intact, and says which were not.
 
         Args:
             model: a built and compiled model; its state is replaced.
-            at_most: int. Newer checkpoints than of this epoch are passed over.
 
         Returns:
             What its `checkpoint.json` says; an empty dict where there is none to load.
@@ -79,8 +82,8 @@ class Checkpoints:
         for name in self._names():
             about = self._intact(name)
             if about is None:
-                _warn(f"checkpoint {self.folder / name} is damaged; trying the one before")
-            elif at_most is None or about["epoch"] <= at_most:
+                warn(f"checkpoint {self.folder / name} is damaged; trying the one before")
+            else:
                 if not model.optimizer.built:
                     model.optimizer.build(model.trainable_variables)
                 model.load_weights(str(self.folder / name / _STATE))
@@ -100,13 +103,24 @@ class Checkpoints:
             return None
 
 
+def _check_space(folder: Path, model: keras.Model) -> None:
+    """Raises the error of a full disk before HDF5 meets one, which it does not survive."""
+    variables = {id(v): v for v in (*model.variables, *model.optimizer.variables)}
+    size = sum(math.prod(v.shape) * np.dtype(_stored(v.dtype)).itemsize for v in variables.values())
+    # Names and tables of an HDF5 file: some KiB a variable.
+    needed = size + 4096 * len(variables) + 2**20
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{free / 2**20:.0f} MiB are free, {needed / 2**20:.0f} needed")
+
+
+def _stored(dtype: str) -> str:
+    return "float32" if dtype == "bfloat16" else dtype
+
+
 def _to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _warn(line: str) -> None:
-    print(f"speechssm: {line}.", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from keras_speechssm import audio
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.data.pitch import measure_pitch
 from keras_speechssm.mel import mel_filters
+from keras_speechssm.preset_registry import begin_from_preset
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.soundstream import SoundStream
 from keras_speechssm.soundstream.source_filter import pitch_bins
@@ -208,6 +209,7 @@ def train_codec(
     output_dir: str | Path,
     *,
     validation_folders: Sequence[str | Path] | None = None,
+    preset: str | None = None,
     model_config: dict | None = None,
     folder_weights: Sequence[float] | None = None,
     batch_size: int = 16,
@@ -234,7 +236,10 @@ def train_codec(
         output_dir: folder of the run.
         validation_folders: folders of other recordings; the weights that do best on them
             are kept. By default the training loss selects.
-        model_config: arguments of `SoundStream`. Defaults to `DEMO_CODEC`.
+        preset: of a SoundStream to train on from, or one without weights to begin anew, such
+            as `soundstream_16khz`, the paper's size.
+        model_config: arguments of `SoundStream`, over the preset's. Defaults without a preset to
+            `DEMO_CODEC`.
         folder_weights: share of the crops from each folder. Defaults to even.
         batch_size, crop_seconds: crops in a step and their length.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
@@ -254,7 +259,10 @@ def train_codec(
         The trained model.
     """
     keras.utils.set_random_seed(seed)
-    model = SoundStream(**(model_config or DEMO_CODEC))
+    if preset is None:
+        model = SoundStream(**(model_config or DEMO_CODEC))
+    else:
+        model = begin_from_preset(SoundStream, preset, **(model_config or {}))
     has_pitch = model.stem == "source_filter"
     pitch_hop = model.stem_stride if has_pitch else None
     crops = (batch_size, crop_seconds)

@@ -76,19 +76,15 @@ def fit_resumable(
     keep_lines(log, first_epoch)
     if first_epoch < epochs:
         budget = Budget(output_dir, epochs, max_seconds)
-        # Plain iterators: Keras' PyDataset fetches ahead, across the ends of epochs.
-        batches_per_epoch = steps_per_epoch * batches_per_step
-        validation = {}
-        if validation_batches is not None:
-            validation = {
-                "validation_data": (batch for batch in itertools.cycle(validation_batches)),
-                "validation_steps": len(validation_batches),
-            }
-        averages = _averages_weights(model.optimizer) and validation
+        per_epoch = steps_per_epoch * batches_per_step
+        # A plain iterator: Keras' PyDataset fetches ahead, across the ends of epochs.
+        batches = (make_batch(number) for number in itertools.count(first_epoch * per_epoch))
+        validation = None if validation_batches is None else _Fixed(validation_batches)
+        averages = _averages_weights(model.optimizer) and validation is not None
         model.fit(
-            (make_batch(number) for number in itertools.count(first_epoch * batches_per_epoch)),
+            batches,
             initial_epoch=first_epoch,
-            steps_per_epoch=batches_per_epoch,
+            steps_per_epoch=per_epoch,
             epochs=epochs,
             shuffle=False,
             verbose=0,
@@ -101,11 +97,28 @@ def fit_resumable(
                 KeepBest(best, monitor, read_metrics(log)),
                 KeepCheckpoint(checkpoints),
             ],
-            **validation,
+            validation_data=validation,
         )
     if best.restore(model) and _averages_weights(model.optimizer):
         model.optimizer.finalize_variable_values(model.trainable_variables)
     return read_metrics(log)
+
+
+class _Fixed(keras.utils.PyDataset):
+    """The same batches at every validation.
+
+    Of a generator Keras repeats those that it looked at to learn their shapes.
+    """
+
+    def __init__(self, batches: Sequence[tuple]):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple:
+        return self.batches[index]
 
 
 def _tensorboard(output_dir: Path, *steps) -> list[keras.callbacks.Callback]:
@@ -132,8 +145,8 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         value = float(logs[self.monitor])
         if self.lowest is None or value < self.lowest:
-            self.checkpoints.save(self.model, epoch + 1, **{self.monitor: value})
-            self.lowest = value
+            if self.checkpoints.save(self.model, epoch + 1, **{self.monitor: value}):
+                self.lowest = value
 
 
 class KeepCheckpoint(keras.callbacks.Callback):

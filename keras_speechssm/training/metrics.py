@@ -1,6 +1,7 @@
 """The record of a training run: one JSON line an epoch."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ class MetricsLog(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.max_seconds = max_seconds
         self.seconds_before = 0.0
+        self.waiting = []
 
     def on_train_begin(self, logs=None):
         last = read_metrics(self.path)[-1:]
@@ -36,12 +38,24 @@ class MetricsLog(keras.callbacks.Callback):
         seconds = self.seconds_before + time.monotonic() - self.started
         line = {"step": (epoch + 1) * self.steps_per_epoch, "seconds": round(seconds, 1)}
         line.update({name: float(value) for name, value in (logs or {}).items()})
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.waiting.append(json.dumps(line) + "\n")
+        self._write()
         shown = "  ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("step", "seconds"))
         print(f"step {line['step']}  {seconds:.0f} s  {shown}", file=sys.stderr, flush=True)
         if self.max_seconds is not None and seconds >= self.max_seconds:
             self.model.stop_training = True
+
+    def _write(self) -> None:
+        """Appends what waits; where the disk is full it goes on waiting."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("".join(self.waiting))
+            self.waiting = []
+        except OSError as error:
+            if self.path.exists():
+                os.truncate(self.path, size)  # no half line
+            warn(f"{self.path} could not be written ({error}); training on")
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -64,9 +78,12 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        for name, value in {**(logs or {}), "learning_rate": rate}.items():
-            self.writer.add_scalar(name, float(value), (epoch + 1) * self.steps_per_epoch)
-        self.writer.flush()
+        try:
+            for name, value in {**(logs or {}), "learning_rate": rate}.items():
+                self.writer.add_scalar(name, float(value), (epoch + 1) * self.steps_per_epoch)
+            self.writer.flush()
+        except OSError as error:
+            warn(f"TensorBoard's files could not be written ({error}); training on")
 
     def on_train_end(self, logs=None):
         self.writer.close()
@@ -90,3 +107,8 @@ def keep_lines(path: str | Path, count: int) -> None:
         lines = [json.dumps(line) + "\n" for line in read_metrics(path)[:count]]
         with whole_file(path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def warn(line: str) -> None:
+    """Tells of a mishap that a run survives."""
+    print(f"speechssm: {line}.", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ import keras
 
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.data.token_source import open_tokens
+from keras_speechssm.preset_registry import begin_from_preset
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.training.devices import distributed
@@ -89,7 +90,8 @@ def train_speech_lm(
         output_dir: folder of the run; the trained model is written to `preset/` in it.
         validation_folders: the same of held-out recordings; the best weights on them are
             kept. Defaults to `None`: the training loss selects.
-        preset: of a SpeechSSM to train on from, such as `speech_ssm_demo_en`.
+        preset: of a SpeechSSM to train on from, such as `speech_ssm_demo_en`, or one without
+            weights to begin anew, such as `speech_ssm_2b`.
         text_preset: of a RecurrentGemma whose weights the model begins with; see
             `SpeechSSM.from_text_preset`.
         model_config: arguments of `GriffinBackbone`, over those of the preset or, without
@@ -176,7 +178,7 @@ def make_model(
     if preset is None:
         config = {"vocabulary_size": vocabulary_size, **DEFAULT_CONFIG, **config}
         return SpeechSSM(GriffinBackbone(**config))
-    model = SpeechSSM.from_preset(preset, **config)
+    model = begin_from_preset(SpeechSSM, preset, **config)
     _check_vocabulary(model.backbone.vocabulary_size, vocabulary_size, f"preset {preset!r}")
     return model
 

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_speechssm.data.corpora import PHONEMES
+from keras_speechssm.preset_registry import begin_from_preset, has_weights
 from keras_speechssm.semantic.phoneme_head import BLANK
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.training.loop import fit_resumable
@@ -96,6 +97,7 @@ def train_tokenizer(
     output_dir: str | Path,
     *,
     validation_folders: Sequence[str | Path] | None = None,
+    preset: str | None = None,
     model_config: dict | None = None,
     initial_weights: str | Path | None = None,
     crop_seconds: float = 8.0,
@@ -117,8 +119,10 @@ def train_tokenizer(
             `keras_speechssm.data.corpora`) is trained on with CTC as well.
         output_dir: run folder: metrics, backup, best weights and, at the end, `preset/`.
         validation_folders: folders of transcribed speech for choosing the best weights.
-        model_config: arguments of `SemanticTokenizer` that replace those of
-            `DEMO_CONFIG`.
+        preset: of a SemanticTokenizer to train on from, or one without weights to begin anew,
+            such as `semantic_tokenizer_600m`, the paper's size.
+        model_config: arguments of `SemanticTokenizer`, over those of the preset or, without
+            one, over `DEMO_CONFIG`.
         initial_weights: `.weights.h5` file of an earlier run to begin from. Layers that
             have no weights of the same shape there begin anew.
         crop_seconds: length of a training example.
@@ -139,11 +143,15 @@ def train_tokenizer(
     """
     keras.utils.set_random_seed(seed)
     batches = CropBatches(audio_folders, crop_seconds, batch_size, seed, untranscribed_share)
-    config = {**DEMO_CONFIG, "masked_loss_weight": best_rq_weight, "seed": seed}
-    model = SemanticTokenizer(**{**config, **(model_config or {})})
+    config = {"masked_loss_weight": best_rq_weight, "seed": seed, **(model_config or {})}
+    if preset is None:
+        model = SemanticTokenizer(**{**DEMO_CONFIG, **config})
+    else:
+        model = begin_from_preset(SemanticTokenizer, preset, **config)
     if initial_weights is not None:
         model.load_weights(str(initial_weights), skip_mismatch=True)
-    model.log_mel.adapt(batches.example_waveforms())
+    if preset is None or not has_weights(SemanticTokenizer, preset):
+        model.log_mel.adapt(batches.example_waveforms())
     validation = None
     if validation_folders:
         held_out = CropBatches(validation_folders, crop_seconds, batch_size, seed, 0.0, False)

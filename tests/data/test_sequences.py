@@ -13,6 +13,7 @@ pytest.importorskip("grain")
 pytest.importorskip("array_record")
 
 from keras_speechssm.audio import write_audio  # noqa: E402
+from keras_speechssm.cli import main  # noqa: E402
 from keras_speechssm.data import sequence_shards  # noqa: E402
 from keras_speechssm.data.sequence_store import SequenceStore  # noqa: E402
 from keras_speechssm.data.sequences import prepare_sequences  # noqa: E402
@@ -89,7 +90,10 @@ def test_the_store_does_not_depend_on_the_workers(recordings, tmp_path):
 def test_beam_makes_the_same_store(recordings, tmp_path):
     pytest.importorskip("apache_beam")
     prepare(recordings, tmp_path / "one")
-    prepare(recordings, tmp_path / "beam", beam_options=["--runner=DirectRunner"])
+    arguments = ["prepare", "sequences", "--audio-folders", str(recordings)]
+    arguments += ["--output-folder", str(tmp_path / "beam"), "--preset", shared_tiny_preset()]
+    arguments += ["--target-seconds", "3", "--recordings-per-shard", "1"]
+    assert main([*arguments, "--beam-options=--runner=DirectRunner --job_name=prepare"]) == 0
     assert content(tmp_path / "one") == content(tmp_path / "beam")
 
 

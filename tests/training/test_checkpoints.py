@@ -1,5 +1,5 @@
-import errno
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -84,19 +84,32 @@ def test_what_a_kill_left_is_no_checkpoint(tmp_path):
 
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path, capsys, monkeypatch):
     checkpoints, models = saved(tmp_path / "c", epochs=(1,))
-
-    def full(path):
-        with open(path, "wb") as file:
-            file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    model = make_model(2)
-    monkeypatch.setattr(model, "save_weights", full)
-    assert not checkpoints.save(model, 2)
-    assert "No space left on device" in capsys.readouterr().err
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**19))
+        assert not checkpoints.save(make_model(2), 2)
+    assert "0 MiB are free, 1 needed" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["epoch-00001"]
     model = make_model(9)
     assert checkpoints.restore(model)["epoch"] == 1 and same(model, models[1])
+
+
+def test_what_is_asked_of_the_disk_is_enough(tmp_path, monkeypatch):
+    asked = []
+    usage = shutil.disk_usage(tmp_path)
+
+    class Asked(int):
+        def __lt__(self, needed):
+            asked.append(needed)
+            return False
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=Asked(2**40)))
+    model = keras.Sequential([keras.Input((3,)), *(keras.layers.Dense(300) for _ in range(12))])
+    model.compile(optimizer="adam", loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    assert Checkpoints(tmp_path / "c").save(model, 1)
+    about = json.loads((tmp_path / "c" / "epoch-00001" / "checkpoint.json").read_text())
+    assert 0.5 * asked[0] < about["bytes"] < asked[0]
 
 
 def test_says_what_it_was_told(tmp_path):

@@ -174,3 +174,18 @@ def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, t
     loaded = SoundStream.from_preset(str(tmp_path / "broken" / "preset"))
     for a, b in zip(loaded.get_weights(), broken.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_training_begins_with_a_preset_with_or_without_weights(folder, tmp_path):
+    options = dict(batch_size=2, crop_seconds=0.26, total_steps=1, steps_per_epoch=1)
+    options |= dict(adversarial_weight=0.0, learning_rate=0.0)
+    first = train_codec([folder], tmp_path / "first", model_config=TINY, **options)
+    preset = tmp_path / "first" / "preset"
+    again = train_codec([folder], tmp_path / "again", preset=str(preset), **options)
+    table = first.encoder_layers[0].get_weights()[0]
+    np.testing.assert_array_equal(again.encoder_layers[0].get_weights()[0], table)
+    for weights in preset.glob("*.weights.h5"):
+        weights.unlink()
+    fresh = train_codec([folder], tmp_path / "fresh", preset=str(preset), seed=1, **options)
+    assert fresh.channels == first.channels
+    assert np.abs(fresh.encoder_layers[0].get_weights()[0] - table).max() > 1e-3

@@ -1,10 +1,12 @@
+import errno
+import io
 import json
 
 import keras
 import numpy as np
 import pytest
 
-from keras_speechssm.training import loop
+from keras_speechssm.training import loop, metrics
 from keras_speechssm.training.loop import fit_resumable
 from keras_speechssm.training.metrics import read_metrics
 
@@ -148,6 +150,16 @@ def test_keeps_the_best_weights(tmp_path):
     assert loss == pytest.approx(min(line["val_loss"] for line in lines), rel=1e-4)
 
 
+def test_every_validation_sees_every_batch(tmp_path):
+    """Keras looks at two batches of a generator, and gives them again at each validation."""
+    validation = [make_batch(1000 + number) for number in range(5)]
+    model, lines = run(tmp_path, 20, validation_batches=validation, learning_rate=0.0)
+    losses = [model.evaluate(*batch, verbose=0) for batch in validation]
+    assert np.ptp(losses) > 0.05
+    for line in lines:
+        assert line["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
 def test_time_limit_stops_and_counts_earlier_runs(tmp_path):
     _, lines = run(tmp_path, 1000, max_seconds=0.0)
     assert len(lines) == 1
@@ -167,3 +179,25 @@ def test_tensorboard_sees_the_losses(tmp_path):
     _, lines = run(tmp_path, 10)
     events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert events.count(b"learning_rate") == len(lines) == 2
+
+
+def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, capsys):
+    log = metrics.MetricsLog(tmp_path / "metrics.jsonl", steps_per_epoch=5)
+    log.on_train_begin()
+    log.on_epoch_end(0, {"loss": 1.0})
+
+    class Full(io.StringIO):
+        def write(self, text):
+            with real_open(tmp_path / "metrics.jsonl", "a") as file:
+                file.write(text[:7])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    real_open = open
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", lambda *args, **kwargs: Full())
+        log.on_epoch_end(1, {"loss": 0.5})
+    assert "No space left" in capsys.readouterr().err
+    assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1.0]
+    log.on_epoch_end(2, {"loss": 0.25})
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(line["step"], line["loss"]) for line in lines] == [(5, 1.0), (10, 0.5), (15, 0.25)]
