@@ -8,6 +8,7 @@ optional `X.json` says what is spoken where:
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,10 @@ def read_turns(audio_path: str | Path) -> list[tuple[float, float]] | None:
         return None
     activity = json.loads(sidecar.read_text(encoding="utf-8"))["voice_activity"]
     try:
-        return sorted((float(start), float(stop)) for start, stop in activity)
+        turns = sorted((float(start), float(stop)) for start, stop in activity)
+        if not all(math.isfinite(second) for turn in turns for second in turn):
+            raise ValueError("not all are finite numbers")
+        return turns
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"voice_activity in {sidecar} is unreadable ({error}); expected a list of start and "

@@ -119,6 +119,10 @@ class PackedSequences:
         for piece in self.rows[int(number)]:
             index, start, stop = self.pieces[piece]
             found = np.asarray(self.read(index))[start:stop]
+            if len(found) != stop - start:
+                raise ValueError(
+                    f"Sequence {index} is shorter than its folder says; prepare it again."
+                )
             end = position + len(found)
             tokens[position:end] = found
             targets[position : end - 1] = found[1:]

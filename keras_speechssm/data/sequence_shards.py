@@ -20,6 +20,9 @@ from keras_speechssm.semantic import SemanticTokenizer
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
 from keras_speechssm.whole_files import write_json
 
+_SHORTEST = 1 / TOKEN_RATE
+"""Seconds; what a cut leaves over of less than a token is nothing."""
+
 
 @dataclass(frozen=True)
 class SequencePlan:
@@ -59,19 +62,21 @@ class ShardTask:
 def make_shard(task: ShardTask) -> dict:
     """Makes a shard, unless it lies there intact, and returns what `shard-*.json` says of it.
 
+    A shard in which recordings were skipped is made again: they may have been mended.
+
     Returns:
         dict: `file`, `bytes`, `sha256`, `lengths`; `skipped`, a list of `recording` and `error`;
         `seconds` of the audio read; `unused`, recordings of which nothing could be used.
     """
     folder = Path(task.folder)
     report = folder / f"{task.name}.json"
-    if report.is_file():
-        shard = json.loads(report.read_text(encoding="utf-8"))
+    path = folder / f"{task.name}.array_record"
+    shard = _read_report(report) if report.is_file() and path.is_file() else None
+    if shard is not None and not shard["skipped"]:
         check_shard(folder, shard)
         return shard
     skipped, unused, seconds = [], [], []
     sequences = _sequences(task, skipped, unused, seconds)
-    path = folder / f"{task.name}.array_record"
     shard = write_shard(path, sequences, task.plan.vocabulary_size)
     shard.update(skipped=skipped, unused=unused, seconds=round(sum(seconds), 3))
     write_json(report, shard)
@@ -84,14 +89,16 @@ def _sequences(task: ShardTask, skipped, unused, seconds) -> Iterator[TokenSeque
     for name, path in task.recordings:
         try:
             waveform = read_audio(path)
-            turns = read_turns(path)
+            spans = find_spans(waveform, read_turns(path), plan)
         except (ValueError, OSError) as error:
             skipped.append({"recording": name, "error": " ".join(str(error).split())})
             continue
         seconds.append(len(waveform) / SAMPLE_RATE)
         kept = 0
-        for span in find_spans(waveform, turns, plan):
+        for span in spans:
             start, stop = (round(second, 3) for second in span)  # what the record says is cut
+            if stop - start < _SHORTEST:
+                continue
             piece = waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
             tokens = _tokenizer(plan.preset).tokenize(piece)
             tokens = tokens[: max(0, len(tokens) - dropped)]
@@ -100,6 +107,17 @@ def _sequences(task: ShardTask, skipped, unused, seconds) -> Iterator[TokenSeque
                 yield TokenSequence(name, start, stop, tokens)
         if not kept:
             unused.append(name)
+
+
+def _read_report(report: Path) -> dict:
+    try:
+        shard = json.loads(report.read_text(encoding="utf-8"))
+        whole = all(isinstance(shard[key], list) for key in ("lengths", "skipped", "unused"))
+        if whole and shard["seconds"] >= 0 and shard["bytes"] > 0 and shard["file"]:
+            return shard
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{report} is damaged; delete it, and run the preparation again.")
 
 
 def find_spans(waveform: np.ndarray, turns: list[Span] | None, plan: SequencePlan) -> list[Span]:
@@ -111,11 +129,15 @@ def find_spans(waveform: np.ndarray, turns: list[Span] | None, plan: SequencePla
         plan: read speech is cut between turns or, where none are known, at pauses, and all of
             it is kept. Of spontaneous speech the monologues are kept.
     """
+    duration = len(waveform) / SAMPLE_RATE
+    if turns is not None:
+        turns = [(max(0.0, start), min(stop, duration)) for start, stop in turns]
+        turns = [turn for turn in turns if turn[1] > turn[0]]
     if plan.speech == "spontaneous":
         return _monologue(waveform, turns, plan.target_seconds)
     if turns is None:
         return cut_at_pauses(waveform, plan.target_seconds)
-    return cut_at_turns(turns, len(waveform) / SAMPLE_RATE, plan.target_seconds)
+    return cut_at_turns(turns, duration, plan.target_seconds)
 
 
 def _monologue(waveform, turns, target_seconds) -> list[Span]:

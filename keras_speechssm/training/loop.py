@@ -13,6 +13,7 @@ import keras
 
 from keras_speechssm.training.checkpoints import Checkpoints
 from keras_speechssm.training.metrics import MetricsLog, TensorBoardLog, keep_lines, read_metrics
+from keras_speechssm.training.option_checks import check_at_least, check_between
 from keras_speechssm.training.schedule import Budget, LearningRate
 
 
@@ -63,7 +64,14 @@ def fit_resumable(
 
     Returns:
         The lines of `metrics.jsonl`.
+
+    Raises:
+        ValueError: a number is out of range; nothing has been written then.
     """
+    check_at_least(1, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    check_at_least(0, learning_rate=learning_rate, max_seconds=max_seconds)
+    check_at_least(0, warmup_steps=warmup_steps)
+    check_between(0, 1, final_learning_rate=final_learning_rate)
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     log = output_dir / "metrics.jsonl"

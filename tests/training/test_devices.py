@@ -44,31 +44,33 @@ def train(folder, run, mesh=()):
     return np.array(losses), tuple(shard)
 
 
-@on_jax
-def test_eight_devices_give_the_losses_of_one(tmp_path):
+@pytest.fixture
+def tokens(tmp_path):
     for number in range(4):
         write_tokens(tmp_path / "tokens" / f"{number}.npy", (np.arange(80) + number) % 8)
     finish_token_folder(tmp_path / "tokens", 8)
-    one, whole = train(tmp_path / "tokens", tmp_path / "one")
+    return tmp_path / "tokens"
+
+
+@on_jax
+def test_eight_devices_give_the_losses_of_one(tokens, tmp_path):
+    one, whole = train(tokens, tmp_path / "one")
     assert one[-1, 0] < 0.8 * one[0, 0]
     for mesh, shard in (((8,), (16, 32)), ((4, 2), (4, 16))):
-        found, part = train(tmp_path / "tokens", tmp_path / str(mesh), mesh)
+        found, part = train(tokens, tmp_path / str(mesh), mesh)
         np.testing.assert_allclose(found, one, rtol=2e-4)
         assert whole == (16, 32) and part == shard
 
 
 @on_jax
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
-    for number in range(4):
-        write_tokens(tmp_path / "tokens" / f"{number}.npy", (np.arange(80) + number) % 8)
-    finish_token_folder(tmp_path / "tokens", 8)
-    one, _ = train(tmp_path / "tokens", tmp_path / "one")
+def test_a_run_goes_on_with_another_number_of_devices(tokens, tmp_path):
+    one, _ = train(tokens, tmp_path / "one")
     lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
     # As if it had been killed in the third epoch.
     for name in ("checkpoints/epoch-00003", "best/epoch-00003"):
         (tmp_path / "one" / name / "checkpoint.json").unlink(missing_ok=True)
     assert len(lines) == 3
-    again, _ = train(tmp_path / "tokens", tmp_path / "one", (4, 2))
+    again, _ = train(tokens, tmp_path / "one", (4, 2))
     np.testing.assert_allclose(again, one, rtol=2e-4)
 
 
