@@ -104,6 +104,8 @@ def _bench(
     if unable:
         raise ValueError(f"{unable[0]} does not {work}; it is there for bench decode.")
     check_output(output)
+    if repeats < 1 or min((number for pair in grid for number in pair), default=0) < 1:
+        raise ValueError("repeats, batch sizes, lengths and steps are numbers from 1 on.")
     present = [name for name in implementations if installed(name)]
     if not present:
         raise ValueError("None of the implementations is installed: pip install '.[parity,torch]'.")

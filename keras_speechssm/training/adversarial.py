@@ -17,7 +17,7 @@ class AdversarialCodec(keras.Model):
 
     A step has one gradient: the discriminators get theirs from a decoded waveform that is
     held, the codec its own through discriminators whose weights are held. Beside the compiled
-    losses it adds, in training only,
+    losses it adds, in training only (validations just log them),
 
     - the discriminators': `max(0, 1 - D(x)) + max(0, 1 + D(y))`;
     - `adversarial_weight * max(0, 1 - D(y))`;
@@ -67,8 +67,6 @@ class AdversarialCodec(keras.Model):
         loss = super().compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training, **kwargs
         )
-        if not training:
-            return loss
         real, decoded = (v["waveform"] if isinstance(v, dict) else v for v in (y, y_pred))
         of_real = self.discriminators(real)
         telling = hinge(of_real, 1.0) + hinge(self.discriminators(ops.stop_gradient(decoded)), -1.0)
@@ -78,6 +76,8 @@ class AdversarialCodec(keras.Model):
         values = (telling, convincing, features)
         for tracker, value in zip(self.trackers.values(), values, strict=True):
             tracker.update_state(value)
+        if not training:
+            return loss
         weighted = self.adversarial_weight * convincing + self.feature_weight * features
         return loss + telling + ops.convert_to_tensor(self.share) * weighted
 

@@ -79,20 +79,24 @@ class Checkpoints:
         Returns:
             What its `checkpoint.json` says; an empty dict where there is none to load.
         """
-        for name in self._names():
+        names = self._names()
+        for name in names:
             about = self._intact(name)
             if about is None:
-                warn(f"checkpoint {self.folder / name} is damaged; trying the one before")
+                warn(f"checkpoint {self.folder / name} is damaged and passed over")
             else:
                 if not model.optimizer.built:
                     model.optimizer.build(model.trainable_variables)
                 model.load_weights(str(self.folder / name / _STATE))
                 return about
+        if names:
+            warn(f"no checkpoint in {self.folder} is intact")
         return {}
 
     def _names(self) -> list[str]:
         """Of the checkpoints, the newest first."""
-        return sorted((path.name for path in self.folder.glob("epoch-*")), reverse=True)
+        names = [path.name for path in self.folder.glob("epoch-*") if path.name[6:].isdecimal()]
+        return sorted(names, key=lambda name: int(name[6:]), reverse=True)
 
     def _intact(self, name: str) -> dict | None:
         state = self.folder / name / _STATE

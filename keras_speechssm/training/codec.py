@@ -250,8 +250,8 @@ def train_codec(
             `AdversarialCodec`; 0 for the first trains without discriminators. The second is a
             tenth of the paper's, since `CodecLoss` is nearer to DAC's, whose is 2.
         discriminator_channels: see `Discriminators`.
-        adversarial_begins: share of the run after which the codec listens to them; until
-            then they only learn.
+        adversarial_begins: share of the run after which the codec listens to them, fully a
+            tenth later; until then they only learn, and no weights count as the best.
         seed: int.
         max_seconds: stop after this much training time.
 
@@ -287,6 +287,8 @@ def train_codec(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         validation_batches=validation,
+        # Weights from before the discriminators had their say sound otherwise.
+        best_from=min(1.0, adversarial_begins + 0.1) if callbacks else 0.0,
         max_seconds=max_seconds,
         callbacks=callbacks,
     )

@@ -6,6 +6,7 @@ the number of a step to its batch are all it takes.
 
 import importlib.util
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def fit_resumable(
     final_learning_rate: float = 0.02,
     validation_batches: Sequence[tuple] | None = None,
     monitor: str = "val_loss",
+    best_from: float = 0.0,
     max_seconds: float | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict]:
@@ -59,6 +61,7 @@ def fit_resumable(
         final_learning_rate: float. What the learning rate falls to, as a share of its peak.
         validation_batches: list of batches, or `None`: then the training loss selects.
         monitor: the logged value whose minimum marks the best weights.
+        best_from: float. Share of the run before which no weights count as the best.
         max_seconds: float or `None`. Stop early after this much training time.
         callbacks: further Keras callbacks.
 
@@ -66,12 +69,18 @@ def fit_resumable(
         The lines of `metrics.jsonl`.
 
     Raises:
-        ValueError: a number is out of range; nothing has been written then.
+        ValueError: a number is out of range (nothing has been written then), or the loss is
+            no number any more.
     """
     check_at_least(1, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     check_at_least(0, learning_rate=learning_rate, max_seconds=max_seconds)
     check_at_least(0, warmup_steps=warmup_steps)
-    check_between(0, 1, final_learning_rate=final_learning_rate)
+    check_between(0, 1, final_learning_rate=final_learning_rate, best_from=best_from)
+    if warmup_steps and warmup_steps < steps_per_epoch:
+        raise ValueError(
+            f"warmup_steps is {warmup_steps}, but the learning rate changes every steps_per_epoch "
+            f"{steps_per_epoch} only: give fewer of those, or no warm-up (0)."
+        )
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     log = output_dir / "metrics.jsonl"
@@ -97,12 +106,13 @@ def fit_resumable(
             shuffle=False,
             verbose=0,
             callbacks=[
+                StopAtNaN(output_dir),
                 LearningRate(budget, learning_rate, warmup_epochs, final_learning_rate),
                 *callbacks,
                 *([keras.callbacks.SwapEMAWeights()] if averages else []),
                 MetricsLog(log, steps_per_epoch, max_seconds),
                 *_tensorboard(output_dir, steps_per_epoch, first_epoch),
-                KeepBest(best, monitor, read_metrics(log)),
+                KeepBest(best, monitor, read_metrics(log), budget, best_from),
                 KeepCheckpoint(checkpoints),
             ],
             validation_data=validation,
@@ -142,19 +152,52 @@ class KeepBest(keras.callbacks.Callback):
         checkpoints: where to.
         monitor: name of the value.
         lines: of the metrics so far.
+        budget: what the run may use.
+        best_from: share of it before which nothing is stored.
     """
 
-    def __init__(self, checkpoints: Checkpoints, monitor: str, lines: Sequence[dict]):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        monitor: str,
+        lines: Sequence[dict],
+        budget: Budget,
+        best_from: float = 0.0,
+    ):
         super().__init__()
         self.checkpoints = checkpoints
         self.monitor = monitor
-        self.lowest = min((line[monitor] for line in lines if monitor in line), default=None)
+        self.budget = budget
+        self.best_from = best_from
+        values = [line.get(monitor) for number, line in enumerate(lines) if self._counts(number)]
+        self.lowest = min((value for value in values if value is not None), default=None)
+
+    def _counts(self, epoch: int) -> bool:
+        return self.budget.used(epoch) >= self.best_from
 
     def on_epoch_end(self, epoch, logs=None):
         value = float(logs[self.monitor])
+        if not self._counts(epoch):
+            return
         if self.lowest is None or value < self.lowest:
             if self.checkpoints.save(self.model, epoch + 1, **{self.monitor: value}):
                 self.lowest = value
+
+
+class StopAtNaN(keras.callbacks.Callback):
+    """Ends a run whose loss is no number, before anything of it is stored; comes first."""
+
+    def __init__(self, output_dir: Path):
+        super().__init__()
+        self.output_dir = output_dir
+
+    def on_epoch_end(self, epoch, logs=None):
+        wrong = [name for name, value in (logs or {}).items() if not math.isfinite(value)]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} is {logs[wrong[0]]} in epoch {epoch + 1}: lower the learning rate. "
+                f"{self.output_dir} holds what was before."
+            )
 
 
 class KeepCheckpoint(keras.callbacks.Callback):

@@ -31,7 +31,7 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         last = read_metrics(self.path)[-1:]
-        self.seconds_before = last[0]["seconds"] if last else 0.0
+        self.seconds_before = last[0].get("seconds", 0.0) if last else 0.0
         self.started = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -93,12 +93,18 @@ def read_metrics(path: str | Path) -> list[dict]:
     """The lines of a run's `metrics.jsonl`; empty where there is none yet.
 
     A last line that a killed run did not finish is left out.
+
+    Raises:
+        ValueError: another line is no JSON.
     """
     path = Path(path)
     if not path.exists():
         return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+    try:
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        return [dict(json.loads(line)) for line in whole.splitlines() if line.strip()]
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is damaged; delete it, and the run goes on without.") from None
 
 
 def keep_lines(path: str | Path, count: int) -> None:

@@ -32,16 +32,17 @@ class Budget:
     def used(self, epochs: int) -> float:
         """Share of the budget that the first `epochs` epochs took, 0 to 1."""
         used = epochs / self.total_epochs
-        lines = self.metrics()[:epochs]
-        if self.max_seconds and lines:
-            used = max(used, lines[-1]["seconds"] / self.max_seconds)
+        lines = self.metrics()[:epochs] if self.max_seconds else []
+        if lines:
+            used = max(used, lines[-1].get("seconds", 0.0) / self.max_seconds)
         return min(used, 1.0)
 
 
 class LearningRate(keras.callbacks.Callback):
-    """Raises the learning rate in a straight line, then lowers it along a cosine.
+    """Lowers the learning rate along a cosine, times a straight line by which it first rises.
 
-    It changes at the beginning of an epoch, since seconds may be what runs out.
+    It changes at the beginning of an epoch, since seconds may be what runs out: a warm-up of ten
+    epochs has ten stairs.
 
     Args:
         budget: what the run may use.

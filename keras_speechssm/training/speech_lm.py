@@ -1,5 +1,6 @@
 """Training a SpeechSSM on semantic tokens: next-token cross-entropy on packed sequences."""
 
+import inspect
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,7 +14,7 @@ from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.training.devices import distributed
 from keras_speechssm.training.loop import fit_resumable
-from keras_speechssm.training.option_checks import check_at_least, check_between
+from keras_speechssm.training.option_checks import check_at_least, check_between, keep_options
 
 DEFAULT_CONFIG = {
     "num_layers": 6,
@@ -26,6 +27,21 @@ DEFAULT_CONFIG = {
 """The demo's size, about 5 million parameters; `vocabulary_size` comes from the tokens."""
 
 
+KEPT_OPTIONS = (
+    "preset",
+    "text_preset",
+    "model_config",
+    "lora_rank",
+    "sequence_length",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_epoch",
+    "ema_momentum",
+    "seed",
+)
+"""Options that a run cannot change half way."""
+
+
 def make_optimizer(
     learning_rate: float = 5e-4,
     weight_decay: float = 0.6,
@@ -33,11 +49,15 @@ def make_optimizer(
     gradient_accumulation_steps: int = 1,
     ema_momentum: float | None = None,
 ) -> keras.optimizers.Optimizer:
-    """AdamW, clipped by the global norm.
+    """AdamW, clipped by the global norm; `ema_momentum` is that of a step.
 
     Biases, gains and the decay parameters of the recurrences are not decayed.
     """
-    averages = {} if ema_momentum is None else {"use_ema": True, "ema_momentum": ema_momentum}
+    averages = {}
+    if ema_momentum is not None:
+        # Keras averages after each batch, though weights change after the last of a step only.
+        momentum = ema_momentum ** (1.0 / gradient_accumulation_steps)
+        averages = {"use_ema": True, "ema_momentum": momentum}
     optimizer = keras.optimizers.AdamW(
         learning_rate,
         weight_decay=weight_decay,
@@ -125,16 +145,11 @@ def train_speech_lm(
 
     Raises:
         ValueError: folders of different vocabularies or another than the preset's, too few
-            tokens, or arguments that exclude one another.
+            tokens, arguments that exclude one another or are out of range, a run that was begun
+            with others, or a loss that is no number any more.
     """
-    if not token_folders:
-        raise ValueError("token_folders is empty: give at least one folder of tokens.")
-    check_at_least(1, batch_size=batch_size, validation_steps=validation_steps)
-    check_at_least(1, gradient_accumulation_steps=gradient_accumulation_steps, lora_rank=lora_rank)
-    check_at_least(1, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    check_at_least(0, weight_decay=weight_decay, seed=seed)
-    check_at_least(1e-9, clip_norm=clip_norm)
-    check_between(0, 1, ema_momentum=ema_momentum)
+    options = dict(locals())
+    _check_options(options)
     source = open_tokens(token_folders)
     rows = PackedSequences(source.lengths, source.read, sequence_length, seed)
     validation_batches = None
@@ -143,6 +158,7 @@ def train_speech_lm(
         _check_vocabulary(held_out.vocabulary_size, source.vocabulary_size, "validation_folders")
         held_out = PackedSequences(held_out.lengths, held_out.read, sequence_length, seed)
         validation_batches = held_out.held_out_batches(batch_size, validation_steps)
+    keep_options(output_dir, **{name: options[name] for name in KEPT_OPTIONS})
     keras.utils.set_random_seed(seed)
     with distributed(device_mesh, GriffinBackbone.get_layout_map, batch_size):
         config = {**({"dtype": dtype} if dtype else {}), **(model_config or {})}
@@ -172,6 +188,28 @@ def train_speech_lm(
         )
         model.save_to_preset(str(Path(output_dir) / "preset"))
     return model
+
+
+def _check_options(options: dict) -> None:
+    """Refuses options of `train_speech_lm` that are out of range."""
+    if not options["token_folders"]:
+        raise ValueError("token_folders is empty: give at least one folder of tokens.")
+
+    def among(*names: str) -> dict:
+        return {name: options[name] for name in names}
+
+    check_at_least(1, **among("batch_size", "gradient_accumulation_steps", "validation_steps"))
+    check_at_least(1, **among("total_steps", "steps_per_epoch", "lora_rank"))
+    check_at_least(0, **among("weight_decay", "seed"))
+    check_at_least(1e-9, **among("clip_norm"))
+    check_between(0, 0.999999, **among("ema_momentum"))
+    known = set(inspect.signature(GriffinBackbone).parameters) - {"vocabulary_size"}
+    unknown = sorted(set(options["model_config"] or {}) - known)
+    if unknown:
+        raise ValueError(
+            f"model_config has {unknown[0]!r}, which is no argument of GriffinBackbone to be set "
+            "here; the vocabulary's size is that of the tokens."
+        )
 
 
 def make_model(

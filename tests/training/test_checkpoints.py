@@ -116,3 +116,15 @@ def test_says_what_it_was_told(tmp_path):
     Checkpoints(tmp_path / "c").save(make_model(), 4, val_loss=0.5)
     about = json.loads((tmp_path / "c" / "epoch-00004" / "checkpoint.json").read_text())
     assert about["epoch"] == 4 and about["val_loss"] == 0.5 and len(about["sha256"]) == 64
+
+
+def test_the_newest_is_that_of_the_largest_number(tmp_path):
+    checkpoints, models = saved(tmp_path / "c", epochs=(99_999, 100_000))
+    assert checkpoints.restore(make_model(9))["epoch"] == 100_000
+
+
+def test_that_none_is_intact_is_said(tmp_path, capsys):
+    checkpoints, _ = saved(tmp_path / "c", epochs=(1,))
+    (tmp_path / "c" / "epoch-00001" / "checkpoint.json").unlink()
+    assert checkpoints.restore(make_model(9)) == {}
+    assert "no checkpoint in" in capsys.readouterr().err

@@ -201,3 +201,55 @@ def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, capsys):
     log.on_epoch_end(2, {"loss": 0.25})
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in lines] == [(5, 1.0), (10, 0.5), (15, 0.25)]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was(tmp_path):
+    run(tmp_path, 10)
+
+    def spoilt(step):
+        x, y = make_batch(step)
+        return x, y * (np.nan if step >= 15 else 1.0)
+
+    with pytest.raises(ValueError, match="loss is nan in epoch 4: lower the learning rate"):
+        loop.fit_resumable(
+            make_model(), spoilt, tmp_path, learning_rate=0.01, total_steps=30, steps_per_epoch=5
+        )
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5, 10, 15]
+    assert (tmp_path / "checkpoints" / "epoch-00003").is_dir()
+    assert not (tmp_path / "checkpoints" / "epoch-00004").exists()
+
+
+def test_the_best_can_wait(tmp_path):
+    model, lines = run(tmp_path, 25, learning_rate=0.0, best_from=0.6)
+    assert [path.name for path in (tmp_path / "best").iterdir()][0] >= "epoch-00004"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"total_steps": 0},
+        {"total_steps": -4},
+        {"steps_per_epoch": 0},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"max_seconds": -1.0},
+        {"final_learning_rate": 2.0},
+        {"warmup_steps": 3},
+        {"warmup_steps": -1},
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} is"):
+        run(tmp_path / "run", **{"total_steps": 10, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_metrics_are_named(tmp_path):
+    run(tmp_path, 10)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("{\n" + log.read_text())
+    with pytest.raises(ValueError, match="metrics.jsonl is damaged; delete it"):
+        run(tmp_path, 20)
+    log.unlink()
+    assert [line["step"] for line in run(tmp_path, 20)[1]] == [15, 20]

@@ -161,6 +161,15 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
     [
         ({"preset": "a", "text_preset": "b"}, "begins with one"),
         ({"sequence_length": 1}, "sequence_length is 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
+        ({"validation_steps": 0}, "validation_steps is 0"),
+        ({"ema_momentum": 1.0}, "ema_momentum is 1.0"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"total_steps": 0}, "total_steps is 0"),
+        ({"model_config": {"num_layer": 2}}, "'num_layer', which is no argument"),
+        ({"model_config": {"vocabulary_size": 7}}, "'vocabulary_size'"),
         ({"device_mesh": [3]}, "cannot be shared|needs the backend jax|devices"),
     ],
 )
@@ -168,6 +177,22 @@ def test_wrong_options_are_refused(tmp_path, options, message):
     folder = token_folder(tmp_path / "tokens")
     with pytest.raises(ValueError, match=message):
         train_speech_lm([folder], tmp_path / "run", **settings(**options))
+    assert not (tmp_path / "run" / "preset").exists()
+
+
+def test_a_run_goes_on_with_its_own_options_only(tmp_path):
+    folder = token_folder(tmp_path / "tokens")
+    train_speech_lm([folder], tmp_path / "run", total_steps=10, **settings())
+    for options in ({"batch_size": 2}, {"lora_rank": 2}, {"steps_per_epoch": 20}):
+        with pytest.raises(ValueError, match=f"was begun with {next(iter(options))} "):
+            train_speech_lm([folder], tmp_path / "run", total_steps=20, **settings(**options))
+    train_speech_lm([folder], tmp_path / "run", total_steps=20, **settings())
+
+
+def test_averages_have_the_momentum_of_a_step():
+    assert make_optimizer(ema_momentum=0.9).ema_momentum == pytest.approx(0.9)
+    optimizer = make_optimizer(ema_momentum=0.9, gradient_accumulation_steps=4)
+    assert optimizer.ema_momentum**4 == pytest.approx(0.9)
 
 
 def test_a_preset_of_another_vocabulary_is_refused(tmp_path):
