@@ -23,6 +23,9 @@ from keras_speechssm.speech_lm.conversion import convert_checkpoint
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TUTORIALS = sorted(EXAMPLES.glob("[0-9]*.py"))
+on_jax = pytest.mark.skipif(
+    os.environ.get("KERAS_BACKEND", "jax") != "jax", reason="once is enough: JAX is the default"
+)
 
 
 def load(name: str):
@@ -103,10 +106,12 @@ def test_tutorial_01_runs_on_tiny_models(tmp_path, monkeypatch):
     check_continuation(tmp_path, monkeypatch, shared_tiny_preset())
 
 
+@on_jax
 def test_tutorial_02_runs_on_tiny_models(tmp_path, monkeypatch):
     check_finetuning(tmp_path, monkeypatch, shared_tiny_preset(), steps=40)
 
 
+@on_jax
 def test_tutorial_03_runs_on_a_tiny_checkpoint_of_the_published_form(tmp_path, monkeypatch):
     pytest.importorskip("grain")
     pytest.importorskip("array_record")
@@ -135,9 +140,7 @@ def test_tutorial_03_runs_on_a_tiny_checkpoint_of_the_published_form(tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.skipif(DEFAULT_PRESET not in preset_names(), reason="the demo preset is not here")
-@pytest.mark.skipif(
-    os.environ.get("KERAS_BACKEND", "jax") != "jax", reason="once is enough: JAX is the default"
-)
+@on_jax
 @pytest.mark.parametrize("name", ["01", "02"])
 def test_tutorials_run_on_the_demo_preset(name, tmp_path, monkeypatch):
     if name == "01":

@@ -63,6 +63,7 @@ def test_eight_devices_give_the_losses_of_one(tokens, tmp_path):
 
 
 @on_jax
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_devices(tokens, tmp_path):
     one, _ = train(tokens, tmp_path / "one")
     lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()

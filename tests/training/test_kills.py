@@ -43,7 +43,7 @@ def test_kills_lose_and_double_no_step(tmp_path):
 
     log = tmp_path / "killed" / "metrics.jsonl"
     killed_at = []
-    for _ in range(int(os.environ.get("SPEECHSSM_KILLS", "3"))):
+    for _ in range(int(os.environ.get("SPEECHSSM_KILLS", "2"))):
         done = len(read_metrics(log))
         process = start("killed")
         # Training has begun; now any instant of steps, validations and writes.

@@ -1,3 +1,5 @@
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -131,13 +133,15 @@ def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
 def test_averages_resume(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     options = settings(validation_folders=[folder], validation_steps=1, ema_momentum=0.9)
-    for steps in (10, 30):
-        train_speech_lm([folder], tmp_path / "broken", total_steps=steps, **options)
-    train_speech_lm([folder], tmp_path / "half", total_steps=30, max_seconds=0.0, **options)
-    whole = train_speech_lm([folder], tmp_path / "whole", total_steps=30, **options)
-    again = train_speech_lm([folder], tmp_path / "whole", total_steps=30, **options)
+    whole = train_speech_lm([folder], tmp_path / "run", total_steps=20, **options)
+    log = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "epoch-00002")
+    again = train_speech_lm([folder], tmp_path / "run", total_steps=20, **options)
+    assert [line["val_loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == (
+        pytest.approx([line["val_loss"] for line in log], rel=1e-5)
+    )
     for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
