@@ -18,9 +18,9 @@ little to learn, so that little memory and few recordings suffice, and what was 
 forgotten.
 
 What you need: an hour of speech or more for something to be heard (it runs with a minute), and
-`pip install 'keras-speechssm[prepare]'`. With the demo preset each step below of 8 x 30 s took
-2 s on two CPU cores, so that the 100 steps take about three minutes; on a GPU take a larger
-preset and more steps.
+`pip install 'keras-speechssm[prepare]'`. With the demo preset a step of 8 x 30 s took 1.2 s on two
+CPU cores: 40 steps on 16 min of LJ Speech lowered the held-out loss by 15 % in less than a minute.
+On a GPU take a larger preset and more steps.
 """
 
 """
@@ -74,7 +74,7 @@ for name, paths in (("train", trained_on), ("held_out", held_out)):
 
 Sequences of many lengths are packed into rows of 750 tokens (30 s), which know where each
 sequence begins: the model's memory is emptied there. A row comes as inputs, targets (the next
-tokens) and weights (0 where there is no next token).
+tokens) and weights (0 where there is no next token, and 1 on average).
 """
 
 rows = PackedSequences.from_store(SequenceStore(OUTPUT / "train"), sequence_length=750)

@@ -134,10 +134,15 @@ class PackedSequences:
         return {"token_ids": tokens, "reset_mask": starts}, targets, weights
 
     def batch(self, numbers: Sequence[int]) -> tuple[dict, np.ndarray, np.ndarray]:
-        """Rows as one batch, (batch, sequence_length) each."""
+        """Rows as one batch, (batch, sequence_length) each.
+
+        The weights are scaled to a mean of one, so that the loss is the mean over the tokens
+        that are foretold, in nats: Keras divides by all places.
+        """
         inputs, targets, weights = zip(*(self[number] for number in numbers), strict=True)
         stacked = {name: np.stack([row[name] for row in inputs]) for name in inputs[0]}
-        return stacked, np.stack(targets), np.stack(weights)
+        weights = np.stack(weights)
+        return stacked, np.stack(targets), weights * (weights.size / weights.sum())
 
     def batches(
         self, batch_size: int, process: int = 0, num_processes: int = 1

@@ -96,6 +96,12 @@ def test_a_batch_larger_than_an_epoch_takes_from_the_next():
     assert batches(0)[0]["token_ids"].tolist() == [[0, 1, 2, 3]] * 3
 
 
+def test_a_batch_s_weights_are_one_on_average():
+    weights = packed([np.arange(4), np.arange(9)], 10).batch([0, 1])[2]
+    assert weights.mean() == pytest.approx(1.0) and weights.dtype == np.float32
+    assert np.count_nonzero(weights) == 3 + 8 and len(np.unique(weights)) == 2
+
+
 def test_held_out_batches_are_whole_and_the_same_every_time():
     rows = packed([np.arange(10)] * 11, 10)
     assert [len(batch[1]) for batch in rows.held_out_batches(4, 2)] == [4, 4]
