@@ -17,7 +17,7 @@ What you need for the 2B model: a TPU v3-8 (Kaggle's) or v5e-8, over which the w
 or a GPU of 80 GB; `pip install 'keras-speechssm[prepare]'`; RecurrentGemma's licence accepted on
 Kaggle or Hugging Face; and hours of recordings, the more the better (the paper has 60,000). The
 paper takes 100,000 steps of 768,000 tokens on 16 TPUs v5p; by the compiler's estimate such a step
-takes 2.6 s. None of this could be run where this tutorial is tested; there it runs on a checkpoint
+takes 2.5 s. None of this could be run where this tutorial is tested; there it runs on a checkpoint
 of exactly RecurrentGemma's form, but tiny.
 """
 

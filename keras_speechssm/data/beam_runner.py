@@ -6,7 +6,7 @@ half here and half there is the same store.
 
 from collections.abc import Iterator, Sequence
 
-from keras_speechssm.data.sequence_shards import ShardTask, make_shard
+from keras_speechssm.data.sequence_shards import ShardTask, make_shard, read_report
 
 
 def make_shards_with_beam(
@@ -33,5 +33,4 @@ def make_shards_with_beam(
             | "Make" >> beam.Map(make_shard)
         )
     for task in tasks:
-        # Lies there now, so that only its report is read.
-        yield task.number, make_shard(task)
+        yield task.number, read_report(task)

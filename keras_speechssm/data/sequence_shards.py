@@ -58,6 +58,10 @@ class ShardTask:
     def name(self) -> str:
         return f"shard-{self.number:05d}"
 
+    @property
+    def report(self) -> Path:
+        return Path(self.folder) / f"{self.name}.json"
+
 
 def make_shard(task: ShardTask) -> dict:
     """Makes a shard, unless it lies there intact, and returns what `shard-*.json` says of it.
@@ -69,9 +73,8 @@ def make_shard(task: ShardTask) -> dict:
         `seconds` of the audio read; `unused`, recordings of which nothing could be used.
     """
     folder = Path(task.folder)
-    report = folder / f"{task.name}.json"
     path = folder / f"{task.name}.array_record"
-    shard = _read_report(report) if report.is_file() and path.is_file() else None
+    shard = read_report(task) if task.report.is_file() and path.is_file() else None
     if shard is not None and not shard["skipped"]:
         check_shard(folder, shard)
         return shard
@@ -79,7 +82,7 @@ def make_shard(task: ShardTask) -> dict:
     sequences = _sequences(task, skipped, unused, seconds)
     shard = write_shard(path, sequences, task.plan.vocabulary_size)
     shard.update(skipped=skipped, unused=unused, seconds=round(sum(seconds), 3))
-    write_json(report, shard)
+    write_json(task.report, shard)
     return shard
 
 
@@ -109,15 +112,20 @@ def _sequences(task: ShardTask, skipped, unused, seconds) -> Iterator[TokenSeque
             unused.append(name)
 
 
-def _read_report(report: Path) -> dict:
+def read_report(task: ShardTask) -> dict:
+    """What `make_shard` has written of a shard.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     try:
-        shard = json.loads(report.read_text(encoding="utf-8"))
+        shard = json.loads(task.report.read_text(encoding="utf-8"))
         whole = all(isinstance(shard[key], list) for key in ("lengths", "skipped", "unused"))
         if whole and shard["seconds"] >= 0 and shard["bytes"] > 0 and shard["file"]:
             return shard
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError(f"{report} is damaged; delete it, and run the preparation again.")
+    raise ValueError(f"{task.report} is damaged; delete it, and run the preparation again.")
 
 
 def find_spans(waveform: np.ndarray, turns: list[Span] | None, plan: SequencePlan) -> list[Span]:

@@ -287,7 +287,7 @@ def train_codec(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         validation_batches=validation,
-        # Weights from before the discriminators had their say sound otherwise.
+        # Before, the training loss is another one.
         best_from=min(1.0, adversarial_begins + 0.1) if callbacks else 0.0,
         max_seconds=max_seconds,
         callbacks=callbacks,

@@ -69,8 +69,8 @@ class SpectralDiscriminator(keras.layers.Layer):
             width = channels * 2 ** (number // 2 + 1)
             kernel = tuple(stride + 2 for stride in strides)
             before = channels * 2 ** ((number - 1) // 2 + 1) if number else channels
-            # Of every other bin, in place of a strided convolution of one bin: in its gradient
-            # oneDNN, which torch and TensorFlow use on CPUs, writes beyond its memory.
+            # Of every other bin, in place of a strided convolution of one bin, in whose gradient
+            # torch corrupts its memory on a CPU (2.13); TensorFlow crashed with it too.
             skip = keras.layers.Dense(width, dtype=self.dtype_policy)
             self.blocks.append((conv(before, 3), conv(width, kernel, strides=strides), skip))
         bins = (window // 2) // 2 ** len(SPECTRAL_STRIDES)

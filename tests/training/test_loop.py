@@ -220,8 +220,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was(tmp_path):
 
 
 def test_the_best_can_wait(tmp_path):
-    model, lines = run(tmp_path, 25, learning_rate=0.0, best_from=0.6)
-    assert [path.name for path in (tmp_path / "best").iterdir()][0] >= "epoch-00004"
+    class Worsen(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.set_weights([3.0 + w for w in self.model.get_weights()])
+
+    for name, options in (("plain", {}), ("late", {"best_from": 0.6})):
+        run(tmp_path / name, 25, callbacks=[Worsen()], **options)
+    best = {name: next((tmp_path / name / "best").iterdir()).name for name in ("plain", "late")}
+    assert best == {"plain": "epoch-00001", "late": "epoch-00004"}
 
 
 @pytest.mark.parametrize(
