@@ -98,6 +98,21 @@ def test_beam_makes_the_same_store(recordings, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "beam")
 
 
+def test_beam_makes_a_shard_with_a_skipped_recording_once(recordings, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam")
+    (recordings / "2.wav").write_bytes(b"no audio")
+    written, write = [], sequence_shards.write_shard
+
+    def counts(path, *arguments):
+        written.append(path.name)
+        return write(path, *arguments)
+
+    monkeypatch.setattr(sequence_shards, "write_shard", counts)
+    options = {"beam_options": "--runner=DirectRunner", "max_unreadable_share": 0.5}
+    assert prepare(recordings, tmp_path / "beam", **options)["skipped"] == 1
+    assert sorted(written) == [f"shard-0000{number}.array_record" for number in range(6)]
+
+
 def test_unreadable_recordings_are_listed_and_skipped(recordings, tmp_path):
     (recordings / "2.wav").write_bytes(b"no audio")
     (recordings / "9.wav").write_bytes(b"")
