@@ -2,6 +2,13 @@
 # Runs the tests on each backend, all of them even if one fails; slow ones only if asked
 # for: sh tests/run_on_backends.sh -m slow
 failed=""
+# What one test compiled on JAX, the next and the other process take from here.
+if [ -z "$JAX_COMPILATION_CACHE_DIR" ]; then
+    JAX_COMPILATION_CACHE_DIR=$(mktemp -d)
+    trap 'rm -rf "$JAX_COMPILATION_CACHE_DIR"' EXIT
+fi
+export JAX_COMPILATION_CACHE_DIR
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 for backend in jax tensorflow torch; do
     echo "== $backend"
     # Whole files go to a process, whose fixtures are then made once.

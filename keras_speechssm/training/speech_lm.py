@@ -1,17 +1,19 @@
-"""Training a SpeechSSM on semantic tokens: next-token cross-entropy on packed sequences."""
+"""Training a speech language model on semantic tokens: next-token loss on packed sequences."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 
 import keras
+import keras_hub
 
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.preset_registry import begin_from_preset
 from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
+from keras_speechssm.speech_lm.speech_transformer import SpeechTransformer
 from keras_speechssm.training.devices import distributed
 from keras_speechssm.training.loop import fit_resumable
 from keras_speechssm.training.option_checks import check_at_least, check_between, keep_options
@@ -26,8 +28,29 @@ DEFAULT_CONFIG = {
 }
 """The demo's size, about 5 million parameters; `vocabulary_size` comes from the tokens."""
 
+DEFAULT_TRANSFORMER_CONFIG = {
+    "num_layers": 6,
+    "hidden_dim": 256,
+    "intermediate_dim": 1660,  # both branches of the gated MLP
+    "num_query_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+}
+"""The Transformer of that size: as many parameters (to 0.1 %), of Gemma's form."""
+
+MODELS = {
+    "speech_ssm": (SpeechSSM, GriffinBackbone, DEFAULT_CONFIG),
+    "speech_transformer": (
+        SpeechTransformer,
+        keras_hub.models.GemmaBackbone,
+        DEFAULT_TRANSFORMER_CONFIG,
+    ),
+}
+"""What can be trained: the model, its backbone, the backbone's default config."""
+
 
 KEPT_OPTIONS = (
+    "model",
     "preset",
     "text_preset",
     "model_config",
@@ -77,6 +100,7 @@ def train_speech_lm(
     output_dir: str | PathLike,
     *,
     validation_folders: Sequence[str | PathLike] | None = None,
+    model: str = "speech_ssm",
     preset: str | None = None,
     text_preset: str | None = None,
     model_config: dict | None = None,
@@ -98,8 +122,8 @@ def train_speech_lm(
     validation_steps: int = 8,
     seed: int = 0,
     max_seconds: float | None = None,
-) -> SpeechSSM:
-    """Trains a SpeechSSM on tokenised recordings; run again, it goes on where it stopped.
+) -> SpeechSSM | SpeechTransformer:
+    """Trains a speech language model on tokens; run again, it goes on where it stopped.
 
     The defaults are the paper's recipe (section 5, appendix B.1): AdamW at 5e-4 with a weight
     decay of 0.6, 1,000 steps of warm-up, a cosine to a twentieth, 100,000 steps of 768,000
@@ -111,12 +135,15 @@ def train_speech_lm(
         output_dir: folder of the run; the trained model is written to `preset/` in it.
         validation_folders: the same of held-out recordings; the best weights on them are
             kept. Defaults to `None`: the training loss selects.
-        preset: of a SpeechSSM to train on from, such as `speech_ssm_demo_en`, or one without
+        model: `speech_ssm`, or `speech_transformer`: the paper's baseline, whose `max_length`
+            is `sequence_length`. It reads a row as one sequence, SpeechSSM forgets what came
+            before a recording.
+        preset: of such a model to train on from, such as `speech_ssm_demo_en`, or one without
             weights to begin anew, such as `speech_ssm_2b`.
-        text_preset: of a RecurrentGemma whose weights the model begins with; see
+        text_preset: of a RecurrentGemma (or a Gemma) whose weights the model begins with; see
             `SpeechSSM.from_text_preset`.
-        model_config: arguments of `GriffinBackbone`, over those of the preset or, without
-            any, over `DEFAULT_CONFIG`.
+        model_config: arguments of `GriffinBackbone` (or KerasHub's `GemmaBackbone`), over
+            those of the preset or, without any, over `MODELS`'.
         lora_rank: int. Trains low-rank matrices of this rank only. Defaults to `None`.
         dtype: policy of the model. `mixed_bfloat16` computes in bfloat16 on float32 weights.
             Defaults to the preset's, or Keras' own.
@@ -152,21 +179,25 @@ def train_speech_lm(
     _check_options(options)
     source = open_tokens(token_folders)
     rows = PackedSequences(source.lengths, source.read, sequence_length, seed)
-    validation_batches = None
+    make_batch, validation_batches = rows.batches(batch_size), None
     if validation_folders:
         held_out = open_tokens(validation_folders)
         _check_vocabulary(held_out.vocabulary_size, source.vocabulary_size, "validation_folders")
         held_out = PackedSequences(held_out.lengths, held_out.read, sequence_length, seed)
         validation_batches = held_out.held_out_batches(batch_size, validation_steps)
+    if model == "speech_transformer":
+        make_batch, validation_batches = _without_resets(make_batch, validation_batches)
     keep_options(output_dir, **{name: options[name] for name in KEPT_OPTIONS})
     keras.utils.set_random_seed(seed)
-    with distributed(device_mesh, GriffinBackbone.get_layout_map, batch_size):
+    with distributed(device_mesh, MODELS[model][1].get_layout_map, batch_size):
         config = {**({"dtype": dtype} if dtype else {}), **(model_config or {})}
         with _rematerialized(rematerialize):
-            model = make_model(source.vocabulary_size, preset, text_preset, config)
+            speech_lm = make_model(
+                model, source.vocabulary_size, preset, text_preset, sequence_length, config
+            )
         if lora_rank is not None:
-            model.backbone.enable_lora(lora_rank)
-        model.compile(
+            speech_lm.backbone.enable_lora(lora_rank)
+        speech_lm.compile(
             optimizer=make_optimizer(
                 learning_rate, weight_decay, clip_norm, gradient_accumulation_steps, ema_momentum
             ),
@@ -174,8 +205,8 @@ def train_speech_lm(
             weighted_metrics=None,
         )
         fit_resumable(
-            model,
-            rows.batches(batch_size),
+            speech_lm,
+            make_batch,
             output_dir,
             learning_rate=learning_rate,
             total_steps=total_steps,
@@ -186,8 +217,8 @@ def train_speech_lm(
             validation_batches=validation_batches,
             max_seconds=max_seconds,
         )
-        model.save_to_preset(str(Path(output_dir) / "preset"))
-    return model
+        speech_lm.save_to_preset(str(Path(output_dir) / "preset"))
+    return speech_lm
 
 
 def _check_options(options: dict) -> None:
@@ -203,29 +234,50 @@ def _check_options(options: dict) -> None:
     check_at_least(0, **among("weight_decay", "seed"))
     check_at_least(1e-9, **among("clip_norm"))
     check_between(0, 0.999999, **among("ema_momentum"))
-    known = set(inspect.signature(GriffinBackbone).parameters) - {"vocabulary_size"}
+    if options["model"] not in MODELS:
+        raise ValueError(f"model is {options['model']!r}; expected one of {', '.join(MODELS)}.")
+    backbone = MODELS[options["model"]][1]
+    known = set(inspect.signature(backbone).parameters) - {"vocabulary_size"}
     unknown = sorted(set(options["model_config"] or {}) - known)
     if unknown:
         raise ValueError(
-            f"model_config has {unknown[0]!r}, which is no argument of GriffinBackbone to be set "
-            "here; the vocabulary's size is that of the tokens."
+            f"model_config has {unknown[0]!r}, which is no argument of {backbone.__name__} to be "
+            "set here; the vocabulary's size is that of the tokens."
         )
 
 
 def make_model(
-    vocabulary_size: int, preset: str | None, text_preset: str | None, config: dict
-) -> SpeechSSM:
+    name: str,
+    vocabulary_size: int,
+    preset: str | None,
+    text_preset: str | None,
+    sequence_length: int,
+    config: dict,
+) -> SpeechSSM | SpeechTransformer:
     """The model that training begins with; see `train_speech_lm`."""
+    task, backbone, default_config = MODELS[name]
     if preset is not None and text_preset is not None:
         raise ValueError("Both preset and text_preset are given; a model begins with one.")
+    room = {"max_length": sequence_length} if task is SpeechTransformer else {}
     if text_preset is not None:
-        return SpeechSSM.from_text_preset(text_preset, vocabulary_size=vocabulary_size, **config)
+        return task.from_text_preset(text_preset, vocabulary_size=vocabulary_size, **room, **config)
     if preset is None:
-        config = {"vocabulary_size": vocabulary_size, **DEFAULT_CONFIG, **config}
-        return SpeechSSM(GriffinBackbone(**config))
-    model = begin_from_preset(SpeechSSM, preset, **config)
+        config = {"vocabulary_size": vocabulary_size, **default_config, **config}
+        return task(backbone(**config), **room)
+    model = begin_from_preset(task, preset, **config)
     _check_vocabulary(model.backbone.vocabulary_size, vocabulary_size, f"preset {preset!r}")
     return model
+
+
+def _without_resets(make_batch: Callable, validation_batches: list | None) -> tuple:
+    """The same batches for a model that takes no `reset_mask`."""
+
+    def bare(batch: tuple) -> tuple:
+        inputs, *rest = batch
+        return ({"token_ids": inputs["token_ids"]}, *rest)
+
+    held_out = None if validation_batches is None else [bare(batch) for batch in validation_batches]
+    return lambda step: bare(make_batch(step)), held_out
 
 
 def _check_vocabulary(found: int, expected: int, name: str) -> None:
@@ -237,5 +289,6 @@ def _check_vocabulary(found: int, expected: int, name: str) -> None:
 
 
 def _rematerialized(wanted: bool) -> keras.RematScope:
-    names = [f"griffin_block_{number}" for number in range(256)]
+    blocks = ("griffin_block", "decoder_block")  # the second are KerasHub's
+    names = [f"{block}_{number}" for block in blocks for number in range(256)]
     return keras.RematScope("list_of_layers" if wanted else None, layer_names=names)

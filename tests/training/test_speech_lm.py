@@ -7,9 +7,9 @@ import pytest
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.data.token_store import finish_token_folder, write_tokens
-from keras_speechssm.speech_lm import SpeechSSM
+from keras_speechssm.speech_lm import SpeechSSM, SpeechTransformer
 from keras_speechssm.training.metrics import read_metrics
-from keras_speechssm.training.speech_lm import make_optimizer, train_speech_lm
+from keras_speechssm.training.speech_lm import make_model, make_optimizer, train_speech_lm
 
 TINY = {
     "num_layers": 2,
@@ -66,6 +66,33 @@ def test_training_learns_resumes_and_writes_a_preset(tmp_path):
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(loaded(tokens)), keras.ops.convert_to_numpy(model(tokens))
     )
+
+
+def test_the_baseline_trains_on_the_same_rows(tmp_path):
+    folder = token_folder(tmp_path / "tokens")
+    config = {
+        "num_layers": 2,
+        "hidden_dim": 16,
+        "intermediate_dim": 48,
+        "num_query_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    options = settings(model="speech_transformer", model_config=config, validation_folders=[folder])
+    train_speech_lm([folder], tmp_path / "run", total_steps=30, **options)
+    found = losses(tmp_path / "run")
+    assert found[-1] < 0.5 * found[0]
+    restored = SpeechTransformer.from_preset(str(tmp_path / "run" / "preset"))
+    assert restored.max_length == 16
+    assert restored.backbone.num_layers == 2
+
+
+def test_the_two_models_are_of_one_size():
+    sizes = [
+        make_model(name, 512, None, None, 16, {}).backbone.count_params()
+        for name in ("speech_ssm", "speech_transformer")
+    ]
+    assert abs(sizes[0] / sizes[1] - 1) < 1e-3
 
 
 def test_folders_of_different_tokenizers_are_refused(tmp_path):
@@ -164,6 +191,7 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
     ("options", "message"),
     [
         ({"preset": "a", "text_preset": "b"}, "begins with one"),
+        ({"model": "speech_rnn"}, "'speech_rnn'; expected one of speech_ssm, speech_tr"),
         ({"sequence_length": 1}, "sequence_length is 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
