@@ -22,6 +22,9 @@ WRAPPED = {
     ("train", "speech-lm"): "keras_speechssm.training.speech_lm:train_speech_lm",
     ("prepare", "sequences"): "keras_speechssm.data.sequences:prepare_sequences",
     ("prepare", "synthesized"): "keras_speechssm.data.synthesis:prepare_synthesized",
+    ("prepare", "librispeech-long"): (
+        "keras_speechssm.data.librispeech_chapters:prepare_librispeech_long"
+    ),
     ("prepare", "perturbed"): "keras_speechssm.data.perturbation:prepare_perturbed",
     ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
     ("evaluate", "resynthesis"): "keras_speechssm.evaluation.report:evaluate_resynthesis",
@@ -31,6 +34,14 @@ WRAPPED = {
         "keras_speechssm.evaluation.token_agreement:evaluate_token_agreement"
     ),
     ("evaluate", "continuation"): ("keras_speechssm.evaluation.continuation:evaluate_continuation"),
+    ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
+    ("evaluate", "generate"): "keras_speechssm.evaluation.generation:generate_continuations",
+    ("evaluate", "continuations"): "keras_speechssm.evaluation.comparison:evaluate_continuations",
+    ("evaluate", "sheets"): "keras_speechssm.evaluation.listening_test:write_sheets",
+    ("evaluate", "ratings"): "keras_speechssm.evaluation.listening_test:evaluate_ratings",
+    ("evaluate", "zero-speech"): "keras_speechssm.evaluation.zero_speech:evaluate_zero_speech",
+    ("evaluate", "boundaries"): "keras_speechssm.evaluation.boundary_study:evaluate_boundaries",
+    ("evaluate", "sanity"): "keras_speechssm.evaluation.sanity:evaluate_sanity",
     ("bench", "forward"): "keras_speechssm.benchmarks.griffin:bench_forward",
     ("bench", "train"): "keras_speechssm.benchmarks.griffin:bench_train",
     ("bench", "decode"): "keras_speechssm.benchmarks.griffin:bench_decode",
@@ -38,7 +49,6 @@ WRAPPED = {
     ("bench", "synthesis"): "keras_speechssm.benchmarks.pipeline:bench_synthesis",
     ("bench", "continue"): "keras_speechssm.benchmarks.pipeline:bench_continue",
     ("bench", "tpu"): "keras_speechssm.benchmarks.tpu:bench_tpu",
-    ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
 }
 """Verbs whose options are the arguments of one function, under the same names."""
 

@@ -1,0 +1,235 @@
+"""LibriSpeech-Long built anew from LibriSpeech's uncut chapters (OpenSLR-12, `original-mp3`).
+
+LibriSpeech's utterances are cut out of chapters, with a quarter to two thirds of them left
+out; `original-mp3` has the chapters and says where each segment begins and ends. Segments are
+agglomerated up to a target length along their boundaries, and each example is one contiguous
+stretch, pauses included.
+"""
+
+import ast
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_speechssm.audio import read_audio, write_audio
+from keras_speechssm.data.librispeech_long import (
+    SPLITS,
+    librispeech_long_statistics,
+    read_librispeech_long,
+)
+from keras_speechssm.data.segments import Span
+from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.whole_files import remove_partial_files, whole_file
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter of `original-mp3` that LibriSpeech uses.
+
+    Attributes:
+        speaker, chapter: LibriSpeech's numbers.
+        split: the split that the speaker belongs to.
+        folder: holds `<chapter>.mp3` and the segments' files.
+        sentences_only: whether LibriSpeech cut it at sentences, as its utterance map says.
+    """
+
+    speaker: str
+    chapter: str
+    split: str
+    folder: Path
+    sentences_only: bool
+
+    @property
+    def audio(self) -> Path:
+        return self.folder / f"{self.chapter}.mp3"
+
+
+def agglomerate(segments: Sequence[Span], target_seconds: float) -> list[tuple[int, int]]:
+    """Groups segments in order: as many as last no longer than the target, at least one.
+
+    As LibriLight's own script, a group is closed where one more segment would pass the
+    target; one that is longer by itself stays alone, and a short rest is kept. Lengths are
+    counted from the first start to the last end, pauses included: an example is contiguous.
+
+    Returns:
+        (first, last + 1) of each group.
+    """
+    groups: list[tuple[int, int]] = []
+    first = 0
+    for number in range(1, len(segments) + 1):
+        whole = number == len(segments)
+        if whole or segments[number][1] - segments[first][0] > target_seconds:
+            groups.append((first, number))
+            first = number
+    return groups
+
+
+def find_chapters(original_folder: str | Path, splits: Sequence[str]) -> list[Chapter]:
+    """The chapters of splits, from `SPEAKERS.TXT` and the speakers' utterance maps.
+
+    Raises:
+        ValueError: the folder is no `original-mp3`, or a split has no speaker.
+    """
+    root = Path(original_folder)
+    root = root / "LibriSpeech" if (root / "LibriSpeech" / "mp3").is_dir() else root
+    if not (root / "mp3").is_dir() or not (root / "SPEAKERS.TXT").is_file():
+        raise ValueError(
+            f"{original_folder} is no LibriSpeech original-mp3: expected SPEAKERS.TXT and "
+            "mp3/<speaker>/<chapter>/<chapter>.mp3."
+        )
+    speakers = _read_speakers(root / "SPEAKERS.TXT")
+    unknown = [name for name in splits if name not in speakers.values()]
+    if unknown:
+        raise ValueError(f"{root / 'SPEAKERS.TXT'} has no speaker of {', '.join(unknown)}.")
+    chapters = []
+    for speaker, split in sorted(speakers.items(), key=lambda item: int(item[0])):
+        folder = root / "mp3" / speaker
+        if split not in splits or not folder.is_dir():
+            continue
+        used, sentences_only = _read_utterance_map(folder / "utterance_map.txt")
+        chapters += [
+            Chapter(speaker, chapter, split, folder / chapter, sentences_only)
+            for chapter in sorted(used, key=int)
+        ]
+    if not chapters:
+        raise ValueError(f"{root / 'mp3'} has no speaker of {', '.join(splits)}.")
+    return chapters
+
+
+def _read_speakers(path: Path) -> dict[str, str]:
+    speakers = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if not line.startswith(";") and len(cells) >= 3 and cells[0].isdigit():
+            speakers[cells[0]] = cells[2]
+    return speakers
+
+
+def _read_utterance_map(path: Path) -> tuple[set[str], bool]:
+    """The chapters that LibriSpeech cut utterances from, and whether at sentences only."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        # Two lines of header; the first ends in "sentences only: False" or the like.
+        sentences_only = bool(ast.literal_eval(lines[0].rsplit(":", 1)[1].strip().capitalize()))
+        return {line.split()[1].split("-")[1] for line in lines[2:] if line.strip()}, sentences_only
+    except (IndexError, ValueError, SyntaxError):
+        raise ValueError(
+            f"{path} is damaged: expected two lines of header, the first with a flag, then "
+            "`<utterance> <segment>`."
+        ) from None
+
+
+def read_chapter_segments(chapter: Chapter) -> tuple[list[Span], list[str]]:
+    """When each segment of a chapter is spoken, in seconds, and its text.
+
+    Raises:
+        ValueError: a file is missing or damaged, or segments are out of order.
+    """
+    kind = ".sents" if chapter.sentences_only else ""
+    stem = f"{chapter.speaker}-{chapter.chapter}{kind}"
+    times, texts = chapter.folder / f"{stem}.seg.txt", chapter.folder / f"{stem}.trans.txt"
+    for path in (chapter.audio, times, texts):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing.")
+    spans = {}
+    try:
+        for line in times.read_text(encoding="utf-8").splitlines():
+            name, start, end = line.split()
+            spans[name] = (float(start), float(end))
+        said = dict(
+            line.split(maxsplit=1)
+            for line in texts.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        )
+    except ValueError:
+        raise ValueError(f"{times} or {texts.name} is damaged.") from None
+    names = sorted(spans, key=spans.get)
+    ordered = [spans[name] for name in names]
+    if not ordered or any(end <= start for start, end in ordered):
+        raise ValueError(f"{times} has no segments, or one that ends before it starts.")
+    return ordered, [said.get(name, "").strip() for name in names]
+
+
+def prepare_librispeech_long(
+    original_folder: str | Path,
+    output_folder: str | Path,
+    *,
+    splits: Sequence[str] = SPLITS,
+    target_seconds: float = 240.0,
+    max_skipped: float = 0.02,
+) -> dict:
+    """Builds LibriSpeech-Long from LibriSpeech's original-mp3; run again, it goes on.
+
+    Writes the layout of the released archive, and `text` of the segments in each example.
+    Chapters that cannot be read are listed, counted and skipped.
+
+    Args:
+        original_folder: `LibriSpeech` of OpenSLR-12's `original-mp3.tar.gz`.
+        output_folder: folder to write.
+        splits: which. Defaults to the four of the benchmark.
+        target_seconds: longest example, unless one segment is longer. Defaults to `240.0`.
+        max_skipped: share of the chapters from which on skipping stops the run.
+
+    Returns:
+        `{"splits": table 1, "longer_than_210_s": the same of longer examples, "skipped":
+        reasons}`.
+
+    Raises:
+        ValueError: no such folder, wrong options, or too many chapters were skipped.
+    """
+    if not target_seconds > 0:
+        raise ValueError(f"target_seconds is {target_seconds}; expected more than 0.")
+    if Path(output_folder).is_file():
+        raise ValueError(f"Cannot write to {output_folder}: a file lies there.")
+    chapters = find_chapters(original_folder, splits)
+    skipped = []
+    for number, chapter in enumerate(chapters, start=1):
+        try:
+            count = _write_chapter(chapter, Path(output_folder), target_seconds)
+            print(
+                f"{number} of {len(chapters)} chapters: {chapter.speaker}-{chapter.chapter}, "
+                f"{count} examples",
+                file=sys.stderr,
+            )
+        except ValueError as error:
+            skipped.append(f"{chapter.speaker}-{chapter.chapter}: {error}")
+            print(f"Skipped {skipped[-1]}", file=sys.stderr)
+        if len(skipped) > max_skipped * len(chapters):
+            raise ValueError(
+                f"{len(skipped)} of {len(chapters)} chapters cannot be read, more than "
+                f"max_skipped {max_skipped:g}: {skipped[0]}"
+            )
+    recordings = read_librispeech_long(output_folder, splits)
+    return {
+        "splits": librispeech_long_statistics(recordings),
+        "longer_than_210_s": librispeech_long_statistics(recordings, 210.0),
+        "skipped": skipped,
+    }
+
+
+def _write_chapter(chapter: Chapter, output_folder: Path, target_seconds: float) -> int:
+    """Writes a chapter's examples; those that are there already stay."""
+    spans, texts = read_chapter_segments(chapter)
+    groups = agglomerate(spans, target_seconds)
+    folder = output_folder / chapter.split / chapter.speaker / chapter.chapter
+    paths = [folder / f"{chapter.chapter}_{number:04d}.flac" for number in range(len(groups))]
+    # The text comes last, so that an example with a text is whole.
+    if all(path.with_suffix(".txt").is_file() for path in paths):
+        return len(paths)
+    waveform = read_audio(chapter.audio)
+    if spans[-1][1] > len(waveform) / SAMPLE_RATE + 1.0:
+        raise ValueError(
+            f"{chapter.audio} lasts {len(waveform) / SAMPLE_RATE:.1f} s, its segments "
+            f"{spans[-1][1]:.1f} s."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partial_files(folder)
+    for path, (first, stop) in zip(paths, groups, strict=True):
+        start, end = spans[first][0], spans[stop - 1][1]
+        write_audio(path, waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)])
+        with whole_file(path.with_suffix(".txt")) as temporary:
+            temporary.write_text(" ".join(filter(None, texts[first:stop])) + "\n", "utf-8")
+    return len(paths)

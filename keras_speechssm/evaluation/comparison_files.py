@@ -1,0 +1,217 @@
+"""The report of a comparison as files: JSON, Markdown, plots, and a page to listen to."""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.whole_files import whole_file, write_json
+
+_HEARD_SECONDS = 15.0
+
+_COLUMNS = {
+    "nll_nats_per_unit": "NLL (nats a unit)",
+    "perplexity_per_unit": "perplexity (its exponential)",
+    "semantic_similarity": "similarity to the true text",
+    "speaker_similarity": "similarity to the prompt's voice",
+    "auto_bleu": "auto-BLEU (fairseq)",
+    "repeated_4_grams": "repeated 4-grams",
+    "words_per_minute": "words a minute",
+    "word_confidence": "recogniser's confidence",
+    "real_time_factor": "real-time factor",
+}
+
+_CURVES = {
+    "sc_l": ("SC-L: similarity of the prompt's text and 100 words", "words / 100"),
+    "n_mos_t": ("N-MOS-T (predicted)", "minute"),
+    "failed": ("share of minutes that failed", "minute"),
+    "non_speech_share": ("share of non-speech", "minute"),
+}
+
+
+def write_report(report: dict, waveforms: dict[str, dict], output: Path) -> None:
+    """Writes `report.json`, `report.md`, `report.html` and a PNG for each curve.
+
+    Args:
+        report: of `comparison.evaluate_continuations`.
+        waveforms: by item and system, what one can listen to.
+        output: folder.
+    """
+    write_json(output / "report.json", _plain(report))
+    plots = {}
+    for name, (title, axis) in _CURVES.items():
+        curves = {system: _curve(entry, name) for system, entry in report["systems"].items()}
+        plots[name] = _plot(curves, title, axis)
+        with whole_file(output / f"{name}.png") as temporary:
+            temporary.write_bytes(plots[name])
+    text = to_markdown(report)
+    with whole_file(output / "report.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with whole_file(output / "report.html") as temporary:
+        temporary.write_text(_to_html(report, plots, waveforms), encoding="utf-8")
+
+
+def _curve(system: dict, name: str) -> list[dict]:
+    return system[name] if name in system else system["over_time"][name]
+
+
+def _plain(value):
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_markdown(report: dict) -> str:
+    """The tables of a report, in Markdown."""
+    parts = [f"# Continuations of {report['benchmark']}", "", _explain(report), ""]
+    for title, header, rows in _tables(report):
+        parts += [f"## {title}", "", _markdown_row(header), "|" + "---|" * len(header)]
+        parts += [*map(_markdown_row, rows), ""]
+    parts += [f"![{title}]({name}.png)" for name, (title, _) in _CURVES.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _explain(report: dict) -> str:
+    instruments = ", ".join(f"{key} {name}" for key, name in report["instruments"].items())
+    return (
+        f"{report['num_items']} recordings, prompts of {report['prompt_seconds']:g} s. Means over "
+        f"recordings; ± is half of a 99 % confidence interval. Of the continuation only. "
+        f"Instruments: {instruments}. A minute has failed if it has no word, or more than half "
+        "of it is no speech or repeats 4-grams."
+    )
+
+
+def _tables(report: dict) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+    systems = report["systems"]
+    tables = []
+    shown = {
+        key: title
+        for key, title in _COLUMNS.items()
+        if any(_is_number(entry.get(key)) for entry in systems.values())
+    }
+    rows = [
+        [name, str(entry["num_items"]), *(_cell(entry.get(key)) for key in shown)]
+        for name, entry in systems.items()
+    ]
+    tables.append(("Measures", ["system", "recordings", *shown.values()], rows))
+    for name, (title, axis) in _CURVES.items():
+        curves = {system: _curve(entry, name) for system, entry in systems.items()}
+        longest = max(map(len, curves.values()), default=0)
+        header = ["system", *(f"{axis} {place + 1}" for place in range(longest))]
+        rows = [[system, *map(_cell, curve)] for system, curve in curves.items()]
+        rows = [row + [""] * (len(header) - len(row)) for row in rows]
+        tables.append((title, header, rows))
+    for title, games in report["side_by_side"].items():
+        header = ["system", "win % (ties half)", "95 %", "weighted", "without ties", "games"]
+        rows = [
+            [
+                name,
+                _cell(entry["win_rate"]),
+                " to ".join(_cell(end) for end in entry["interval_95"]),
+                _cell(entry["win_rate_weighted"]),
+                _cell(entry["win_rate_without_ties"]),
+                f"{entry['wins']} won, {entry['ties']} tied, {entry['losses']} lost, "
+                f"{2 * entry['num_dropped']} dropped",
+            ]
+            for name, entry in games.items()
+        ]
+        tables.append((f"Side by side {title}", header, rows))
+    return tables
+
+
+def _is_number(value) -> bool:
+    value = value.get("mean") if isinstance(value, dict) else value
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _cell(value) -> str:
+    if not _is_number(value):
+        return "-"
+    if not isinstance(value, dict):
+        return f"{value:.3g}"
+    half = value["half_width"]
+    return f"{value['mean']:.3g}" + (f" ± {half:.2g}" if _is_number(half) else "")
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plot(curves: dict[str, list[dict]], title: str, axis: str) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for system, curve in curves.items():
+        places = np.arange(1, len(curve) + 1)
+        means = np.array([entry["mean"] for entry in curve])
+        halves = np.nan_to_num([entry["half_width"] for entry in curve])
+        (line,) = axes.plot(places, means, marker="o", label=system)
+        axes.fill_between(
+            places, means - halves, means + halves, alpha=0.15, color=line.get_color()
+        )
+    axes.set(title=title, xlabel=axis)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
+
+
+_STYLE = (
+    "body{font-family:sans-serif;margin:2em;max-width:70em}"
+    "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.3em .6em}"
+    "audio{width:16em}img{max-width:100%}"
+)
+
+
+def _to_html(report: dict, plots: dict[str, bytes], waveforms: dict[str, dict]) -> str:
+    title = html.escape(f"Continuations of {report['benchmark']}")
+    parts = [
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
+        f"<style>{_STYLE}</style><h1>{title}</h1><p>{html.escape(_explain(report))}</p>",
+    ]
+    for name, header, rows in _tables(report):
+        parts.append(f"<h2>{html.escape(name)}</h2>" + _html_table(header, rows))
+    for image in plots.values():
+        data = base64.b64encode(image).decode()
+        parts.append(f"<img alt='' src='data:image/png;base64,{data}'>")
+    if waveforms:
+        parts.append(f"<h2>Listen</h2><p>The first and the last {_HEARD_SECONDS:g} s.</p>")
+    for item, heard in waveforms.items():
+        rows = [
+            f"<tr><th>{html.escape(system)}</th>"
+            + "".join(f"<td>{_player(part)}</td>" for part in _ends(waveform))
+            + "</tr>"
+            for system, waveform in heard.items()
+        ]
+        parts.append(f"<h3>{html.escape(item)}</h3><table>{''.join(rows)}</table>")
+    return "\n".join(parts) + "</html>\n"
+
+
+def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [[f"<th>{html.escape(cell)}</th>" for cell in header]]
+    cells += [[f"<td>{html.escape(cell)}</td>" for cell in row] for row in rows]
+    return "<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in cells) + "</table>"
+
+
+def _ends(waveform: np.ndarray) -> list[np.ndarray]:
+    length = round(_HEARD_SECONDS * SAMPLE_RATE)
+    return [waveform[:length], waveform[-length:]] if len(waveform) > length else [waveform]
+
+
+def _player(waveform: np.ndarray) -> str:
+    if not len(waveform):
+        return "nothing"
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(waveform, -1, 1), SAMPLE_RATE, format="OGG", subtype="VORBIS")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"<audio controls preload='none' src='data:audio/ogg;base64,{data}'></audio>"

@@ -1,0 +1,244 @@
+"""Generating over a benchmark: every item once, through kills, by a fixed protocol.
+
+Short form: 7 s after 3 s of prompt (paper, section 6). Long form: after 10 s of prompt up to
+4 or 16 min, counted from the start of the prompt (section 7).
+"""
+
+import dataclasses
+import json
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from keras_speechssm.audio import AudioWriter, read_audio
+from keras_speechssm.data.corpora import name_recordings
+from keras_speechssm.pipeline import MIN_PROMPT_SECONDS, SpeechContinuation
+from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
+from keras_speechssm.shapes import TOKEN_RATE
+from keras_speechssm.speech_lm.slide_and_prompt import SlideAndPrompt
+from keras_speechssm.training.option_checks import check_at_least, keep_options
+from keras_speechssm.whole_files import remove_partial_files
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What is continued, and how far.
+
+    Attributes:
+        prompt_seconds: length of the prompt.
+        until_seconds: where a continuation ends, counted from the start of the prompt.
+        least_reference: items whose true continuation is shorter are left out.
+    """
+
+    prompt_seconds: float
+    until_seconds: float
+    least_reference: float = 0.0
+
+
+PROTOCOLS = {
+    "short-form": Protocol(3.0, 10.0, 5.0),
+    "long-form-4min": Protocol(10.0, 240.0),
+    "long-form-16min": Protocol(10.0, 960.0),
+}
+"""The paper's (sections 6 and 7)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkItem:
+    """A recording to continue.
+
+    Attributes:
+        name: its path below the benchmark's folder, without ending.
+        audio: its file, prompt and true continuation.
+        seconds: its length.
+    """
+
+    name: str
+    audio: Path
+    seconds: float
+
+
+def read_benchmark(
+    folder: str | Path,
+    prompt_seconds: float,
+    *,
+    least_reference: float = 0.0,
+    subset: int | None = None,
+    subset_seed: int = 0,
+) -> list[BenchmarkItem]:
+    """The items of a benchmark folder that a protocol takes, in order.
+
+    Args:
+        folder: of recordings, such as a split of LibriSpeech-Long.
+        prompt_seconds: length of the prompts.
+        least_reference: seconds that must follow the prompt.
+        subset: only so many, drawn once for all: the same folder and `subset_seed` give the
+            same items. Defaults to `None`: all.
+        subset_seed: of the draw.
+
+    Raises:
+        ValueError: nothing is long enough.
+    """
+    items = []
+    for name, path in name_recordings([folder]).items():
+        try:
+            seconds = soundfile.info(path).duration
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as audio ({error}).") from None
+        if seconds >= prompt_seconds + max(least_reference, 1e-6):
+            items.append(BenchmarkItem(name, path, seconds))
+    if not items:
+        raise ValueError(
+            f"No recording in {folder} goes on for {least_reference:g} s after a prompt of "
+            f"{prompt_seconds:g} s."
+        )
+    if subset is not None and subset < len(items):
+        chosen = np.random.default_rng(subset_seed).permutation(len(items))[:subset]
+        items = [items[place] for place in sorted(chosen)]
+    return items
+
+
+def generate_continuations(
+    benchmark_folder: str | Path,
+    output_folder: str | Path,
+    *,
+    preset: str = DEFAULT_PRESET,
+    speech_lm: str | None = None,
+    protocol: str = "long-form-4min",
+    prompt_seconds: float | None = None,
+    until_seconds: float | None = None,
+    slide_and_prompt_seconds: float | None = None,
+    subset: int | None = None,
+    subset_seed: int = 0,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> dict:
+    """Continues every recording of a benchmark; run again, it goes on with what is missing.
+
+    Writes `<name>.flac`, the continuation without its prompt, for each item, and
+    `generation.jsonl` with the seconds each took. What an item's continuation is depends on
+    its name and `seed` only, not on the subset or the order.
+
+    Args:
+        benchmark_folder: recordings, such as `librispeech-long/test-clean`.
+        output_folder: the system's folder; one for each system.
+        preset: pipeline that speaks.
+        speech_lm: preset of another language model over the same semantic tokens, such as a
+            `SpeechTransformer`. Defaults to the pipeline's own.
+        protocol: `short-form`, `long-form-4min` or `long-form-16min`.
+        prompt_seconds, until_seconds: in place of the protocol's.
+        slide_and_prompt_seconds: longest sequence of the language model, prompt included;
+            beyond it goes on from its last 3 s. Defaults to `None`: the model by itself.
+        subset, subset_seed: see `read_benchmark`.
+        temperature: of the language model's samples.
+        seed: of all samples.
+
+    Returns:
+        `{"generated": items made now, "items": items in all, "real_time_factor": of those made
+        now}`.
+
+    Raises:
+        ValueError: an unknown protocol, options out of range, or a folder that was begun with
+            others.
+    """
+    plan = _plan(protocol, prompt_seconds, until_seconds)
+    check_at_least(1, subset=subset)
+    check_at_least(0, temperature=temperature, seed=seed)
+    items = read_benchmark(
+        benchmark_folder,
+        plan.prompt_seconds,
+        least_reference=plan.least_reference,
+        subset=subset,
+        subset_seed=subset_seed,
+    )
+    kept = {
+        "preset": str(preset),
+        "speech_lm": None if speech_lm is None else str(speech_lm),
+        **dataclasses.asdict(plan),
+        "slide_and_prompt_seconds": slide_and_prompt_seconds,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    speech = _load(preset, speech_lm, slide_and_prompt_seconds)
+    keep_options(output_folder, **kept)
+    folder = Path(output_folder)
+    missing = [item for item in items if not (folder / f"{item.name}.flac").is_file()]
+    spoken = taken = 0.0
+    for number, item in enumerate(missing, start=1):
+        seconds, wall = _generate(speech, item, plan, folder, temperature, seed)
+        spoken, taken = spoken + seconds, taken + wall
+        print(
+            f"{number} of {len(missing)}: {item.name}, {seconds:.0f} s in {wall:.0f} s",
+            file=sys.stderr,
+        )
+    factor = round(taken / spoken, 3) if spoken else None
+    return {"generated": len(missing), "items": len(items), "real_time_factor": factor}
+
+
+def _plan(protocol: str, prompt_seconds: float | None, until_seconds: float | None) -> Protocol:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
+    plan = PROTOCOLS[protocol]
+    prompt = plan.prompt_seconds if prompt_seconds is None else prompt_seconds
+    until = plan.until_seconds if until_seconds is None else until_seconds
+    check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=prompt)
+    if not prompt < until < float("inf"):
+        raise ValueError(f"until_seconds is {until:g}; expected more than the prompt's {prompt:g}.")
+    return Protocol(prompt, until, plan.least_reference)
+
+
+def _load(preset: str, speech_lm: str | None, slide_seconds: float | None) -> SpeechContinuation:
+    speech = SpeechContinuation.from_preset(preset)
+    if speech_lm is not None:
+        other = load_part(speech_lm, "speech_lm")
+        sizes = (other.backbone.vocabulary_size, speech.speech_lm.backbone.vocabulary_size)
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"{speech_lm} has {sizes[0]} tokens, {preset} has {sizes[1]}.")
+        speech.speech_lm = other
+    if slide_seconds is not None:
+        limit = round(slide_seconds * TOKEN_RATE)
+        speech.speech_lm = SlideAndPrompt(speech.speech_lm, limit)
+    return speech
+
+
+def _generate(
+    speech: SpeechContinuation,
+    item: BenchmarkItem,
+    plan: Protocol,
+    folder: Path,
+    temperature: float,
+    seed: int,
+) -> tuple[float, float]:
+    """Writes one continuation; its seconds, and those that it took."""
+    path = folder / f"{item.name}.flac"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_partial_files(path.parent)
+    prompt = read_audio(item.audio, duration=plan.prompt_seconds)
+    seeds = np.random.SeedSequence((seed, zlib.crc32(item.name.encode())))
+    seconds = plan.until_seconds - plan.prompt_seconds
+    began = time.monotonic()
+    # An interrupt must leave no shorter file: it would count as done.
+    with AudioWriter(path, keep_interrupted=False) as writer:
+        for block in speech.stream(
+            prompt, seed=int(seeds.generate_state(1)[0]), temperature=temperature, seconds=seconds
+        ):
+            writer.write(block)
+    wall = time.monotonic() - began
+    line = {"item": item.name, "seconds": seconds, "wall_seconds": round(wall, 2)}
+    with open(folder / "generation.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    return seconds, wall
+
+
+def read_real_time_factor(folder: str | Path) -> float | None:
+    """Seconds of generation for each second of audio, as `generation.jsonl` has them."""
+    path = Path(folder) / "generation.jsonl"
+    if not path.is_file():
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    spoken = sum(line["seconds"] for line in lines)
+    return round(sum(line["wall_seconds"] for line in lines) / spoken, 3) if spoken else None

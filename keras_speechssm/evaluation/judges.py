@@ -1,0 +1,134 @@
+"""Who judges two texts: a language model on a server, one of KerasHub, or a likelihood."""
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from keras_speechssm.evaluation.side_by_side import TEMPLATE, Judge
+from keras_speechssm.evaluation.text_models import TextModel, open_text_model
+
+OFFLINE_JUDGE = "likelihood"
+
+
+def open_judge(name: str = OFFLINE_JUDGE, model: str | None = None) -> Judge:
+    """A judge by its name.
+
+    Args:
+        name: `likelihood`; the address of an OpenAI-compatible service, such as
+            `http://localhost:8000/v1`, its key in the environment variable `OPENAI_API_KEY`;
+            or a preset of an instruction-tuned `keras_hub.models.CausalLM`.
+        model: the model to ask the service for.
+    """
+    if name == OFFLINE_JUDGE:
+        return LikelihoodJudge(open_text_model())
+    if name.startswith(("http://", "https://")):
+        if not model:
+            raise ValueError(f"The judge {name} needs the name of a model to ask for.")
+        return EndpointJudge(name, model, os.environ.get("OPENAI_API_KEY"))
+    import keras_hub
+
+    return KerasHubJudge(keras_hub.models.CausalLM.from_preset(name), name)
+
+
+class LikelihoodJudge:
+    """Prefers the text that a text model finds likelier, unit by unit: no reader's judgement.
+
+    It knows fluency only, and favours what repeats. It stands in where no language model that
+    follows instructions is at hand.
+
+    Args:
+        model: of `text_models`.
+        slightly: nats a unit from which on a text is better; from three times as many on it
+            is significantly better. Defaults to `0.05`.
+    """
+
+    name = OFFLINE_JUDGE
+
+    def __init__(self, model: TextModel, slightly: float = 0.05):
+        self._model = model
+        self._slightly = slightly
+
+    def __call__(self, text_a: str, text_b: str) -> str:
+        (nats_a, units_a), (nats_b, units_b) = map(
+            self._model.negative_log_likelihood, (text_a, text_b)
+        )
+        if not units_a or not units_b:
+            label = "A=B" if units_a == units_b else "A>>B" if units_a else "B>>A"
+            return f"[[{label}]]"
+        better = nats_b / units_b - nats_a / units_a
+        sign = ">>" if abs(better) >= 3 * self._slightly else ">"
+        if abs(better) < self._slightly:
+            return "[[A=B]]"
+        return f"[[A{sign}B]]" if better > 0 else f"[[B{sign}A]]"
+
+
+class KerasHubJudge:
+    """A local `keras_hub.models.CausalLM` that follows instructions.
+
+    Args:
+        causal_lm: the model, with its preprocessor.
+        name: what to call it.
+        max_length: int. Tokens of question and reply together. Defaults to `4096`.
+    """
+
+    def __init__(self, causal_lm: Any, name: str = "keras_hub", max_length: int = 4096):
+        self.name = name
+        self._model = causal_lm
+        self._max_length = max_length
+
+    def __call__(self, text_a: str, text_b: str) -> str:
+        question = TEMPLATE.format(text_a=text_a, text_b=text_b)
+        # The question holds the labels itself: only what follows it is the reply.
+        return self._model.generate(question, max_length=self._max_length, strip_prompt=True)
+
+
+class EndpointJudge:
+    """A service with OpenAI's chat completions.
+
+    Args:
+        address: up to and with `/v1`.
+        model: which to ask for.
+        key: sent as bearer token, or `None`. It is never written anywhere.
+        timeout: seconds for each reply.
+        attempts: how often a failing request is sent.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        key: str | None = None,
+        timeout: float = 120.0,
+        attempts: int = 3,
+    ):
+        self.name = model
+        self._address = address.rstrip("/") + "/chat/completions"
+        self._key = key
+        self._timeout = timeout
+        self._attempts = attempts
+
+    def __call__(self, text_a: str, text_b: str) -> str:
+        question = TEMPLATE.format(text_a=text_a, text_b=text_b)
+        content = {
+            "model": self.name,
+            "temperature": 0,
+            "messages": [{"role": "user", "content": question}],
+        }
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        body = json.dumps(content).encode()
+        for attempt in range(self._attempts):
+            request = urllib.request.Request(self._address, body, headers)
+            try:
+                with urllib.request.urlopen(request, timeout=self._timeout) as response:
+                    reply = json.load(response)
+                return str(reply["choices"][0]["message"]["content"] or "")
+            except (urllib.error.URLError, TimeoutError, ValueError, LookupError, TypeError) as e:
+                reason = f"{type(e).__name__}: {e}"
+                if attempt + 1 < self._attempts:
+                    time.sleep(2.0**attempt)
+        raise ValueError(f"The judge at {self._address} gave no reply ({reason}).")

@@ -1,0 +1,198 @@
+"""Whether each measure sees what it is meant to see: real speech against its own ruins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from keras_speechssm.audio import read_audio
+from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+from keras_speechssm.evaluation.item_measures import Instruments, measure_item
+from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
+from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER, open_embedder
+from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL, open_text_model
+from keras_speechssm.evaluation.transcript_store import TranscriptStore
+from keras_speechssm.evaluation.transcription import (
+    OFFLINE_TRANSCRIBER,
+    Word,
+    open_transcriber,
+)
+from keras_speechssm.shapes import SAMPLE_RATE
+
+LESS_IS_BETTER = {
+    "nll_nats_per_unit",
+    "auto_bleu",
+    "repeated_4_grams",
+    "non_speech_share",
+    "silent_share",
+}
+
+CAUGHT_BY = {
+    "shuffled words": ("nll_nats_per_unit",),
+    "time-reversed": (
+        "word_confidence",
+        "nll_nats_per_unit",
+        "semantic_similarity",
+        "speaker_similarity",
+    ),
+    "another speaker": ("speaker_similarity", "semantic_similarity"),
+    "looped": ("repeated_4_grams", "auto_bleu", "semantic_similarity"),
+    "noise": ("non_speech_share", "n_mos_t", "num_words"),
+    "silence": ("silent_share", "non_speech_share", "n_mos_t", "num_words"),
+}
+"""Ruins, and the measures that are meant to catch each."""
+
+
+@dataclass(frozen=True)
+class RealSpeech:
+    """What one person says: a prompt and what follows, float (samples,)."""
+
+    name: str
+    prompt: np.ndarray
+    continuation: np.ndarray
+
+
+def read_speakers(
+    speaker_folders: Sequence[str | Path], prompt_seconds: float, seconds: float
+) -> list[RealSpeech]:
+    """Each folder's recordings in a row, up to `seconds`, as one person's speech."""
+    if len(speaker_folders) < 2:
+        raise ValueError("Give the folders of at least two speakers, one each.")
+    speakers = []
+    for folder in speaker_folders:
+        parts, length = [], 0
+        for path in find_audio(folder):
+            parts.append(read_audio(path))
+            length += len(parts[-1])
+            if length >= seconds * SAMPLE_RATE:
+                break
+        waveform = np.concatenate(parts)[: round(seconds * SAMPLE_RATE)]
+        cut = round(prompt_seconds * SAMPLE_RATE)
+        if len(waveform) < 2 * cut:
+            raise ValueError(f"{folder} holds less than {2 * prompt_seconds:g} s of speech.")
+        speakers.append(RealSpeech(Path(folder).name, waveform[:cut], waveform[cut:]))
+    return speakers
+
+
+def ruin(kind: str, speech: RealSpeech, other: RealSpeech, seed: int = 0) -> np.ndarray:
+    """A continuation that is wrong in one way, as long as the true one."""
+    true = speech.continuation
+    if kind == "time-reversed":
+        return true[::-1].copy()
+    if kind == "another speaker":
+        return np.resize(other.continuation, len(true))
+    if kind == "looped":
+        return np.resize(true[: 5 * SAMPLE_RATE], len(true))
+    if kind == "silence":
+        return np.zeros_like(true)
+    if kind == "noise":
+        noise = np.random.default_rng(seed).standard_normal(len(true))
+        return (noise * np.sqrt(np.mean(true**2))).astype("float32")
+    return true
+
+
+class _ShuffledWords:
+    """A transcriber that tells the words in another order."""
+
+    def __init__(self, transcriber, keep: np.ndarray, seed: int):
+        self.name = f"{transcriber.name}, shuffled"
+        self._transcriber = transcriber
+        self._keep = keep  # the prompt, whose words stay
+        self._seed = seed
+
+    def __call__(self, waveform: np.ndarray) -> list[Word]:
+        words = self._transcriber(waveform)
+        if waveform is self._keep:
+            return words
+        order = np.random.default_rng(self._seed).permutation(len(words))
+        return [
+            Word(words[place].text, word.start, word.end, word.confidence)
+            for word, place in zip(words, order, strict=True)
+        ]
+
+
+def evaluate_sanity(
+    speaker_folders: Sequence[str | Path],
+    output_folder: str | Path,
+    *,
+    prompt_seconds: float = 10.0,
+    seconds: float = 60.0,
+    transcriber: str = OFFLINE_TRANSCRIBER,
+    text_model: str = OFFLINE_TEXT_MODEL,
+    embedder: str = OFFLINE_EMBEDDER,
+    seed: int = 0,
+) -> dict:
+    """Measures real speech and its ruins: each measure must see what it is meant to see.
+
+    Args:
+        speaker_folders: recordings of one speaker each, two or more.
+        output_folder: keeps the transcripts, so that a second run is quick.
+        prompt_seconds: length of the prompts.
+        seconds: of speech from each folder, prompt included.
+        transcriber, text_model, embedder: see `evaluate_continuations`.
+        seed: of shuffling and noise.
+
+    Returns:
+        for each ruin and measure `{"truth": mean, "ruined": mean, "caught": share of the
+        speakers for whom the truth is better}`; `null` where nothing can be measured, which
+        counts as caught.
+    """
+    speakers = read_speakers(speaker_folders, prompt_seconds, seconds)
+    instruments = Instruments(
+        TranscriptStore(open_transcriber(transcriber), Path(output_folder) / "transcripts"),
+        open_text_model(text_model),
+        open_embedder(embedder),
+        SpeakerEmbedder(),
+        DNSMOSPredictor(),
+    )
+    truths = [_measure(speech, speech.continuation, instruments, seconds) for speech in speakers]
+    report: dict = {"speakers": [speech.name for speech in speakers]}
+    for kind, measures in CAUGHT_BY.items():
+        ruined = []
+        for number, speech in enumerate(speakers):
+            other = speakers[(number + 1) % len(speakers)]
+            judged = instruments
+            if kind == "shuffled words":
+                heard = _ShuffledWords(instruments.transcriber, speech.prompt, seed)
+                judged = replace(instruments, transcriber=heard)
+            waveform = ruin(kind, speech, other, seed)
+            ruined.append(_measure(speech, waveform, judged, seconds))
+        report[kind] = {name: _verdict(name, truths, ruined) for name in measures}
+    return report
+
+
+def _measure(
+    speech: RealSpeech, continuation: np.ndarray, instruments: Instruments, end: float
+) -> dict:
+    found = measure_item(
+        speech.name, speech.prompt, continuation, speech.continuation, instruments, end
+    )
+    scores = [score for score in found["n_mos_t"] if score is not None]
+    minutes = found["over_time"]
+    return {
+        **found,
+        "n_mos_t": float(np.mean(scores)) if scores else None,
+        "silent_share": float(np.mean([minute["silent_share"] for minute in minutes])),
+        "non_speech_share": float(np.mean([minute["non_speech_share"] for minute in minutes])),
+    }
+
+
+def _verdict(name: str, truths: Sequence[dict], ruined: Sequence[dict]) -> dict:
+    """Means of both, and how often the truth is better; what cannot be measured is worse."""
+    sign = -1.0 if name in LESS_IS_BETTER else 1.0
+    caught = [
+        truth[name] is not None and (wrong[name] is None or sign * truth[name] > sign * wrong[name])
+        for truth, wrong in zip(truths, ruined, strict=True)
+    ]
+    return {
+        "truth": _mean([truth[name] for truth in truths]),
+        "ruined": _mean([wrong[name] for wrong in ruined]),
+        "caught": float(np.mean(caught)),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(float(np.mean(known)), 4) if known else None

@@ -1,0 +1,152 @@
+"""What is said in a recording, as text: transcribers behind one small interface.
+
+A transcriber has a `name` and is called with a waveform. `pocketsphinx` runs offline and is
+crude (its words compare with one another, not with those of other recognisers); the paper
+takes wav2vec2-base-960h on windows of 180 s (appendix B.3).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from keras_speechssm.data.segments import cut_at_pauses
+from keras_speechssm.shapes import SAMPLE_RATE
+
+OFFLINE_TRANSCRIBER = "pocketsphinx"
+
+_SHORT_NAMES = {
+    "wav2vec2-base-960h": "facebook/wav2vec2-base-960h",
+    "whisper-large-v3": "openai/whisper-large-v3",
+    "whisper-small.en": "openai/whisper-small.en",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A recognised word.
+
+    Attributes:
+        text: as the recogniser spells it, in lower case.
+        start: in seconds from the start of the recording.
+        end: in seconds.
+        confidence: 0 .. 1; 1 where the recogniser does not tell.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float = 1.0
+
+
+class Transcriber(Protocol):
+    """Waveform float32 (samples,) at 16 kHz -> its words in order."""
+
+    name: str
+
+    def __call__(self, waveform: np.ndarray) -> list[Word]: ...
+
+
+def words_to_text(words: Sequence[Word]) -> str:
+    """The words with a space between them."""
+    return " ".join(word.text for word in words)
+
+
+def open_transcriber(name: str = OFFLINE_TRANSCRIBER) -> Transcriber:
+    """A transcriber by its name.
+
+    Args:
+        name: `pocketsphinx`; `wav2vec2-base-960h`, `whisper-large-v3`, `whisper-small.en`; or
+            a name or folder of a speech recogniser that `transformers` loads.
+    """
+    if name == OFFLINE_TRANSCRIBER:
+        return PocketsphinxTranscriber()
+    return TransformersTranscriber(name)
+
+
+class PocketsphinxTranscriber:
+    """The recogniser in the package `pocketsphinx`, whose wheel carries its models.
+
+    Reads pieces of up to 30 s that end in pauses: time and memory stay flat however long a
+    recording is, and each piece is read as it would be by itself.
+
+    Args:
+        piece_seconds: longest piece. Defaults to `30.0`.
+    """
+
+    name = OFFLINE_TRANSCRIBER
+
+    def __init__(self, piece_seconds: float = 30.0):
+        import pocketsphinx
+
+        self.piece_seconds = piece_seconds
+        self._decoder = pocketsphinx.Decoder(loglevel="FATAL")
+        self._frame_rate = 100
+
+    def __call__(self, waveform: np.ndarray) -> list[Word]:
+        waveform = np.asarray(waveform, "float32")
+        words: list[Word] = []
+        if not len(waveform):
+            return words
+        for start, stop in cut_at_pauses(waveform, self.piece_seconds):
+            piece = waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
+            words += self._read(piece, start)
+        return words
+
+    def _read(self, piece: np.ndarray, offset: float) -> list[Word]:
+        samples = np.round(np.clip(piece, -1, 1) * 32767).astype("<i2")
+        # Else the cepstral mean of the piece before would go on into this one.
+        self._decoder.reinit_feat()
+        self._decoder.start_utt()
+        self._decoder.process_raw(samples.tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        if self._decoder.hyp() is None:
+            return []
+        return [
+            Word(
+                segment.word.split("(")[0],
+                round(offset + segment.start_frame / self._frame_rate, 2),
+                round(offset + (segment.end_frame + 1) / self._frame_rate, 2),
+                round(min(float(segment.prob), 1.0), 4),
+            )
+            for segment in self._decoder.seg()
+            if segment.word[0] not in "<["
+        ]
+
+
+class TransformersTranscriber:
+    """A speech recogniser of `transformers` on windows of 180 s, as the paper applies it.
+
+    Args:
+        model: one of the short names of `open_transcriber`, a hub's name or a folder.
+        window_seconds: longest window; it ends in a pause. Defaults to `180.0`. Recognisers
+            that read 30 s, as Whisper does, need `30.0`, their default here.
+    """
+
+    def __init__(self, model: str, window_seconds: float | None = None):
+        from transformers import pipeline
+
+        self.name = model
+        self._recognise = pipeline(
+            "automatic-speech-recognition", model=_SHORT_NAMES.get(model, model)
+        )
+        self._is_ctc = getattr(self._recognise, "type", "").startswith("ctc")
+        self.window_seconds = window_seconds or (180.0 if self._is_ctc else 30.0)
+
+    def __call__(self, waveform: np.ndarray) -> list[Word]:
+        waveform = np.asarray(waveform, "float32")
+        words: list[Word] = []
+        if not len(waveform):
+            return words
+        for start, stop in cut_at_pauses(waveform, self.window_seconds):
+            piece = waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
+            found = self._recognise(
+                {"raw": piece, "sampling_rate": SAMPLE_RATE}, return_timestamps="word"
+            )
+            for chunk in found.get("chunks", ()):
+                begins, ends = chunk["timestamp"]
+                begins = start if begins is None else start + float(begins)
+                ends = stop if ends is None else start + float(ends)
+                words += [Word(text, begins, ends) for text in chunk["text"].lower().split()]
+        return words

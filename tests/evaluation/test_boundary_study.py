@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from keras_speechssm.audio import write_audio
+from keras_speechssm.evaluation.boundary_study import (
+    boundary_study,
+    evaluate_boundaries,
+    level_jump,
+    spectral_jump,
+    synthesis_boundaries,
+)
+
+
+def noise(seconds, level=0.1, seed=0):
+    random = np.random.default_rng(seed)
+    return (level * random.standard_normal(round(seconds * 16000))).astype("float32")
+
+
+def test_boundaries_are_the_papers():
+    # A window of 27 s, 4 s shared: 25 s, then each 23 s, as in section 7.3.
+    assert synthesis_boundaries(100.0, 675, 100, 675) == [25.0, 48.0, 71.0, 94.0]
+    # The first window of 10 s gives its first 8.
+    assert synthesis_boundaries(60.0) == [8.0, 31.0, 54.0]
+    assert synthesis_boundaries(5.0) == []
+
+
+def test_a_step_of_level_is_seen_in_db():
+    waveform = np.concatenate([noise(1.0, 0.1), noise(1.0, 0.2, seed=1)])
+    assert level_jump(waveform, 1.0) == pytest.approx(6.02, abs=0.3)
+    assert level_jump(waveform, 0.5) < 0.3
+    assert spectral_jump(waveform, 1.0) < 0.4  # louder, not another sound
+
+
+def test_a_step_of_spectrum_is_seen():
+    dull = np.convolve(noise(1.0), np.ones(16) / 4, "same").astype("float32")
+    assert spectral_jump(np.concatenate([dull, noise(1.0)]), 1.0) > 1.0
+
+
+def test_seams_are_told_from_centres():
+    pieces = [noise(8.0, 0.1)] + [noise(23.0, 0.1 * (1 + n % 2), seed=n) for n in range(1, 4)]
+    waveform = np.concatenate(pieces)
+    found = boundary_study([waveform], [[8.0, 31.0, 54.0]], lambda clip: len(clip) / 16000)
+    assert found["boundary"]["level_jump_db"]["mean"] > 5
+    assert found["centre"]["level_jump_db"]["mean"] < 0.5
+    assert found["boundary"]["mos"]["mean"] == found["centre"]["mos"]["mean"] == 5.0
+    assert (found["boundary"]["mos"]["num"], found["centre"]["mos"]["num"]) == (3, 2)
+
+
+def test_short_continuations_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a minute or more"):
+        boundary_study([noise(20.0)], [[8.0]])
+    pytest.importorskip("speechmos")
+    write_audio(tmp_path / "a.wav", noise(5.0))
+    with pytest.raises(ValueError, match="a minute or more"):
+        evaluate_boundaries([tmp_path])

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from keras_speechssm.evaluation.confidence import bootstrap_interval, mean_interval
+
+
+def test_student_s_interval_by_hand():
+    found = mean_interval([1.0, 2.0, 3.0], confidence=0.95)
+    # t with two degrees of freedom at 97.5 % is 4.3027; the standard error is 1 / sqrt(3).
+    assert found["mean"] == 2.0
+    assert found["half_width"] == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
+    assert found["num"] == 3
+
+
+def test_too_few_values_have_no_width():
+    assert np.isnan(mean_interval([4.0])["half_width"])
+    assert np.isnan(mean_interval([])["mean"])
+    assert np.isnan(bootstrap_interval([])[0])
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(500):
+        found = mean_interval(random.normal(3.0, 2.0, size=8), confidence=0.9)
+        covered += abs(found["mean"] - 3.0) <= found["half_width"]
+    assert 0.86 < covered / 500 < 0.94
+
+
+def test_the_bootstrap_holds_the_mean_and_is_repeatable():
+    values = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    low, high = bootstrap_interval(values)
+    assert 0.0 <= low < np.mean(values) < high <= 1.0
+    assert (low, high) == bootstrap_interval(values)
+    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)

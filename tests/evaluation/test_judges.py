@@ -1,0 +1,109 @@
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from keras_speechssm.evaluation import judges
+from keras_speechssm.evaluation.judges import EndpointJudge, KerasHubJudge, LikelihoodJudge
+from keras_speechssm.evaluation.side_by_side import parse_verdict
+
+
+class Service(BaseHTTPRequestHandler):
+    replies: list = []
+    asked: list = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        Service.asked.append((self.path, self.headers.get("Authorization"), json.loads(body)))
+        status, content = Service.replies.pop(0)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setattr(judges.time, "sleep", lambda seconds: None)
+    server = HTTPServer(("127.0.0.1", 0), Service)
+    Service.replies, Service.asked = [], []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1/"
+    server.shutdown()
+    server.server_close()
+
+
+def content(reply):
+    return json.dumps({"choices": [{"message": {"content": reply}}]})
+
+
+def test_a_service_is_asked_and_its_reply_given(service, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    Service.replies = [(200, content("so [[A>B]]"))]
+    judge = judges.open_judge(service, "gemma")
+    assert judge("one text", "the other") == "so [[A>B]]"
+    path, key, asked = Service.asked[0]
+    assert path == "/v1/chat/completions" and key == "Bearer secret"
+    assert asked["model"] == judge.name == "gemma" and asked["temperature"] == 0
+    question = asked["messages"][0]["content"]
+    assert question.index("one text") < question.index("the other")
+
+
+def test_a_failing_service_is_asked_again(service):
+    Service.replies = [(500, "busy"), (200, "no json"), (200, content(None))]
+    assert EndpointJudge(service, "gemma")("a", "b") == ""
+    assert len(Service.asked) == 3 and Service.asked[0][1] is None
+
+
+def test_a_service_that_never_replies_is_one_clear_line(service):
+    Service.replies = [(500, "busy"), (200, "{}"), (404, "")]
+    with pytest.raises(ValueError, match="gave no reply"):
+        EndpointJudge(service, "gemma")("a", "b")
+
+
+def test_a_service_needs_a_model():
+    with pytest.raises(ValueError, match="needs the name of a model"):
+        judges.open_judge("http://localhost:1/v1")
+
+
+def test_a_local_models_labels_in_the_question_are_no_reply():
+    class Model:
+        def generate(self, question, max_length, strip_prompt):
+            assert strip_prompt and max_length == 64
+            assert "[[A=B]]" in question
+            return "Text B is better: [[B>A]]"
+
+    assert parse_verdict(KerasHubJudge(Model(), max_length=64)("x", "y")) == -1
+
+
+class Lengths:
+    name, unit = "lengths", "word"
+
+    def negative_log_likelihood(self, text):
+        words = text.split()
+        return float(sum(map(len, words))), len(words)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reply"),
+    [
+        ("a a", "aaa aaa", "[[A>>B]]"),
+        ("aaa", "a", "[[B>>A]]"),
+        ("aa", "bb", "[[A=B]]"),
+        ("", "b", "[[B>>A]]"),
+        ("a", "", "[[A>>B]]"),
+        ("", "", "[[A=B]]"),
+    ],
+)
+def test_the_likelier_text_wins(first, second, reply):
+    assert LikelihoodJudge(Lengths())(first, second) == reply
+
+
+def test_a_little_likelier_is_slightly_better():
+    judge = LikelihoodJudge(Lengths(), slightly=0.5)
+    assert judge("a", "aa") == "[[A>B]]" and judge("aa", "a") == "[[B>A]]"
+    assert judge("a", "aaa") == "[[A>>B]]"

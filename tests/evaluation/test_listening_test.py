@@ -1,0 +1,108 @@
+import csv
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from keras_speechssm.audio import read_audio, write_audio
+from keras_speechssm.evaluation.listening_test import (
+    evaluate_ratings,
+    write_listening_sheets,
+    write_sheets,
+)
+
+
+def clips():
+    return [
+        (system, "item", span, np.full(1600, level, "float32"))
+        for system, level in (("ours", 0.1), ("theirs", 0.5))
+        for span in range(2)
+    ]
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def fill(folder, rate, name="filled.csv"):
+    key = {row["clip"]: row for row in rows(folder / "key.csv")}
+    path = folder / name
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clip", "rating"])
+        writer.writerows((clip, rate(row)) for clip, row in key.items())
+    return path
+
+
+def test_the_sheet_is_blind_and_the_key_tells(tmp_path):
+    assert write_listening_sheets(clips(), tmp_path) == 4
+    sheet = rows(tmp_path / "sheet.csv")
+    assert [row["clip"] for row in sheet] == [f"000{n}.wav" for n in range(1, 5)]
+    assert "ours" not in (tmp_path / "sheet.csv").read_text()
+    assert "0.5 point increments" in (tmp_path / "instructions.txt").read_text()
+    for row in rows(tmp_path / "key.csv"):
+        level = np.abs(read_audio(tmp_path / "clips" / row["clip"])).max()
+        assert level == pytest.approx({"ours": 0.1, "theirs": 0.5}[row["system"]], abs=1e-3)
+
+
+def test_clips_are_shuffled_and_a_sheet_is_never_overwritten(tmp_path):
+    write_listening_sheets(clips() * 5, tmp_path, seed=1)
+    systems = [row["system"] for row in rows(tmp_path / "key.csv")]
+    assert systems != sorted(systems)
+    with pytest.raises(ValueError, match="holds a sheet already"):
+        write_listening_sheets(clips(), tmp_path)
+    with pytest.raises(ValueError, match="no clips"):
+        write_listening_sheets([], tmp_path / "other")
+
+
+def test_ratings_come_back_by_system_and_span(tmp_path):
+    write_listening_sheets(clips(), tmp_path)
+    one = fill(tmp_path, lambda row: 4.5 if row["system"] == "ours" else 1, "one.csv")
+    two = fill(tmp_path, lambda row: "" if row["span"] == "0" else 3.5, "two.csv")
+    found = evaluate_ratings(tmp_path / "key.csv", [one, two])
+    assert found["ours"]["all"]["mean"] == pytest.approx((4.5 + 4.5 + 3.5) / 3)
+    assert found["ours"]["all"]["num"] == 3
+    assert found["ours"]["spans"]["0"]["mean"] == 4.5
+    assert found["theirs"]["spans"]["1"]["mean"] == pytest.approx(2.25)
+    assert found["theirs"]["spans"]["1"]["half_width"] > 1
+
+
+@pytest.mark.parametrize("rating", ["5.5", "0.5", "1.2", "good", "nan"])
+def test_what_is_no_rating_is_refused(tmp_path, rating):
+    write_listening_sheets(clips(), tmp_path)
+    with pytest.raises(ValueError, match="expected 1, 1.5, ... 5"):
+        evaluate_ratings(tmp_path / "key.csv", [fill(tmp_path, lambda row: rating)])
+
+
+def test_foreign_and_empty_sheets_are_refused(tmp_path):
+    write_listening_sheets(clips(), tmp_path)
+    (tmp_path / "foreign.csv").write_text("clip,rating\n9999.wav,3\n")
+    with pytest.raises(ValueError, match="9999.wav"):
+        evaluate_ratings(tmp_path / "key.csv", [tmp_path / "foreign.csv"])
+    with pytest.raises(ValueError, match="No clip is rated"):
+        evaluate_ratings(tmp_path / "key.csv", [tmp_path / "sheet.csv"])
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="lacks one of the columns"):
+        evaluate_ratings(tmp_path / "key.csv", [tmp_path / "other.csv"])
+    with pytest.raises(ValueError, match="does not exist"):
+        evaluate_ratings(tmp_path / "key.csv", [tmp_path / "none.csv"])
+
+
+def test_systems_are_cut_at_the_same_spans(tmp_path):
+    benchmark, ours = tmp_path / "benchmark", tmp_path / "ours"
+    benchmark.mkdir()
+    ours.mkdir()
+    ramp = np.linspace(0, 0.9, 70 * 16000, dtype="float32")
+    write_audio(benchmark / "x.flac", ramp)
+    write_audio(ours / "x.flac", ramp[10 * 16000 :])
+    found = write_sheets([f"ours={ours}"], benchmark, tmp_path / "sheets", prompt_seconds=10.0)
+    assert found == {"clips": 4}
+    spans = {}
+    for row in rows(tmp_path / "sheets" / "key.csv"):
+        heard = read_audio(tmp_path / "sheets" / "clips" / row["clip"])
+        assert len(heard) == 5 * 16000
+        spans.setdefault(row["span"], []).append(heard)
+    for first, second in spans.values():
+        np.testing.assert_allclose(first, second, atol=1e-4)

@@ -1,0 +1,72 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from keras_speechssm.audio import write_audio
+from keras_speechssm.evaluation import item_measures, sanity
+from keras_speechssm.evaluation.sanity import RealSpeech, evaluate_sanity, read_speakers, ruin
+
+spec = importlib.util.spec_from_file_location(
+    "instruments", Path(__file__).with_name("instruments.py")
+)
+fakes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fakes)
+
+
+def speech(words=("sea", "ship", "gull", "wave", "rope", "mast", "sail")):
+    waveform = fakes.speak([*words, *words])
+    return RealSpeech("a", waveform[: 2 * 16000], waveform[2 * 16000 :])
+
+
+def test_ruins_are_as_long_as_the_truth_and_each_is_wrong():
+    one, other = speech(), speech(("deck", "crew"))
+    for kind in sanity.CAUGHT_BY:
+        found = ruin(kind, one, other)
+        assert found.shape == one.continuation.shape and found.dtype == np.float32
+        same = np.array_equal(found, one.continuation)
+        assert same == (kind == "shuffled words")  # its transcript is shuffled, not its audio
+
+
+def test_speakers_are_joined_recordings(tmp_path):
+    for speaker in ("a", "b"):
+        for number in range(3):
+            folder = tmp_path / speaker
+            folder.mkdir(exist_ok=True)
+            write_audio(folder / f"{number}.flac", np.full(16000, 0.1 * number, "float32"))
+    found = read_speakers([tmp_path / "a", tmp_path / "b"], 1.0, 2.5)
+    assert [len(s.prompt) for s in found] == [16000] * 2
+    assert [len(s.continuation) for s in found] == [24000] * 2
+    assert found[0].continuation[0] == pytest.approx(0.1, abs=1e-4)
+    with pytest.raises(ValueError, match="holds less than 4 s"):
+        read_speakers([tmp_path / "a", tmp_path / "b"], 2.0, 60.0)
+    with pytest.raises(ValueError, match="at least two speakers"):
+        read_speakers([tmp_path / "a"], 1.0, 2.5)
+
+
+def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(sanity, "open_transcriber", lambda name: fakes.Transcriber())
+    monkeypatch.setattr(sanity, "open_text_model", lambda name: fakes.TextModel())
+    monkeypatch.setattr(sanity, "open_embedder", lambda name: fakes.Embedder())
+    monkeypatch.setattr(sanity, "SpeakerEmbedder", lambda: fakes.voice)
+    monkeypatch.setattr(sanity, "DNSMOSPredictor", fakes.Loudness)
+    monkeypatch.setattr(
+        item_measures, "speech_turns", lambda w: [(0, len(w) / 16000)] * bool(w.any())
+    )
+    texts = {"a": ["sea", "ship"] * 3 + ["gull"] * 20, "b": ["deck"] * 10 + ["crew"] * 16}
+    for name, words in texts.items():
+        (tmp_path / name).mkdir()
+        write_audio(tmp_path / name / "x.flac", fakes.speak(words))
+    found = evaluate_sanity(
+        [tmp_path / "a", tmp_path / "b"], tmp_path / "out", prompt_seconds=2.0, seconds=26.0
+    )
+    assert found["speakers"] == ["a", "b"]
+    assert found["shuffled words"]["nll_nats_per_unit"]["caught"] == 1.0
+    assert found["another speaker"]["semantic_similarity"]["caught"] == 1.0
+    assert found["silence"]["num_words"] == {"truth": 24.0, "ruined": 0.0, "caught": 1.0}
+    assert found["silence"]["silent_share"]["caught"] == 1.0
+    # Constant levels of one word are no worse backwards: the measure must not say so.
+    assert found["time-reversed"]["semantic_similarity"]["caught"] == 0.0
