@@ -8,6 +8,7 @@ from keras import ops
 from keras_speechssm.layers.padding import compaction, gather_time
 from keras_speechssm.preset_registry import PresetMixin
 from keras_speechssm.speech_lm.checkpoint_weights import copy_all_but_embeddings
+from keras_speechssm.speech_lm.gemma_cache import advance_cached, empty_cache, has_cache
 from keras_speechssm.speech_lm.speech_language_model import SpeechLanguageModel
 
 
@@ -18,8 +19,9 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
     What is it for: the paper's baseline. It has the interface of `SpeechSSM`, but its
     state holds every token so far, up to `max_length`: what SpeechSSM does without.
 
-    The state is the tokens themselves, and `advance` reads all of them again: correct for
-    any causal backbone, wherever padding lies, at a cost of `max_length` tokens a call.
+    On Gemma (without sliding windows) the state is a cache of keys and values, which a step
+    reads and writes once. On other backbones it is the tokens themselves, all of which `advance`
+    reads again: correct for any causal backbone, at a cost of `max_length` tokens a call.
 
     `model(token_ids)` gives the logits of the token after each one, float32 (batch, time,
     vocabulary); a dictionary may add `padding_mask`. In this whole call padding may lie at
@@ -107,15 +109,20 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         return inputs
 
     def initial_state(self, batch_size: int) -> dict:
-        """The state before any token: the tokens so far, and how many they are.
+        """The state before any token: what is known of the tokens so far, and their number.
 
         Returns:
-            `{"token_ids": int32 (batch, max_length), "length": int32 (batch,)}`.
+            `{"length": int32 (batch,)}` with `"cache"`, see `gemma_cache.empty_cache`, or
+            `"token_ids"`, int32 (batch, max_length).
         """
-        return {
-            "token_ids": ops.zeros((batch_size, self.max_length), dtype="int32"),
-            "length": ops.zeros((batch_size,), dtype="int32"),
-        }
+        length = ops.zeros((batch_size,), dtype="int32")
+        if has_cache(self.backbone):
+            return {
+                "cache": empty_cache(self.backbone, batch_size, self.max_length),
+                "length": length,
+            }
+        tokens = ops.zeros((batch_size, self.max_length), dtype="int32")
+        return {"token_ids": tokens, "length": length}
 
     def advance_hidden(self, token_ids, state, padding_mask=None):
         """As `advance`, but returns hidden states (batch, time, hidden_dim), not logits.
@@ -126,6 +133,18 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         if padding_mask is None:
             padding_mask = ops.ones_like(token_ids, dtype="bool")
         padding_mask = ops.cast(padding_mask, "bool")
+        advance = self._advance_cache if "cache" in state else self._read_again
+        hidden, state = advance(token_ids, state, padding_mask)
+        fits = (state["length"] <= self.max_length)[:, None, None]
+        return ops.where(fits, hidden, np.nan), state
+
+    def _advance_cache(self, token_ids, state, padding_mask):
+        hidden, cache, length = advance_cached(
+            self.backbone, token_ids, state["cache"], state["length"], padding_mask
+        )
+        return hidden, {"cache": cache, "length": length}
+
+    def _read_again(self, token_ids, state, padding_mask):
         count = ops.cumsum(ops.cast(padding_mask, "int32"), axis=1)
         old, length = state["length"], state["length"] + count[:, -1]
         slots = ops.arange(self.max_length, dtype="int32")[None]
@@ -136,9 +155,7 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         tokens = ops.where(written, new, state["token_ids"])
         hidden = self.backbone({"token_ids": tokens, "padding_mask": ops.cast(real, "int32")})
         places = ops.clip(old[:, None] + count - 1, 0, self.max_length - 1)
-        hidden = gather_time(hidden, places)
-        hidden = ops.where((length <= self.max_length)[:, None, None], hidden, np.nan)
-        return hidden, {"token_ids": tokens, "length": length}
+        return gather_time(hidden, places), {"token_ids": tokens, "length": length}
 
     def project(self, hidden):
         """Logits float32 (..., vocabulary) of hidden states (..., hidden_dim)."""

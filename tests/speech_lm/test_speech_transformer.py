@@ -10,8 +10,16 @@ from keras_speechssm.speech_lm import SpeechTransformer
 VOCABULARY, MAX_LENGTH = 11, 24
 
 
-@pytest.fixture(scope="module")
-def model():
+GEMMA_2 = {
+    "use_post_ffw_norm": True,
+    "use_post_attention_norm": True,
+    "attention_logit_soft_cap": 5.0,
+    "final_logit_soft_cap": 3.0,
+}
+SLIDING = {"use_sliding_window_attention": True, "sliding_window_size": 5}
+
+
+def make_model(**options):
     keras.utils.set_random_seed(0)
     backbone = keras_hub.models.GemmaBackbone(
         vocabulary_size=VOCABULARY,
@@ -21,8 +29,14 @@ def model():
         hidden_dim=8,
         intermediate_dim=16,
         head_dim=4,
+        **options,
     )
     return SpeechTransformer(backbone, max_length=MAX_LENGTH)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
 
 
 @pytest.fixture(scope="module")
@@ -35,23 +49,30 @@ def tokens_of(batch, time, seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, (batch, time)).astype("int32")
 
 
-def test_advance_in_chunks_gives_the_whole_models_logits(model, whole):
+@pytest.mark.parametrize(
+    ("options", "kind"), [({}, "cache"), (GEMMA_2, "cache"), (SLIDING, "token_ids")]
+)
+def test_advance_in_chunks_gives_the_whole_models_logits(options, kind):
+    model = make_model(**options)
     tokens = tokens_of(2, 10)
+    assert kind in model.initial_state(2)
     first, state = model.advance(tokens[:, :4], model.initial_state(2))
     second, state = model.advance(tokens[:, 4:], state)
     found = np.concatenate([ops.convert_to_numpy(first), ops.convert_to_numpy(second)], axis=1)
-    np.testing.assert_allclose(found, whole(tokens), atol=1e-5)
+    np.testing.assert_allclose(found, ops.convert_to_numpy(model(tokens)), atol=1e-5)
     assert ops.convert_to_numpy(state["length"]).tolist() == [10, 10]
 
 
-def test_padding_anywhere_does_not_advance_the_state(model, whole):
+@pytest.mark.parametrize("options", [{}, SLIDING], ids=["cache", "read again"])
+def test_padding_anywhere_does_not_advance_the_state(options):
+    model = make_model(**options)
     tokens = tokens_of(2, 8)
     mask = np.array([[False, True, True, False, False, True, True, True], [True] * 5 + [False] * 3])
     logits, state = model.advance(tokens, model.initial_state(2), mask)
     more, _ = model.advance(tokens[:, :1], state)
     for row in range(2):
         alone = np.append(tokens[row, mask[row]], tokens[row, 0])[None]
-        expected = whole(alone)[0]
+        expected = ops.convert_to_numpy(model(alone))[0]
         found = ops.convert_to_numpy(logits)[row, mask[row]]
         np.testing.assert_allclose(found, expected[:-1], atol=1e-5)
         np.testing.assert_allclose(ops.convert_to_numpy(more)[row, 0], expected[-1], atol=1e-5)
