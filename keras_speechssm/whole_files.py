@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -39,9 +40,22 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Writes a JSON file, indented for readers; it appears whole or not at all."""
+    """Writes a JSON file as `to_json` has it; it appears whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(to_json(content) + "\n", encoding="utf-8")
+
+
+def to_json(content) -> str:
+    """JSON, indented for readers; numbers that are not finite, which it has not, are null."""
+    return json.dumps(_finite(content), indent=2)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def checksum(path: str | Path) -> str:

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from keras_speechssm.whole_files import remove_partial_files, whole_file
+from keras_speechssm.whole_files import remove_partial_files, whole_file, write_json
 
 
 def test_appears_when_the_block_ends(tmp_path):
@@ -27,3 +29,10 @@ def test_removes_what_a_kill_left(tmp_path):
     (tmp_path / "b.txt").write_text("whole")
     remove_partial_files(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_what_is_no_finite_number_is_null(tmp_path):
+    content = {"a": [1.5, float("nan")], "b": {"c": float("inf"), "d": (2, None)}}
+    write_json(tmp_path / "x.json", content)
+    found = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+    assert found == {"a": [1.5, None], "b": {"c": None, "d": [2, None]}}

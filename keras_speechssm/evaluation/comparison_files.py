@@ -43,7 +43,7 @@ def write_report(report: dict, waveforms: dict[str, dict], output: Path) -> None
         waveforms: by item and system, what one can listen to.
         output: folder.
     """
-    write_json(output / "report.json", _plain(report))
+    write_json(output / "report.json", report)
     plots = {}
     for name, (title, axis) in _CURVES.items():
         curves = {system: _curve(entry, name) for system, entry in report["systems"].items()}
@@ -59,15 +59,6 @@ def write_report(report: dict, waveforms: dict[str, dict], output: Path) -> None
 
 def _curve(system: dict, name: str) -> list[dict]:
     return system[name] if name in system else system["over_time"][name]
-
-
-def _plain(value):
-    """JSON has no NaN: what could not be measured is null."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_markdown(report: dict) -> str:

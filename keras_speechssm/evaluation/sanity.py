@@ -20,6 +20,7 @@ from keras_speechssm.evaluation.transcription import (
     open_transcriber,
 )
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.whole_files import whole_file
 
 LESS_IS_BETTER = {
     "nll_nats_per_unit",
@@ -42,7 +43,9 @@ CAUGHT_BY = {
     "noise": ("non_speech_share", "n_mos_t", "num_words"),
     "silence": ("silent_share", "non_speech_share", "n_mos_t", "num_words"),
 }
-"""Ruins, and the measures that are meant to catch each."""
+"""Ruins, and the measures that are meant to catch each, or might be thought to."""
+
+_SHOWN = ("truth", "ruined")
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def evaluate_sanity(
 
     Args:
         speaker_folders: recordings of one speaker each, two or more.
-        output_folder: keeps the transcripts, so that a second run is quick.
+        output_folder: gets `sanity.md`, the table; keeps the transcripts, so that a second run
+            is quick.
         prompt_seconds: length of the prompts.
         seconds: of speech from each folder, prompt included.
         transcriber, text_model, embedder: see `evaluate_continuations`.
@@ -160,7 +164,19 @@ def evaluate_sanity(
             waveform = ruin(kind, speech, other, seed)
             ruined.append(_measure(speech, waveform, judged, seconds))
         report[kind] = {name: _verdict(name, truths, ruined) for name in measures}
+    with whole_file(Path(output_folder) / "sanity.md") as temporary:
+        temporary.write_text(sanity_table(report), encoding="utf-8")
     return report
+
+
+def sanity_table(report: dict) -> str:
+    """The report of `evaluate_sanity` as a table in Markdown."""
+    lines = ["| ruin | measure | truth | ruined | caught |", "|---|---|---|---|---|"]
+    for kind in CAUGHT_BY:
+        for name, found in report[kind].items():
+            numbers = ["-" if found[key] is None else f"{found[key]:.3g}" for key in _SHOWN]
+            lines.append(f"| {kind} | {name} | {' | '.join(numbers)} | {found['caught']:.0%} |")
+    return "\n".join(lines) + "\n"
 
 
 def _measure(

@@ -200,6 +200,35 @@ class StopAtNaN(keras.callbacks.Callback):
             )
 
 
+class KeepPresets(keras.callbacks.Callback):
+    """Writes a preset every so many steps, to choose among by what they generate.
+
+    Args:
+        folder: gets a folder `step-00000400` for each.
+        every_steps: int. Steps between them; they are written at the ends of epochs.
+        steps_per_epoch: int.
+    """
+
+    def __init__(self, folder: Path, every_steps: int, steps_per_epoch: int):
+        super().__init__()
+        self.folder = folder
+        self.every_steps = every_steps
+        self.steps_per_epoch = steps_per_epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        before, step = (number * self.steps_per_epoch for number in (epoch, epoch + 1))
+        if before // self.every_steps == step // self.every_steps:
+            return
+        weights = self.model.trainable_variables
+        optimizer = self.model.optimizer
+        kept = [keras.ops.copy(weight) for weight in weights]
+        if _averages_weights(optimizer):
+            optimizer.finalize_variable_values(weights)
+        self.model.save_to_preset(str(self.folder / f"step-{step:08d}"))
+        for weight, value in zip(weights, kept, strict=True):
+            weight.assign(value)
+
+
 class KeepCheckpoint(keras.callbacks.Callback):
     """Stores the state at the end of every epoch; comes last of all callbacks."""
 

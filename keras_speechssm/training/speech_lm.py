@@ -15,7 +15,7 @@ from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
 from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.speech_lm.speech_transformer import SpeechTransformer
 from keras_speechssm.training.devices import distributed
-from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.loop import KeepPresets, fit_resumable
 from keras_speechssm.training.option_checks import check_at_least, check_between, keep_options
 
 DEFAULT_CONFIG = {
@@ -120,6 +120,7 @@ def train_speech_lm(
     clip_norm: float = 1.0,
     ema_momentum: float | None = None,
     validation_steps: int = 8,
+    keep_presets_every: int | None = None,
     seed: int = 0,
     max_seconds: float | None = None,
 ) -> SpeechSSM | SpeechTransformer:
@@ -164,6 +165,9 @@ def train_speech_lm(
         ema_momentum: float. Validates and keeps moving averages of the weights with this
             momentum. Defaults to `None`: none.
         validation_steps: int. Batches of a validation.
+        keep_presets_every: int. Steps between the presets that are kept in `presets/`, for
+            `speechssm evaluate checkpoints` to choose from as the paper does. Defaults to
+            `None`: none.
         seed: int. Seed of the weights and of the order of the rows.
         max_seconds: float or `None`. Stop early after this much training time.
 
@@ -187,6 +191,10 @@ def train_speech_lm(
         validation_batches = held_out.held_out_batches(batch_size, validation_steps)
     if model == "speech_transformer":
         make_batch, validation_batches = _without_resets(make_batch, validation_batches)
+    callbacks = []
+    if keep_presets_every is not None:
+        folder = Path(output_dir) / "presets"
+        callbacks = [KeepPresets(folder, keep_presets_every, steps_per_epoch)]
     keep_options(output_dir, **{name: options[name] for name in KEPT_OPTIONS})
     keras.utils.set_random_seed(seed)
     with distributed(device_mesh, MODELS[model][1].get_layout_map, batch_size):
@@ -216,6 +224,7 @@ def train_speech_lm(
             final_learning_rate=final_learning_rate,
             validation_batches=validation_batches,
             max_seconds=max_seconds,
+            callbacks=callbacks,
         )
         speech_lm.save_to_preset(str(Path(output_dir) / "preset"))
     return speech_lm
@@ -230,7 +239,7 @@ def _check_options(options: dict) -> None:
         return {name: options[name] for name in names}
 
     check_at_least(1, **among("batch_size", "gradient_accumulation_steps", "validation_steps"))
-    check_at_least(1, **among("total_steps", "steps_per_epoch", "lora_rank"))
+    check_at_least(1, **among("total_steps", "steps_per_epoch", "lora_rank", "keep_presets_every"))
     check_at_least(0, **among("weight_decay", "seed"))
     check_at_least(1e-9, **among("clip_norm"))
     check_between(0, 0.999999, **among("ema_momentum"))

@@ -68,5 +68,7 @@ def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):
     assert found["another speaker"]["semantic_similarity"]["caught"] == 1.0
     assert found["silence"]["num_words"] == {"truth": 24.0, "ruined": 0.0, "caught": 1.0}
     assert found["silence"]["silent_share"]["caught"] == 1.0
+    table = (tmp_path / "out" / "sanity.md").read_text()
+    assert "| silence | num_words | 24 | 0 | 100% |" in table
     # Constant levels of one word are no worse backwards: the measure must not say so.
     assert found["time-reversed"]["semantic_similarity"]["caught"] == 0.0

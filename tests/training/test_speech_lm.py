@@ -157,6 +157,25 @@ def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
     assert np.ravel(found)[0] == pytest.approx(value, rel=1e-4)
 
 
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_presets_are_kept_on_the_way_and_change_nothing(tmp_path, momentum):
+    folder = token_folder(tmp_path / "tokens")
+    options = settings(ema_momentum=momentum, validation_folders=[folder])
+    model = train_speech_lm([folder], tmp_path / "a", total_steps=30, **options)
+    train_speech_lm([folder], tmp_path / "b", total_steps=30, keep_presets_every=15, **options)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    kept = sorted(path.name for path in (tmp_path / "b" / "presets").iterdir())
+    assert kept == ["step-00000020", "step-00000030"]
+    first, last = (SpeechSSM.from_preset(str(tmp_path / "b" / "presets" / name)) for name in kept)
+    tokens = np.array([[1, 2, 3, 4]])
+    # The last is the best here, and its averages where there are such.
+    expected, found, early = (
+        keras.ops.convert_to_numpy(each(tokens)) for each in (model, last, first)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(early - expected).max() > 1e-3
+
+
 def test_averages_resume(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     options = settings(validation_folders=[folder], validation_steps=1, ema_momentum=0.9)
@@ -200,6 +219,7 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
         ({"clip_norm": 0.0}, "clip_norm is 0.0"),
         ({"seed": -1}, "seed is -1"),
         ({"total_steps": 0}, "total_steps is 0"),
+        ({"keep_presets_every": 0}, "keep_presets_every is 0"),
         ({"model_config": {"num_layer": 2}}, "'num_layer', which is no argument"),
         ({"model_config": {"vocabulary_size": 7}}, "'vocabulary_size'"),
         ({"device_mesh": [3]}, "cannot be shared|needs the backend jax|devices"),

@@ -1,0 +1,92 @@
+"""Which checkpoint to keep: the one whose generations read best (paper, section 5, appendix B.1).
+
+The paper generates continuations with five checkpoints on a fixed subset of LibriSpeech-Long's
+dev-clean and takes the one of the least transcript perplexity.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_speechssm.audio import read_audio
+from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.evaluation.generation import generate_continuations
+from keras_speechssm.evaluation.repetition import repeated_share
+from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL, open_text_model
+from keras_speechssm.evaluation.transcript_perplexity import transcript_perplexity
+from keras_speechssm.evaluation.transcript_store import TranscriptStore
+from keras_speechssm.evaluation.transcription import (
+    OFFLINE_TRANSCRIBER,
+    open_transcriber,
+    words_to_text,
+)
+from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.whole_files import write_json
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[str | Path],
+    benchmark_folder: str | Path,
+    output_folder: str | Path,
+    *,
+    preset: str = DEFAULT_PRESET,
+    prompt_seconds: float = 10.0,
+    until_seconds: float = 240.0,
+    subset: int | None = None,
+    transcriber: str = OFFLINE_TRANSCRIBER,
+    text_model: str = OFFLINE_TEXT_MODEL,
+    seed: int = 0,
+) -> dict:
+    """Generates with each checkpoint and finds the one of the least transcript perplexity.
+
+    Run again, it goes on where it was.
+
+    Args:
+        checkpoints: presets of language models, such as `run/presets/*` of `speechssm train
+            speech-lm --keep-presets-every`.
+        benchmark_folder: recordings to continue, such as `librispeech-long/dev-clean`.
+        output_folder: gets a folder of continuations for each, and `selection.json`.
+        preset: pipeline that speaks.
+        prompt_seconds, until_seconds, subset, seed: see `generate_continuations`; all
+            checkpoints continue the same recordings with the same seeds.
+        transcriber, text_model: see `evaluate_continuations`.
+
+    Returns:
+        `{"best": path, "checkpoints": {path: transcript_perplexity's, and
+        "repeated_4_grams"}}`. A model that repeats itself reads well, so look at both.
+
+    Raises:
+        ValueError: no checkpoint said a word.
+    """
+    names = [Path(checkpoint).name for checkpoint in checkpoints]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"Give checkpoints of different names; got {', '.join(names) or 'none'}.")
+    output, found = Path(output_folder), {}
+    transcribe = TranscriptStore(open_transcriber(transcriber), output / "transcripts")
+    judge = open_text_model(text_model)
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        print(f"{name}:", file=sys.stderr)
+        generate_continuations(
+            benchmark_folder,
+            output / name,
+            preset=preset,
+            speech_lm=str(checkpoint),
+            prompt_seconds=prompt_seconds,
+            until_seconds=until_seconds,
+            subset=subset,
+            seed=seed,
+        )
+        audio = map(read_audio, find_audio(output / name))
+        texts = [words_to_text(transcribe(waveform)) for waveform in audio]
+        repeated = [repeated_share(text.split()) for text in texts]
+        found[str(checkpoint)] = {
+            **transcript_perplexity(texts, judge),
+            "repeated_4_grams": sum(repeated) / len(repeated),
+        }
+    speaking = {path: entry for path, entry in found.items() if entry["num_units"]}
+    if not speaking:
+        raise ValueError("No word was recognised in any checkpoint's continuations.")
+    best = min(speaking, key=lambda path: speaking[path]["nll_nats_per_unit"])
+    report = {"best": best, "checkpoints": found}
+    write_json(output / "selection.json", report)
+    return report

@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pytest
+
+from keras_speechssm.audio import write_audio
+from keras_speechssm.evaluation import checkpoint_selection
+from keras_speechssm.evaluation.checkpoint_selection import evaluate_checkpoints
+from keras_speechssm.evaluation.transcription import Word
+
+SAID = {"step-1": "sea deck sea deck", "step-2": "sea ship gull wave", "step-3": ""}
+
+
+class Steps:
+    name, unit = "steps", "word"
+
+    def negative_log_likelihood(self, text):
+        order = {"sea": 0, "ship": 1, "gull": 2, "wave": 3, "deck": 9}
+        places = [order[word] for word in text.split()]
+        return float(np.abs(np.diff(places)).sum()), len(places)
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """Checkpoints say what `SAID` has, told by the level of the audio."""
+    asked = []
+
+    def generate(benchmark, output, *, speech_lm, **options):
+        asked.append((speech_lm, options))
+        output.mkdir(parents=True)
+        level = (1 + sorted(SAID).index(output.name)) / 10
+        write_audio(output / "a.flac", np.full(1600, level, "float32"))
+
+    class Transcriber:
+        name = "levels"
+
+        def __call__(self, waveform):
+            name = sorted(SAID)[round(float(waveform[0]) * 10) - 1]
+            return [Word(word, 0.0, 1.0) for word in SAID[name].split()]
+
+    monkeypatch.setattr(checkpoint_selection, "generate_continuations", generate)
+    monkeypatch.setattr(checkpoint_selection, "open_transcriber", lambda name: Transcriber())
+    monkeypatch.setattr(checkpoint_selection, "open_text_model", lambda name: Steps())
+    return asked
+
+
+def test_the_likeliest_that_says_something_is_best(tmp_path, generated):
+    paths = [f"run/presets/{name}" for name in SAID]
+    report = evaluate_checkpoints(paths, "benchmark", tmp_path / "out", subset=3, seed=7)
+    assert report["best"] == "run/presets/step-2"
+    entry = report["checkpoints"]["run/presets/step-2"]
+    assert entry["nll_nats_per_unit"] == pytest.approx(3 / 4)
+    assert report["checkpoints"]["run/presets/step-3"]["num_units"] == 0
+    # All with the same prompts and seeds.
+    assert [path for path, _ in generated] == paths
+    assert len({json.dumps(options) for _, options in generated}) == 1
+    assert json.loads((tmp_path / "out" / "selection.json").read_text())["best"] == report["best"]
+
+
+def test_checkpoints_that_say_nothing_or_share_a_name_are_refused(tmp_path, generated):
+    with pytest.raises(ValueError, match="No word was recognised"):
+        evaluate_checkpoints(["x/step-3"], "benchmark", tmp_path / "out")
+    for paths in ([], ["a/step-1", "b/step-1"]):
+        with pytest.raises(ValueError, match="different names"):
+            evaluate_checkpoints(paths, "benchmark", tmp_path / "other")
