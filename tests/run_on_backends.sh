@@ -9,6 +9,9 @@ if [ -z "$JAX_COMPILATION_CACHE_DIR" ]; then
 fi
 export JAX_COMPILATION_CACHE_DIR
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
+# They are many small programs, which take longer to compile than to run. The slow tests, and
+# pytest by itself, compile as users do.
+case "$*" in *slow*) ;; *) export XLA_FLAGS="$XLA_FLAGS --xla_backend_optimization_level=0" ;; esac
 for backend in jax tensorflow torch; do
     echo "== $backend"
     # Whole files go to a process, whose fixtures are then made once.
