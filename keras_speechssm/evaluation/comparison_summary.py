@@ -15,6 +15,8 @@ SCALARS = (
     "semantic_similarity",
     "speaker_similarity",
     "auto_bleu",
+    "auto_bleu_arithmetic",
+    "slamkit_auto_bleu",
     "repeated_4_grams",
     "words_per_minute",
     "word_confidence",

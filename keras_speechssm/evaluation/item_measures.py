@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_speechssm.data.segments import Span
 from keras_speechssm.data.voice_activity import speech_turns
-from keras_speechssm.evaluation.auto_bleu import auto_bleu
+from keras_speechssm.evaluation.auto_bleu import auto_bleu, slamkit_auto_bleu
 from keras_speechssm.evaluation.naturalness import (
     MOSPredictor,
     minute_spans,
@@ -102,6 +102,8 @@ def measure_item(
         else None,
         "n_mos_t": naturalness_over_time(continuation, spans, seconds, instruments.mos_predictor),
         "auto_bleu": auto_bleu(text.split()),
+        "auto_bleu_arithmetic": auto_bleu(text.split(), geometric=False),
+        "slamkit_auto_bleu": slamkit_auto_bleu(text.split()),
         "repeated_4_grams": repeated_share(text.split()),
         "over_time": _over_time(words, turns, continuation),
     }

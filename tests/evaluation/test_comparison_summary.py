@@ -26,6 +26,8 @@ def item(**changes):
         "semantic_similarity": 0.5,
         "speaker_similarity": 0.8,
         "auto_bleu": 0.1,
+        "auto_bleu_arithmetic": 0.2,
+        "slamkit_auto_bleu": 0.3,
         "repeated_4_grams": 0.0,
         "words_per_minute": 100.0,
         "word_confidence": 0.5,
