@@ -37,6 +37,7 @@ WRAPPED = {
     ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
     ("evaluate", "generate"): "keras_speechssm.evaluation.generation:generate_continuations",
     ("evaluate", "continuations"): "keras_speechssm.evaluation.comparison:evaluate_continuations",
+    ("evaluate", "positions"): "keras_speechssm.evaluation.position_likelihood:evaluate_positions",
     ("evaluate", "checkpoints"): (
         "keras_speechssm.evaluation.checkpoint_selection:evaluate_checkpoints"
     ),

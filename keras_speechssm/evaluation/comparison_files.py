@@ -49,7 +49,7 @@ def write_report(report: dict, waveforms: dict[str, dict], output: Path) -> None
     plots = {}
     for name, (title, axis) in _CURVES.items():
         curves = {system: _curve(entry, name) for system, entry in report["systems"].items()}
-        plots[name] = _plot(curves, title, axis)
+        plots[name] = plot_curves(curves, title, axis)
         with whole_file(output / f"{name}.png") as temporary:
             temporary.write_bytes(plots[name])
     text = to_markdown(report)
@@ -139,7 +139,14 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _plot(curves: dict[str, list[dict]], title: str, axis: str) -> bytes:
+def plot_curves(curves: dict[str, list[dict]], title: str, axis: str) -> bytes:
+    """A PNG of means with their intervals.
+
+    Args:
+        curves: by name, the intervals of `confidence.mean_interval` in order.
+        title: of the plot.
+        axis: what the order is.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -10,10 +10,9 @@ from keras_speechssm.evaluation.codec_quality import evaluate_codec
 from keras_speechssm.evaluation.lyra import lyra_round_trip
 from keras_speechssm.evaluation.token_perplexity import evaluate_token_perplexity
 from keras_speechssm.pipeline import SpeechContinuation
-from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.soundstream import SoundStream
-from keras_speechssm.speech_lm import SpeechSSM
 
 
 def evaluate_codec_preset(
@@ -99,7 +98,7 @@ def evaluate_language_model(
     Args:
         training_folders: folders or stores of tokens that the n-gram models count.
         held_out_folders: folders of tokens that all three are judged on.
-        preset: of a `SpeechSSM` or a pipeline.
+        preset: of a `SpeechSSM` or `SpeechTransformer`, or a pipeline.
         batch_size: recordings that the model reads side by side.
 
     Returns:
@@ -109,5 +108,5 @@ def evaluate_language_model(
         [source.read(number) for number in range(len(source.lengths))]
         for source in map(open_tokens, (training_folders, held_out_folders))
     )
-    model = SpeechSSM.from_preset(preset)
+    model = load_part(preset, "speech_lm")
     return evaluate_token_perplexity(model, training, held_out, batch_size)

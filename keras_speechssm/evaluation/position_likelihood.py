@@ -1,0 +1,102 @@
+"""Likelihood against position: does a model get worse past the length that it was trained on?
+
+The paper's claim for SpeechSSM is that it does not (sections 1 and 7.2).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_speechssm.data.token_source import open_tokens
+from keras_speechssm.evaluation.comparison_files import plot_curves
+from keras_speechssm.evaluation.confidence import mean_interval
+from keras_speechssm.preset_registry import load_part
+from keras_speechssm.shapes import TOKEN_RATE
+from keras_speechssm.whole_files import whole_file, write_json
+
+
+def likelihood_by_position(
+    model: Any, streams: Sequence[np.ndarray], bin_tokens: int
+) -> list[dict[str, float]]:
+    """Nats a token in each stretch of positions, the mean over streams.
+
+    Args:
+        model: a `SpeechSSM` or `SpeechTransformer`. The latter's `max_length` is raised to the
+            longest stream.
+        streams: int (time,) each, read from their starts.
+        bin_tokens: int. Positions of a stretch; a stream's last, shorter one is left out.
+
+    Returns:
+        `confidence.mean_interval` of each stretch, over the streams that reach its end.
+    """
+    longest = max(map(len, streams))
+    if hasattr(model, "max_length"):
+        model.max_length = max(model.max_length, longest)
+    rows = []
+    for stream in streams:
+        nats = -model.log_probabilities(np.asarray(stream, "int32")[None])[0].astype("float64")
+        whole = len(stream) // bin_tokens
+        means = nats[: whole * bin_tokens].reshape(whole, bin_tokens).mean(axis=1)
+        if whole:
+            # Nothing foretells the first token: it has no likelihood to count.
+            means[0] *= bin_tokens / (bin_tokens - 1)
+        rows.append(means)
+    return [
+        mean_interval([row[place] for row in rows if place < len(row)])
+        for place in range(longest // bin_tokens)
+    ]
+
+
+def evaluate_positions(
+    speech_lms: Sequence[str],
+    token_folders: Sequence[str | Path],
+    output_folder: str | Path,
+    *,
+    bin_tokens: int = 500,
+    max_tokens: int = 24_000,
+) -> dict:
+    """Likelihood of held-out recordings against the position, of several models.
+
+    Writes `positions.json` and `positions.png`.
+
+    Args:
+        speech_lms: `name=preset` each, or presets: language models over the same tokens.
+        token_folders: held-out stores or folders of tokens.
+        output_folder: folder to write.
+        bin_tokens: int. Positions of a stretch (500 are 20 s).
+        max_tokens: int. Reads no further.
+
+    Returns:
+        `{"bin_seconds", "num_streams", "models": {name: intervals in nats a token}}`.
+    """
+    if not 2 <= bin_tokens <= max_tokens:
+        raise ValueError(f"bin_tokens is {bin_tokens}; expected 2 to max_tokens, {max_tokens}.")
+    source = open_tokens(token_folders)
+    streams = [source.read(number)[:max_tokens] for number in range(len(source.lengths))]
+    streams = [stream for stream in streams if len(stream) >= bin_tokens]
+    if not streams:
+        raise ValueError(f"No recording has {bin_tokens} tokens; give longer ones.")
+    curves = {}
+    for entry in speech_lms:
+        name, sign, preset = str(entry).partition("=")
+        model = load_part(preset if sign else name, "speech_lm")
+        if model.backbone.vocabulary_size != source.vocabulary_size:
+            raise ValueError(
+                f"{name} has {model.backbone.vocabulary_size} tokens, the recordings "
+                f"{source.vocabulary_size}: tokenise them with its own tokenizer."
+            )
+        curves[name] = likelihood_by_position(model, streams, bin_tokens)
+    report = {
+        "bin_seconds": bin_tokens / TOKEN_RATE,
+        "num_streams": len(streams),
+        "models": curves,
+    }
+    output = Path(output_folder)
+    write_json(output / "positions.json", report)
+    title = "Nats a token against position"
+    image = plot_curves(curves, title, f"position / {bin_tokens} tokens")
+    with whole_file(output / "positions.png") as temporary:
+        temporary.write_bytes(image)
+    return report
