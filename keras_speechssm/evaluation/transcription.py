@@ -6,7 +6,7 @@ takes wav2vec2-base-960h on windows of 180 s (appendix B.3).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -85,14 +85,7 @@ class PocketsphinxTranscriber:
         self._frame_rate = 100
 
     def __call__(self, waveform: np.ndarray) -> list[Word]:
-        waveform = np.asarray(waveform, "float32")
-        words: list[Word] = []
-        if not len(waveform):
-            return words
-        for start, stop in cut_at_pauses(waveform, self.piece_seconds):
-            piece = waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
-            words += self._read(piece, start)
-        return words
+        return _read_pieces(waveform, self.piece_seconds, self._read)
 
     def _read(self, piece: np.ndarray, offset: float) -> list[Word]:
         samples = np.round(np.clip(piece, -1, 1) * 32767).astype("<i2")
@@ -135,18 +128,30 @@ class TransformersTranscriber:
         self.window_seconds = window_seconds or (180.0 if self._is_ctc else 30.0)
 
     def __call__(self, waveform: np.ndarray) -> list[Word]:
-        waveform = np.asarray(waveform, "float32")
+        return _read_pieces(waveform, self.window_seconds, self._read)
+
+    def _read(self, piece: np.ndarray, offset: float) -> list[Word]:
+        found = self._recognise(
+            {"raw": piece, "sampling_rate": SAMPLE_RATE}, return_timestamps="word"
+        )
         words: list[Word] = []
-        if not len(waveform):
-            return words
-        for start, stop in cut_at_pauses(waveform, self.window_seconds):
-            piece = waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
-            found = self._recognise(
-                {"raw": piece, "sampling_rate": SAMPLE_RATE}, return_timestamps="word"
-            )
-            for chunk in found.get("chunks", ()):
-                begins, ends = chunk["timestamp"]
-                begins = start if begins is None else start + float(begins)
-                ends = stop if ends is None else start + float(ends)
-                words += [Word(text, begins, ends) for text in chunk["text"].lower().split()]
+        for chunk in found.get("chunks", ()):
+            begins, ends = chunk["timestamp"]
+            begins = offset + (begins or 0.0)
+            ends = offset + (len(piece) / SAMPLE_RATE if ends is None else ends)
+            words += [Word(text, begins, ends) for text in chunk["text"].lower().split()]
         return words
+
+
+def _read_pieces(
+    waveform: np.ndarray, longest: float, read: Callable[[np.ndarray, float], list[Word]]
+) -> list[Word]:
+    """The words of pieces that end in pauses; `read` is given where each begins, in seconds."""
+    waveform = np.asarray(waveform, "float32")
+    if not len(waveform):
+        return []
+    return [
+        word
+        for start, stop in cut_at_pauses(waveform, longest)
+        for word in read(waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)], start)
+    ]

@@ -1,7 +1,6 @@
-import importlib.util
 import json
-from pathlib import Path
 
+import instruments as fakes
 import numpy as np
 import pytest
 
@@ -12,12 +11,6 @@ from keras_speechssm.audio import write_audio
 from keras_speechssm.evaluation import comparison, item_measures
 from keras_speechssm.evaluation.comparison import evaluate_continuations
 from keras_speechssm.evaluation.judges import LikelihoodJudge
-
-spec = importlib.util.spec_from_file_location(
-    "instruments", Path(__file__).with_name("instruments.py")
-)
-fakes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fakes)
 
 PROMPT = ["sea"] * 2
 TRUE = ["sea", "ship", "gull"] * 4

@@ -1,18 +1,10 @@
-import importlib.util
-from pathlib import Path
-
+import instruments as fakes
 import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
 
 from keras_speechssm.evaluation import item_measures
-
-spec = importlib.util.spec_from_file_location(
-    "instruments", Path(__file__).with_name("instruments.py")
-)
-fakes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fakes)
 
 
 def whole(waveform):

@@ -1,6 +1,4 @@
-import importlib.util
-from pathlib import Path
-
+import instruments as fakes
 import numpy as np
 import pytest
 
@@ -9,12 +7,6 @@ pytest.importorskip("scipy")
 from keras_speechssm.audio import write_audio
 from keras_speechssm.evaluation import item_measures, sanity
 from keras_speechssm.evaluation.sanity import RealSpeech, evaluate_sanity, read_speakers, ruin
-
-spec = importlib.util.spec_from_file_location(
-    "instruments", Path(__file__).with_name("instruments.py")
-)
-fakes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fakes)
 
 
 def speech(words=("sea", "ship", "gull", "wave", "rope", "mast", "sail")):
