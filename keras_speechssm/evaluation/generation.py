@@ -131,8 +131,9 @@ def generate_continuations(
             `SpeechTransformer`. Defaults to the pipeline's own.
         protocol: `short-form`, `long-form-4min` or `long-form-16min`.
         prompt_seconds, until_seconds: in place of the protocol's.
-        slide_and_prompt_seconds: longest sequence of the language model, prompt included;
-            beyond it goes on from its last 3 s. Defaults to `None`: the model by itself.
+        slide_and_prompt_seconds: longest sequence of the language model, prompt included, from
+            whose last 3 s it goes on. Defaults to `None`: the model by itself, a Transformer
+            past the length that it was trained on too.
         subset, subset_seed: see `read_benchmark`.
         temperature: of the language model's samples.
         seed: of all samples.
@@ -163,7 +164,7 @@ def generate_continuations(
         "temperature": temperature,
         "seed": seed,
     }
-    speech = _load(preset, speech_lm, slide_and_prompt_seconds)
+    speech = _load(preset, speech_lm, slide_and_prompt_seconds, plan.until_seconds)
     keep_options(output_folder, **kept)
     folder = Path(output_folder)
     missing = [item for item in items if not (folder / f"{item.name}.flac").is_file()]
@@ -191,7 +192,9 @@ def _plan(protocol: str, prompt_seconds: float | None, until_seconds: float | No
     return Protocol(prompt, until, plan.least_reference)
 
 
-def _load(preset: str, speech_lm: str | None, slide_seconds: float | None) -> SpeechContinuation:
+def _load(
+    preset: str, speech_lm: str | None, slide_seconds: float | None, until_seconds: float
+) -> SpeechContinuation:
     speech = SpeechContinuation.from_preset(preset)
     if speech_lm is not None:
         other = load_part(speech_lm, "speech_lm")
@@ -202,6 +205,11 @@ def _load(preset: str, speech_lm: str | None, slide_seconds: float | None) -> Sp
     if slide_seconds is not None:
         limit = round(slide_seconds * TOKEN_RATE)
         speech.speech_lm = SlideAndPrompt(speech.speech_lm, limit)
+    elif hasattr(speech.speech_lm, "max_length"):
+        # A Transformer by itself goes on past the length that it was trained on; synthesis
+        # looks a window and a block ahead.
+        room = round(until_seconds * TOKEN_RATE) + speech.window + 500
+        speech.speech_lm.max_length = max(speech.speech_lm.max_length, room)
     return speech
 
 

@@ -1,8 +1,9 @@
 import json
 
+import keras_hub
 import numpy as np
 import pytest
-from tiny_models import shared_tiny_pipeline, shared_tiny_preset
+from tiny_models import VOCABULARY, shared_tiny_pipeline, shared_tiny_preset
 
 from keras_speechssm.audio import read_audio, write_audio
 from keras_speechssm.evaluation import generation
@@ -11,7 +12,7 @@ from keras_speechssm.evaluation.generation import (
     read_benchmark,
     read_real_time_factor,
 )
-from keras_speechssm.models import SpeechSSM
+from keras_speechssm.models import SpeechSSM, SpeechTransformer
 
 SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
 
@@ -116,6 +117,29 @@ def test_another_language_model_and_slide_and_prompt(benchmark, tmp_path):
     assert len(read_audio(path)) == 5 * 16000
     with pytest.raises(ValueError, match="begun with .*slide_and_prompt_seconds 3.5"):
         generate_continuations(benchmark, tmp_path / "slide", until_seconds=6.0, **options)
+
+
+def test_a_transformer_goes_on_past_its_length(benchmark, tmp_path):
+    backbone = keras_hub.models.GemmaBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=1,
+        num_query_heads=1,
+        num_key_value_heads=1,
+        hidden_dim=8,
+        intermediate_dim=16,
+        head_dim=8,
+    )
+    SpeechTransformer(backbone, max_length=30).save_to_preset(str(tmp_path / "twin"))
+    report = generate_continuations(
+        benchmark,
+        tmp_path / "out",
+        preset=shared_tiny_preset(),
+        speech_lm=str(tmp_path / "twin"),
+        subset=1,
+        prompt_seconds=1.0,
+        until_seconds=4.0,
+    )
+    assert report["generated"] == 1
 
 
 @pytest.mark.parametrize(
