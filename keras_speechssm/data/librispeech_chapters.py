@@ -7,6 +7,8 @@ stretch, pauses included.
 """
 
 import ast
+import itertools
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from keras_speechssm.data.librispeech_long import (
 )
 from keras_speechssm.data.segments import Span
 from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.whole_files import remove_partial_files, whole_file
+from keras_speechssm.whole_files import keep_options, remove_partial_files, whole_file
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,13 @@ def agglomerate(segments: Sequence[Span], target_seconds: float) -> list[tuple[i
     return groups
 
 
-def find_chapters(original_folder: str | Path, splits: Sequence[str]) -> list[Chapter]:
+def find_chapters(
+    original_folder: str | Path, splits: Sequence[str]
+) -> tuple[list[Chapter], list[str]]:
     """The chapters of splits, from `SPEAKERS.TXT` and the speakers' utterance maps.
+
+    Returns:
+        The chapters, and why speakers without a readable map are left out.
 
     Raises:
         ValueError: the folder is no `original-mp3`, or a split has no speaker.
@@ -82,19 +89,24 @@ def find_chapters(original_folder: str | Path, splits: Sequence[str]) -> list[Ch
     unknown = [name for name in splits if name not in speakers.values()]
     if unknown:
         raise ValueError(f"{root / 'SPEAKERS.TXT'} has no speaker of {', '.join(unknown)}.")
-    chapters = []
+    chapters: list[Chapter] = []
+    problems: list[str] = []
     for speaker, split in sorted(speakers.items(), key=lambda item: int(item[0])):
         folder = root / "mp3" / speaker
         if split not in splits or not folder.is_dir():
             continue
-        used, sentences_only = _read_utterance_map(folder / "utterance_map.txt")
+        try:
+            used, sentences_only = _read_utterance_map(folder / "utterance_map.txt")
+        except ValueError as error:
+            problems.append(f"{speaker}: {error}")
+            continue
         chapters += [
             Chapter(speaker, chapter, split, folder / chapter, sentences_only)
             for chapter in sorted(used, key=int)
         ]
-    if not chapters:
+    if not chapters and not problems:
         raise ValueError(f"{root / 'mp3'} has no speaker of {', '.join(splits)}.")
-    return chapters
+    return chapters, problems
 
 
 def _read_speakers(path: Path) -> dict[str, str]:
@@ -110,11 +122,12 @@ def _read_utterance_map(path: Path) -> tuple[set[str], bool]:
     """The chapters that LibriSpeech cut utterances from, and whether at sentences only."""
     if not path.is_file():
         raise ValueError(f"{path} is missing.")
-    lines = path.read_text(encoding="utf-8").splitlines()
     try:
+        lines = path.read_text(encoding="utf-8").splitlines()
         # Two lines of header; the first ends in "sentences only: False" or the like.
         sentences_only = bool(ast.literal_eval(lines[0].rsplit(":", 1)[1].strip().capitalize()))
-        return {line.split()[1].split("-")[1] for line in lines[2:] if line.strip()}, sentences_only
+        used = {line.split()[1].split("-")[1] for line in lines[2:] if line.strip()}
+        return {str(int(chapter)) for chapter in used}, sentences_only
     except (IndexError, ValueError, SyntaxError):
         raise ValueError(
             f"{path} is damaged: expected two lines of header, the first with a flag, then "
@@ -126,7 +139,8 @@ def read_chapter_segments(chapter: Chapter) -> tuple[list[Span], list[str]]:
     """When each segment of a chapter is spoken, in seconds, and its text.
 
     Raises:
-        ValueError: a file is missing or damaged, or segments are out of order.
+        ValueError: a file is missing or damaged, a segment is no span of the chapter or
+            overlaps another by more than half a second, or one has no text.
     """
     kind = ".sents" if chapter.sentences_only else ""
     stem = f"{chapter.speaker}-{chapter.chapter}{kind}"
@@ -136,7 +150,7 @@ def read_chapter_segments(chapter: Chapter) -> tuple[list[Span], list[str]]:
             raise ValueError(f"{path} is missing.")
     spans = {}
     try:
-        for line in times.read_text(encoding="utf-8").splitlines():
+        for line in filter(str.strip, times.read_text(encoding="utf-8").splitlines()):
             name, start, end = line.split()
             spans[name] = (float(start), float(end))
         said = dict(
@@ -148,9 +162,14 @@ def read_chapter_segments(chapter: Chapter) -> tuple[list[Span], list[str]]:
         raise ValueError(f"{times} or {texts.name} is damaged.") from None
     names = sorted(spans, key=spans.get)
     ordered = [spans[name] for name in names]
-    if not ordered or any(end <= start for start, end in ordered):
+    if not ordered or any(not 0 <= start < end < math.inf for start, end in ordered):
         raise ValueError(f"{times} has no segments, or one that ends before it starts.")
-    return ordered, [said.get(name, "").strip() for name in names]
+    if any(second[0] < first[1] - 0.5 for first, second in itertools.pairwise(ordered)):
+        raise ValueError(f"{times} has segments that overlap.")
+    silent = [name for name in names if not said.get(name, "").strip()]
+    if silent:
+        raise ValueError(f"{texts} has no text of {silent[0]}.")
+    return ordered, [said[name].strip() for name in names]
 
 
 def prepare_librispeech_long(
@@ -163,29 +182,37 @@ def prepare_librispeech_long(
 ) -> dict:
     """Builds LibriSpeech-Long from LibriSpeech's original-mp3; run again, it goes on.
 
-    Writes the layout of the released archive, and `text` of the segments in each example.
-    Chapters that cannot be read are listed, counted and skipped.
+    Writes the layout of the released archive. Chapters that cannot be read, and speakers
+    without a readable utterance map, are listed, counted and skipped.
 
     Args:
         original_folder: `LibriSpeech` of OpenSLR-12's `original-mp3.tar.gz`.
         output_folder: folder to write.
         splits: which. Defaults to the four of the benchmark.
         target_seconds: longest example, unless one segment is longer. Defaults to `240.0`.
-        max_skipped: share of the chapters from which on skipping stops the run.
+        max_skipped: share of the chapters and such speakers; more of them stop the run.
 
     Returns:
         `{"splits": table 1, "longer_than_210_s": the same of longer examples, "skipped":
         reasons}`.
 
     Raises:
-        ValueError: no such folder, wrong options, or too many chapters were skipped.
+        ValueError: no such folder, wrong options, a folder that was begun with another target,
+            or too many chapters were skipped.
     """
-    if not target_seconds > 0:
+    splits = list(dict.fromkeys(splits))
+    if not 0 <= max_skipped <= 1:
+        raise ValueError(f"max_skipped is {max_skipped}; expected a share, 0 to 1.")
+    if not 0 < target_seconds < math.inf:
         raise ValueError(f"target_seconds is {target_seconds}; expected more than 0.")
     if Path(output_folder).is_file():
         raise ValueError(f"Cannot write to {output_folder}: a file lies there.")
-    chapters = find_chapters(original_folder, splits)
-    skipped = []
+    chapters, skipped = find_chapters(original_folder, splits)
+    keep_options(output_folder, target_seconds=target_seconds)
+    expected = len(chapters) + len(skipped)
+    for reason in skipped:
+        print(f"Skipped {reason}", file=sys.stderr)
+    _check_skipped(skipped, expected, max_skipped)
     for number, chapter in enumerate(chapters, start=1):
         try:
             count = _write_chapter(chapter, Path(output_folder), target_seconds)
@@ -197,17 +224,21 @@ def prepare_librispeech_long(
         except ValueError as error:
             skipped.append(f"{chapter.speaker}-{chapter.chapter}: {error}")
             print(f"Skipped {skipped[-1]}", file=sys.stderr)
-        if len(skipped) > max_skipped * len(chapters):
-            raise ValueError(
-                f"{len(skipped)} of {len(chapters)} chapters cannot be read, more than "
-                f"max_skipped {max_skipped:g}: {skipped[0]}"
-            )
+        _check_skipped(skipped, expected, max_skipped)
     recordings = read_librispeech_long(output_folder, splits)
     return {
         "splits": librispeech_long_statistics(recordings),
         "longer_than_210_s": librispeech_long_statistics(recordings, 210.0),
         "skipped": skipped,
     }
+
+
+def _check_skipped(skipped: Sequence[str], expected: int, max_skipped: float) -> None:
+    if len(skipped) > max_skipped * expected:
+        raise ValueError(
+            f"{len(skipped)} of {expected} chapters cannot be read, more than max_skipped "
+            f"{max_skipped:g}: {skipped[0]}"
+        )
 
 
 def _write_chapter(chapter: Chapter, output_folder: Path, target_seconds: float) -> int:
@@ -220,10 +251,10 @@ def _write_chapter(chapter: Chapter, output_folder: Path, target_seconds: float)
     if all(path.with_suffix(".txt").is_file() for path in paths):
         return len(paths)
     waveform = read_audio(chapter.audio)
-    if spans[-1][1] > len(waveform) / SAMPLE_RATE + 1.0:
+    seconds = len(waveform) / SAMPLE_RATE
+    if spans[-1][1] > seconds + 1.0 or spans[-1][0] >= seconds:
         raise ValueError(
-            f"{chapter.audio} lasts {len(waveform) / SAMPLE_RATE:.1f} s, its segments "
-            f"{spans[-1][1]:.1f} s."
+            f"{chapter.audio} lasts {seconds:.1f} s, its segments {spans[-1][1]:.1f} s."
         )
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial_files(folder)
@@ -231,5 +262,5 @@ def _write_chapter(chapter: Chapter, output_folder: Path, target_seconds: float)
         start, end = spans[first][0], spans[stop - 1][1]
         write_audio(path, waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)])
         with whole_file(path.with_suffix(".txt")) as temporary:
-            temporary.write_text(" ".join(filter(None, texts[first:stop])) + "\n", "utf-8")
+            temporary.write_text(" ".join(texts[first:stop]) + "\n", "utf-8")
     return len(paths)

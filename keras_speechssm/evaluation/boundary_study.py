@@ -17,6 +17,7 @@ from keras_speechssm.evaluation.naturalness import DNSMOSPredictor, MOSPredictor
 from keras_speechssm.mel import mel_filters
 from keras_speechssm.pipeline import FIRST_WINDOW
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
+from keras_speechssm.training.option_checks import check_at_least
 from keras_speechssm.windows import OVERLAP, SYNTHESIS_WINDOW, StreamingWindows
 
 STUDY_SECONDS = 5.0
@@ -133,6 +134,7 @@ def evaluate_boundaries(
         window, overlap, first_window: tokens, as they were made with.
         limit: only the first so many files.
     """
+    check_at_least(1, limit=limit)
     waveforms = [read_audio(path) for path in find_audio(audio_folders)[:limit]]
     boundaries = [
         synthesis_boundaries(len(waveform) / SAMPLE_RATE, window, overlap, first_window)

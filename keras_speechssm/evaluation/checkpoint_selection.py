@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_speechssm.audio import read_audio
-from keras_speechssm.data.corpora import find_audio
-from keras_speechssm.evaluation.generation import generate_continuations
+from keras_speechssm.evaluation.generation import (
+    check_times,
+    generate_continuations,
+    read_benchmark,
+)
 from keras_speechssm.evaluation.repetition import repeated_share
 from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL, open_text_model
 from keras_speechssm.evaluation.transcript_perplexity import transcript_perplexity
@@ -18,6 +21,7 @@ from keras_speechssm.evaluation.transcript_store import TranscriptStore
 from keras_speechssm.evaluation.transcription import (
     OFFLINE_TRANSCRIBER,
     open_transcriber,
+    plain_words,
     words_to_text,
 )
 from keras_speechssm.preset_registry import DEFAULT_PRESET
@@ -61,6 +65,8 @@ def evaluate_checkpoints(
     names = [Path(checkpoint).name for checkpoint in checkpoints]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"Give checkpoints of different names; got {', '.join(names) or 'none'}.")
+    check_times(prompt_seconds, until_seconds)
+    items = read_benchmark(benchmark_folder, prompt_seconds, subset=subset)
     output, found = Path(output_folder), {}
     transcribe = TranscriptStore(open_transcriber(transcriber), output / "transcripts")
     judge = open_text_model(text_model)
@@ -70,15 +76,15 @@ def evaluate_checkpoints(
             benchmark_folder,
             output / name,
             preset=preset,
-            speech_lm=str(checkpoint),
+            speech_lm=str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint,
             prompt_seconds=prompt_seconds,
             until_seconds=until_seconds,
             subset=subset,
             seed=seed,
         )
-        audio = map(read_audio, find_audio(output / name))
+        audio = [read_audio(output / name / f"{item.name}.flac") for item in items]
         texts = [words_to_text(transcribe(waveform)) for waveform in audio]
-        repeated = [repeated_share(text.split()) for text in texts]
+        repeated = [repeated_share(plain_words(text)) for text in texts]
         found[str(checkpoint)] = {
             **transcript_perplexity(texts, judge),
             "repeated_4_grams": sum(repeated) / len(repeated),

@@ -9,34 +9,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_speechssm.audio import read_audio
 from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
 from keras_speechssm.evaluation.comparison_files import write_report
 from keras_speechssm.evaluation.comparison_items import (
     GROUND_TRUTH,
     ComparedItem,
     compare_folders,
+    folder_name,
     parse_systems,
-    read_continuation,
 )
 from keras_speechssm.evaluation.comparison_summary import summarise
-from keras_speechssm.evaluation.generation import read_real_time_factor
+from keras_speechssm.evaluation.generation_log import read_real_time_factor
 from keras_speechssm.evaluation.item_measures import Instruments, measure_item
-from keras_speechssm.evaluation.judges import OFFLINE_JUDGE, open_judge
+from keras_speechssm.evaluation.judges import OFFLINE_JUDGE, RememberedJudge, open_judge
 from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
 from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER, open_embedder
-from keras_speechssm.evaluation.side_by_side import (
-    Judge,
-    play_games,
-    truncate_to_shorter,
-    win_rates,
-)
+from keras_speechssm.evaluation.side_by_side import Judge, play_games, win_rates
 from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL, open_text_model
 from keras_speechssm.evaluation.transcript_store import TranscriptStore
 from keras_speechssm.evaluation.transcription import OFFLINE_TRANSCRIBER, open_transcriber
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.training.option_checks import check_at_least
-from keras_speechssm.whole_files import checksum, write_json
+from keras_speechssm.whole_files import checksum, remove_partial_files, to_json, write_json
 
 
 def evaluate_continuations(
@@ -47,18 +41,22 @@ def evaluate_continuations(
     prompt_seconds: float = 10.0,
     until_seconds: float | None = None,
     with_prompt: Sequence[str] = (),
+    least_reference: float = 0.0,
+    subset: int | None = None,
+    subset_seed: int = 0,
     transcriber: str = OFFLINE_TRANSCRIBER,
     text_model: str = OFFLINE_TEXT_MODEL,
     embedder: str = OFFLINE_EMBEDDER,
+    embedder_prompt: str | None = None,
     judge: str = OFFLINE_JUDGE,
     judge_model: str | None = None,
-    limit: int | None = None,
     players: int = 3,
 ) -> dict:
     """Compares folders of continuations with one another and with the ground truth.
 
-    Writes `report.json`, `report.md`, `report.html` (with players, one file), plots, and
-    `items/` with the measures of each item, from which a run that was killed goes on.
+    Writes `report.json`, `report.md`, `report.html` (with players, one file), plots, and the
+    transcripts, measures and verdicts of each recording, from which a run that was killed goes
+    on. Compared are the recordings that all systems have.
 
     Args:
         systems: `name=folder` each, a folder of continuations named as the recordings are. The
@@ -69,54 +67,65 @@ def evaluate_continuations(
         until_seconds: judge no further than this, from the start of the prompt. Defaults to
             `None`: up to where each recording ends. Beyond that there is no ground truth.
         with_prompt: names of the systems whose audio begins with the prompt.
+        least_reference: seconds that must follow the prompt in a recording; the paper's win
+            rates are of those of 3.5 min and more.
+        subset, subset_seed: only so many recordings, as `evaluate generate` draws them.
         transcriber: see `transcription.open_transcriber`.
         text_model: see `text_models.open_text_model`.
-        embedder: see `sentence_embedding.open_embedder`.
+        embedder, embedder_prompt: see `sentence_embedding.open_embedder`.
         judge, judge_model: see `judges.open_judge`.
-        limit: only the first so many recordings.
         players: recordings that one can listen to in `report.html`.
 
     Returns:
         the content of `report.json`.
 
     Raises:
-        ValueError: a folder is missing, two systems have one name, a system has none of the
-            recordings, or an instrument is unknown.
+        ValueError: a folder is missing, two systems have one name, no recording was continued
+            by all, a number is out of range, or an instrument is unknown.
     """
-    check_at_least(1, limit=limit)
     check_at_least(0, players=players)
-    compared = compare_folders(systems, benchmark_folder, prompt_seconds, until_seconds, limit)
-    unknown = sorted(set(with_prompt) - set(parse_systems(systems)))
-    if unknown:
-        raise ValueError(f"with_prompt names {unknown[0]!r}, which is no system.")
+    compared, lacking = compare_folders(
+        systems,
+        benchmark_folder,
+        prompt_seconds=prompt_seconds,
+        until_seconds=until_seconds,
+        with_prompt=with_prompt,
+        least_reference=least_reference,
+        subset=subset,
+        subset_seed=subset_seed,
+    )
     output = Path(output_folder)
+    if output.is_file():
+        raise ValueError(f"Cannot write a report to {output}: a file lies there.")
+    asked = RememberedJudge(open_judge(judge, judge_model), output / "verdicts")
     instruments = Instruments(
         TranscriptStore(open_transcriber(transcriber), output / "transcripts"),
         open_text_model(text_model),
-        open_embedder(embedder),
+        open_embedder(embedder, embedder_prompt),
         SpeakerEmbedder(),
         DNSMOSPredictor(),
     )
-    asked = open_judge(judge, judge_model)
     folders = parse_systems(systems)
-    names = [*folders, GROUND_TRUTH]
-    measured = _measure_all(compared, names, with_prompt, prompt_seconds, instruments, output)
+    factors = {name: read_real_time_factor(folder) for name, folder in folders.items()}
+    measured = _measure_all(compared, instruments, output)
     report = {
-        "benchmark": str(Path(benchmark_folder).name),
+        "benchmark": Path(benchmark_folder).resolve().name,
         "prompt_seconds": prompt_seconds,
         "until_seconds": until_seconds,
         "num_items": len(compared),
         "instruments": {**instruments.names(), "judge": asked.name},
-        "systems": {name: summarise(items) for name, items in measured.items()},
+        "systems": {
+            name: {
+                **summarise(items),
+                "lacks": lacking.get(name, 0),
+                "real_time_factor": factors.get(name),
+            }
+            for name, items in measured.items()
+        },
         "side_by_side": _side_by_side(measured, next(iter(folders)), asked),
     }
-    for name, folder in folders.items():
-        report["systems"][name]["real_time_factor"] = read_real_time_factor(folder)
     waveforms = {
-        entry.item.name: {
-            name: read_continuation(entry, name, name in with_prompt, prompt_seconds)
-            for name in [*entry.continuations, GROUND_TRUTH]
-        }
+        entry.item.name: {name: entry.read(name) for name in entry.systems}
         for entry in compared[:players]
     }
     write_report(report, waveforms, output)
@@ -124,30 +133,27 @@ def evaluate_continuations(
 
 
 def _measure_all(
-    compared: Sequence[ComparedItem],
-    systems: Sequence[str],
-    with_prompt: Sequence[str],
-    prompt_seconds: float,
-    instruments: Instruments,
-    output: Path,
+    compared: Sequence[ComparedItem], instruments: Instruments, output: Path
 ) -> dict[str, dict[str, dict]]:
     """Measures by system and item; those that are on the disk for the same audio are kept."""
-    measured: dict[str, dict[str, dict]] = {name: {} for name in systems}
+    measured: dict[str, dict[str, dict]] = {name: {} for name in compared[0].systems}
     for number, entry in enumerate(compared, start=1):
         print(f"{number} of {len(compared)}: {entry.item.name}", file=sys.stderr)
-        for system in [*entry.continuations, GROUND_TRUTH]:
-            path = output / "items" / system.replace(" ", "_") / f"{entry.item.name}.json"
+        for system in entry.systems:
+            path = output / "items" / folder_name(system) / f"{entry.item.name}.json"
             key = {
                 **instruments.names(),
                 "audio": checksum(entry.continuations.get(system, entry.item.audio)),
                 "recording": checksum(entry.item.audio),
-                "prompt_seconds": prompt_seconds,
+                "prompt_seconds": entry.prompt_seconds,
                 "until_seconds": entry.until_seconds,
-                "with_prompt": system in with_prompt,
+                "with_prompt": system in entry.with_prompt,
             }
             kept = _read_kept(path, key)
             if kept is None:
-                kept = _measure(entry, system, system in with_prompt, prompt_seconds, instruments)
+                # As it will be read back.
+                kept = json.loads(to_json(_measure(entry, system, instruments)))
+                remove_partial_files(path.parent)
                 write_json(path, {"key": key, "measures": kept})
             measured[system][entry.item.name] = kept
     return measured
@@ -164,26 +170,17 @@ def _read_kept(path: Path, key: dict) -> dict | None:
         return None
 
 
-def _measure(
-    entry: ComparedItem,
-    system: str,
-    with_prompt: bool,
-    prompt_seconds: float,
-    instruments: Instruments,
-) -> dict:
-    reference = read_continuation(entry, GROUND_TRUTH, False, prompt_seconds)
-    continuation = reference
-    end = min(entry.until_seconds, entry.item.seconds)
-    if system != GROUND_TRUTH:
-        continuation = read_continuation(entry, system, with_prompt, prompt_seconds)
-        end = entry.until_seconds
+def _measure(entry: ComparedItem, system: str, instruments: Instruments) -> dict:
+    reference = entry.read(GROUND_TRUTH)
+    continuation = reference if system == GROUND_TRUTH else entry.read(system)
+    judged = reference if system == GROUND_TRUTH else range(entry.judged_samples)
     return measure_item(
-        entry.item.name,
-        read_audio(entry.item.audio)[: round(prompt_seconds * SAMPLE_RATE)],
+        entry.read_prompt(),
         continuation,
         reference,
         instruments,
-        end,
+        entry.spans(system),
+        len(judged) / SAMPLE_RATE,
     )
 
 
@@ -200,13 +197,6 @@ def _side_by_side(measured: dict[str, dict[str, dict]], first: str, judge: Judge
 
 
 def _play(judge: Judge, ours: dict[str, dict], theirs: dict[str, dict]) -> list:
-    """Games on the items that both have, prompt and continuation together."""
-    shared = [name for name in ours if name in theirs]
-    # Cut before the prompt is put in front, which is the same on both sides.
-    pairs = [truncate_to_shorter(ours[name]["text"], theirs[name]["text"]) for name in shared]
-    prompts = [ours[name]["prompt_text"] for name in shared]
-    texts = [
-        [f"{prompt} {pair[side]}".strip() for prompt, pair in zip(prompts, pairs, strict=True)]
-        for side in (0, 1)
-    ]
-    return play_games(judge, *texts, truncate=False)
+    """Games on every item, prompt and continuation together."""
+    texts = [[items[name]["text"] for name in ours] for items in (ours, theirs)]
+    return play_games(judge, *texts, prompts=[ours[name]["prompt_text"] for name in ours])

@@ -16,6 +16,8 @@ from keras_speechssm.whole_files import whole_file, write_json
 _HEARD_SECONDS = 15.0
 
 _COLUMNS = {
+    "lacks": "recordings that it lacks",
+    "num_without_words": "without a word",
     "nll_nats_per_unit": "NLL (nats a unit)",
     "perplexity_per_unit": "perplexity (its exponential)",
     "semantic_similarity": "similarity to the true text",
@@ -31,9 +33,9 @@ _COLUMNS = {
 
 _CURVES = {
     "sc_l": ("SC-L: similarity of the prompt's text and 100 words", "words / 100"),
-    "n_mos_t": ("N-MOS-T (predicted)", "minute"),
-    "failed": ("share of minutes that failed", "minute"),
-    "non_speech_share": ("share of non-speech", "minute"),
+    "n_mos_t": ("N-MOS-T (predicted)", "minute, the prompt in the first"),
+    "failed": ("share of minutes that failed", "minute of the continuation"),
+    "non_speech_share": ("share of non-speech", "minute of the continuation"),
 }
 
 
@@ -79,7 +81,8 @@ def _explain(report: dict) -> str:
         f"{report['num_items']} recordings, prompts of {report['prompt_seconds']:g} s. Means over "
         f"recordings; ± is half of a 99 % confidence interval. Of the continuation only. "
         f"Instruments: {instruments}. A minute has failed if it has no word, or more than half "
-        "of it is no speech or repeats 4-grams."
+        "of it is no speech or repeats 4-grams. Who stops early is silent for the rest; who says "
+        "nothing loses side by side."
     )
 
 

@@ -1,14 +1,17 @@
 """Which continuations belong to which recording: systems' folders against a benchmark's."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import name_recordings
-from keras_speechssm.evaluation.generation import BenchmarkItem, read_benchmark
+from keras_speechssm.evaluation.generation import BenchmarkItem, check_times, read_benchmark
+from keras_speechssm.evaluation.naturalness import minute_spans
 from keras_speechssm.shapes import SAMPLE_RATE
 
 GROUND_TRUTH = "ground truth"
@@ -20,78 +23,137 @@ class ComparedItem:
 
     Attributes:
         item: the recording.
-        continuations: files by system; systems that lack it are not in it.
+        continuations: files by system.
+        prompt_seconds: how much of the recording is its prompt.
         until_seconds: where what is judged ends, from the start of the prompt.
+        with_prompt: systems whose audio begins with the prompt.
     """
 
     item: BenchmarkItem
     continuations: dict[str, Path]
+    prompt_seconds: float
     until_seconds: float
+    with_prompt: frozenset[str]
+
+    @property
+    def systems(self) -> list[str]:
+        """All that are compared, the ground truth last."""
+        return [*self.continuations, GROUND_TRUTH]
+
+    def read_prompt(self) -> np.ndarray:
+        """float32 (samples,)."""
+        return read_audio(self.item.audio)[: round(self.prompt_seconds * SAMPLE_RATE)]
+
+    def read(self, system: str) -> np.ndarray:
+        """A system's continuation up to where it is judged, float32 (samples,)."""
+        path = self.continuations.get(system, self.item.audio)
+        has_prompt = system == GROUND_TRUTH or system in self.with_prompt
+        start = self.prompt_seconds if has_prompt else 0.0
+        if path.stat().st_size == 0 or soundfile.info(path).frames == 0:
+            return np.zeros(0, "float32")  # a system that failed and wrote a file of nothing
+        # The whole, not a part: what is resampled would differ at the cut.
+        return read_audio(path)[round(start * SAMPLE_RATE) :][: self.judged_samples]
+
+    @property
+    def judged_samples(self) -> int:
+        """How long a continuation is where it is judged."""
+        return round((self.until_seconds - self.prompt_seconds) * SAMPLE_RATE)
+
+    def spans(self, system: str) -> list[tuple[float, float] | None]:
+        """The 5 s of each minute, the same for all; the truth has none beyond its own end."""
+        spans = minute_spans(self.item.name, self.prompt_seconds, self.until_seconds)
+        if system != GROUND_TRUTH:
+            return spans
+        return [span if span and span[1] <= self.item.seconds + 0.01 else None for span in spans]
 
 
 def parse_systems(systems: Sequence[str]) -> dict[str, Path]:
-    """Folders by system from `name=folder` (or a folder, which its own name names)."""
+    """Folders by system from `name=folder` (or a folder, which its own name names).
+
+    Raises:
+        ValueError: no system, a folder is missing, or a name is taken, or holds other than
+            letters, digits, spaces, dots, plus, minus and underscores.
+    """
     found: dict[str, Path] = {}
-    for entry in systems:
-        name, sign, folder = str(entry).partition("=")
-        if not sign:
-            name, folder = Path(entry).name, str(entry)
-        if not name or name in found or name == GROUND_TRUTH:
+    taken = {folder_name(GROUND_TRUTH)}
+    for entry in map(str, systems):
+        name, sign, folder = entry.partition("=")
+        if not sign or Path(entry).is_dir():
+            name, folder = Path(entry).resolve().name, entry
+        plain = re.fullmatch(r"\w[\w .+-]*", name)
+        if not plain or folder_name(name) in taken:
             raise ValueError(f"{name!r} cannot name a system here; write another name=folder.")
         if not Path(folder).is_dir():
             raise ValueError(f"The folder {folder} of the system {name!r} does not exist.")
         found[name] = Path(folder)
+        taken.add(folder_name(name))
     if not found:
         raise ValueError("Name at least one system: name=folder.")
     return found
 
 
+def folder_name(system: str) -> str:
+    """What a system's folder in a report is called."""
+    return system.replace(" ", "_").casefold()
+
+
 def compare_folders(
     systems: Sequence[str],
     benchmark_folder: str | Path,
+    *,
     prompt_seconds: float,
     until_seconds: float | None,
-    limit: int | None,
-) -> list[ComparedItem]:
-    """The recordings that at least one system has continued, in order.
+    with_prompt: Sequence[str] = (),
+    least_reference: float = 0.0,
+    subset: int | None = None,
+    subset_seed: int = 0,
+) -> tuple[list[ComparedItem], dict[str, int]]:
+    """The recordings that all systems have continued, in order.
 
     Args:
         systems: `name=folder` each.
         benchmark_folder: the recordings.
         prompt_seconds: length of the prompts.
         until_seconds: where the judged time ends, or `None` for the recordings' ends.
-        limit: only the first so many.
+        with_prompt: systems whose audio begins with the prompt.
+        least_reference, subset, subset_seed: see `generation.read_benchmark`.
+
+    Returns:
+        The recordings, and by system how many it lacks.
 
     Raises:
-        ValueError: a folder is missing, or a system has none of the recordings.
+        ValueError: a folder is missing, numbers are out of range, or no recording was continued
+            by all.
     """
+    check_times(prompt_seconds, until_seconds)
     folders = parse_systems(systems)
-    items = read_benchmark(benchmark_folder, prompt_seconds)
+    unknown = sorted(set(with_prompt) - set(folders))
+    if unknown:
+        raise ValueError(f"with_prompt names {unknown[0]!r}, which is no system.")
+    items = read_benchmark(
+        benchmark_folder,
+        prompt_seconds,
+        least_reference=least_reference,
+        subset=subset,
+        subset_seed=subset_seed,
+    )
     found = {name: name_recordings([folder]) for name, folder in folders.items()}
-    names = {item.name for item in items}
-    for name, recordings in found.items():
-        if not names & set(recordings):
-            example = next(iter(sorted(names)))
-            raise ValueError(
-                f"The system {name!r} has none of the benchmark's recordings, such as {example!r}."
-            )
-    compared = []
-    for item in items:
-        there = {name: known[item.name] for name, known in found.items() if item.name in known}
-        if there:
-            until = item.seconds if until_seconds is None else until_seconds
-            compared.append(ComparedItem(item, there, until))
-    return compared[:limit]
-
-
-def read_continuation(
-    entry: ComparedItem, system: str, with_prompt: bool, prompt_seconds: float
-) -> np.ndarray:
-    """A system's continuation up to where it is judged, float32 (samples,)."""
-    if system == GROUND_TRUTH:
-        path, start = entry.item.audio, prompt_seconds
-    else:
-        path, start = entry.continuations[system], prompt_seconds if with_prompt else 0.0
-    wanted = round((entry.until_seconds - prompt_seconds) * SAMPLE_RATE)
-    # The whole, not a part: what is resampled would differ at the cut.
-    return read_audio(path)[round(start * SAMPLE_RATE) :][:wanted]
+    lacking = {name: sum(i.name not in known for i in items) for name, known in found.items()}
+    compared = [
+        ComparedItem(
+            item,
+            {name: known[item.name] for name, known in found.items()},
+            prompt_seconds,
+            item.seconds if until_seconds is None else until_seconds,
+            frozenset(with_prompt),
+        )
+        for item in items
+        if all(item.name in known for known in found.values())
+    ]
+    if not compared:
+        fewest = max(lacking, key=lacking.get)
+        raise ValueError(
+            f"No recording of {benchmark_folder} was continued by all systems; {fewest!r} lacks "
+            f"{lacking[fewest]} of {len(items)}, such as {items[0].name!r}."
+        )
+    return compared, lacking

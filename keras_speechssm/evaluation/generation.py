@@ -5,7 +5,6 @@ Short form: 7 s after 3 s of prompt (paper, section 6). Long form: after 10 s of
 """
 
 import dataclasses
-import json
 import sys
 import time
 import zlib
@@ -16,12 +15,13 @@ import soundfile
 
 from keras_speechssm.audio import AudioWriter, read_audio
 from keras_speechssm.data.corpora import name_recordings
+from keras_speechssm.evaluation.generation_log import log_item, read_log
 from keras_speechssm.pipeline import MIN_PROMPT_SECONDS, SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
 from keras_speechssm.shapes import TOKEN_RATE
 from keras_speechssm.speech_lm.slide_and_prompt import SlideAndPrompt
-from keras_speechssm.training.option_checks import check_at_least, keep_options
-from keras_speechssm.whole_files import remove_partial_files
+from keras_speechssm.training.option_checks import check_at_least
+from keras_speechssm.whole_files import checksum, keep_options, remove_partial_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,10 @@ def read_benchmark(
         subset_seed: of the draw.
 
     Raises:
-        ValueError: nothing is long enough.
+        ValueError: nothing is long enough, or an option is out of range.
     """
+    check_at_least(1, subset=subset)
+    check_at_least(0, least_reference=least_reference, subset_seed=subset_seed)
     items = []
     for name, path in name_recordings([folder]).items():
         try:
@@ -120,8 +122,8 @@ def generate_continuations(
     """Continues every recording of a benchmark; run again, it goes on with what is missing.
 
     Writes `<name>.flac`, the continuation without its prompt, for each item, and
-    `generation.jsonl` with the seconds each took. What an item's continuation is depends on
-    its name and `seed` only, not on the subset or the order.
+    `generation.jsonl` with the seconds each took. An item's samples are drawn by its name and
+    `seed`, whatever the subset or the order.
 
     Args:
         benchmark_folder: recordings, such as `librispeech-long/test-clean`.
@@ -143,12 +145,15 @@ def generate_continuations(
         now}`.
 
     Raises:
-        ValueError: an unknown protocol, options out of range, or a folder that was begun with
-            others.
+        ValueError: an unknown protocol, options out of range, a folder that was begun with
+            others or continues other recordings of the same names, or one inside the benchmark.
     """
     plan = _plan(protocol, prompt_seconds, until_seconds)
-    check_at_least(1, subset=subset)
     check_at_least(0, temperature=temperature, seed=seed)
+    check_at_least(0, slide_and_prompt_seconds=slide_and_prompt_seconds)
+    output = Path(output_folder).resolve()
+    if Path(benchmark_folder).resolve() in (output, *output.parents):
+        raise ValueError(f"{output_folder} lies in the benchmark, of which it would become a part.")
     items = read_benchmark(
         benchmark_folder,
         plan.prompt_seconds,
@@ -167,7 +172,7 @@ def generate_continuations(
     speech = _load(preset, speech_lm, slide_and_prompt_seconds, plan.until_seconds)
     keep_options(output_folder, **kept)
     folder = Path(output_folder)
-    missing = [item for item in items if not (folder / f"{item.name}.flac").is_file()]
+    missing = _missing(items, folder)
     spoken = taken = 0.0
     for number, item in enumerate(missing, start=1):
         seconds, wall = _generate(speech, item, plan, folder, temperature, seed)
@@ -180,15 +185,38 @@ def generate_continuations(
     return {"generated": len(missing), "items": len(items), "real_time_factor": factor}
 
 
+def _missing(items: list[BenchmarkItem], folder: Path) -> list[BenchmarkItem]:
+    """Items without a continuation, or with one that was not noted as done."""
+    done = {line["item"]: line.get("recording") for line in read_log(folder)}
+    missing = []
+    for item in items:
+        if item.name not in done or not (folder / f"{item.name}.flac").is_file():
+            missing.append(item)
+        elif done[item.name] != checksum(item.audio):
+            raise ValueError(
+                f"{folder} continues another recording than {item.audio} under the name "
+                f"{item.name!r}; give another output_folder."
+            )
+    return missing
+
+
+def check_times(prompt_seconds: float, until_seconds: float | None) -> None:
+    """Refuses prompts that are too short, and ends that do not lie behind them."""
+    check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=prompt_seconds)
+    if until_seconds is not None and not prompt_seconds < until_seconds < float("inf"):
+        raise ValueError(
+            f"until_seconds is {until_seconds:g}; expected more than the prompt's "
+            f"{prompt_seconds:g}, and no infinity."
+        )
+
+
 def _plan(protocol: str, prompt_seconds: float | None, until_seconds: float | None) -> Protocol:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
     plan = PROTOCOLS[protocol]
     prompt = plan.prompt_seconds if prompt_seconds is None else prompt_seconds
     until = plan.until_seconds if until_seconds is None else until_seconds
-    check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=prompt)
-    if not prompt < until < float("inf"):
-        raise ValueError(f"until_seconds is {until:g}; expected more than the prompt's {prompt:g}.")
+    check_times(prompt, until)
     return Protocol(prompt, until, plan.least_reference)
 
 
@@ -236,17 +264,5 @@ def _generate(
         ):
             writer.write(block)
     wall = time.monotonic() - began
-    line = {"item": item.name, "seconds": seconds, "wall_seconds": round(wall, 2)}
-    with open(folder / "generation.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    log_item(folder, item.name, checksum(item.audio), seconds, wall)
     return seconds, wall
-
-
-def read_real_time_factor(folder: str | Path) -> float | None:
-    """Seconds of generation for each second of audio, as `generation.jsonl` has them."""
-    path = Path(folder) / "generation.jsonl"
-    if not path.is_file():
-        return None
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    spoken = sum(line["seconds"] for line in lines)
-    return round(sum(line["wall_seconds"] for line in lines) / spoken, 3) if spoken else None

@@ -1,6 +1,6 @@
 """Everything that is measured on one continuation of one item."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,18 +8,18 @@ import numpy as np
 from keras_speechssm.data.segments import Span
 from keras_speechssm.data.voice_activity import speech_turns
 from keras_speechssm.evaluation.auto_bleu import auto_bleu, slamkit_auto_bleu
-from keras_speechssm.evaluation.naturalness import (
-    MOSPredictor,
-    minute_spans,
-    naturalness_over_time,
-)
+from keras_speechssm.evaluation.naturalness import MOSPredictor, naturalness_over_time
 from keras_speechssm.evaluation.non_speech import share_outside
 from keras_speechssm.evaluation.repetition import repeated_share, repetition_over_time
 from keras_speechssm.evaluation.semantic_similarity import semantic_coherence, semantic_similarity
 from keras_speechssm.evaluation.sentence_embedding import SentenceEmbedder
 from keras_speechssm.evaluation.silence import silent_share
 from keras_speechssm.evaluation.text_models import TextModel
-from keras_speechssm.evaluation.transcription import Transcriber, words_to_text
+from keras_speechssm.evaluation.transcription import (
+    Transcriber,
+    plain_words,
+    words_to_text,
+)
 from keras_speechssm.shapes import SAMPLE_RATE
 
 MINUTE = 60.0
@@ -55,21 +55,22 @@ class Instruments:
 
 
 def measure_item(
-    name: str,
     prompt: np.ndarray,
     continuation: np.ndarray,
     reference: np.ndarray,
     instruments: Instruments,
-    end_seconds: float,
+    spans: Sequence[tuple[float, float] | None],
+    judged_seconds: float,
 ) -> dict:
     """All measures of one continuation.
 
     Args:
-        name: of the item, which fixes the spans that are judged.
         prompt, continuation: float (samples,).
         reference: the true continuation.
         instruments: what measures.
-        end_seconds: where the judged time ends, from the start of the prompt.
+        spans: of N-MOS-T, from `naturalness.minute_spans`.
+        judged_seconds: how long the continuation was to be. Whoever stops before is silent for
+            the rest, in what is measured minute by minute.
 
     Returns:
         dict of numbers, of lists over time or length, and of the transcripts `text` and
@@ -78,18 +79,18 @@ def measure_item(
     prompt_text = words_to_text(instruments.transcriber(prompt))
     words = instruments.transcriber(continuation)
     text = words_to_text(words)
+    plain = plain_words(text)
     true_text = words_to_text(instruments.transcriber(reference))
     nats, units = instruments.text_model.negative_log_likelihood(text)
     seconds = len(prompt) / SAMPLE_RATE
-    spans = minute_spans(name, seconds, end_seconds)
-    turns = speech_turns(continuation)
+    turns = speech_turns(continuation) if len(continuation) else []
     similarity = semantic_similarity([text], [true_text], instruments.sentence_embedder)
     return {
         "text": text,
         "prompt_text": prompt_text,
         "seconds": len(continuation) / SAMPLE_RATE,
         "num_words": len(words),
-        "words_per_minute": _per_minute(len(words), continuation),
+        "words_per_minute": len(words) / (judged_seconds / MINUTE),
         "word_confidence": float(np.mean([word.confidence for word in words])) if words else None,
         "nll_nats_per_unit": nats / units if units else None,
         "nats": nats,
@@ -101,36 +102,39 @@ def measure_item(
         if turns and speech_turns(prompt)
         else None,
         "n_mos_t": naturalness_over_time(continuation, spans, seconds, instruments.mos_predictor),
-        "auto_bleu": auto_bleu(text.split()),
-        "auto_bleu_arithmetic": auto_bleu(text.split(), geometric=False),
-        "slamkit_auto_bleu": slamkit_auto_bleu(text.split()),
-        "repeated_4_grams": repeated_share(text.split()),
-        "over_time": _over_time(words, turns, continuation),
+        "auto_bleu": auto_bleu(plain),
+        "auto_bleu_arithmetic": auto_bleu(plain, geometric=False),
+        "slamkit_auto_bleu": slamkit_auto_bleu(plain),
+        "repeated_4_grams": repeated_share(plain),
+        "over_time": _over_time(words, turns, continuation, judged_seconds),
     }
 
 
-def _per_minute(count: int, waveform: np.ndarray) -> float | None:
-    return count / (len(waveform) / SAMPLE_RATE / MINUTE) if len(waveform) else None
+def _cosine(first: np.ndarray, second: np.ndarray, embed: Callable) -> float | None:
+    cosine = float(np.asarray(embed(first)) @ np.asarray(embed(second)))
+    return cosine if np.isfinite(cosine) else None
 
 
-def _cosine(first: np.ndarray, second: np.ndarray, embed: Callable) -> float:
-    return float(np.asarray(embed(first)) @ np.asarray(embed(second)))
+def _over_time(
+    words: list, turns: list[Span], continuation: np.ndarray, judged_seconds: float
+) -> list[dict]:
+    """Silence, non-speech and repetition of each minute of what was to be said.
 
-
-def _over_time(words: list, turns: list[Span], continuation: np.ndarray) -> list[dict]:
-    """Silence, non-speech and repetition of each minute."""
-    duration = len(continuation) / SAMPLE_RATE
-    outside = share_outside(turns, duration, MINUTE)
-    silent = silent_share(continuation, MINUTE)
-    repeated = repetition_over_time(
-        [word.text for word in words], [word.start for word in words], MINUTE, duration
-    )
+    A rest of less than half a minute is left out: a second without a word has not failed.
+    """
+    minutes = max(1, round(judged_seconds / MINUTE))
+    missing = round(judged_seconds * SAMPLE_RATE) - len(continuation)
+    silent = silent_share(np.pad(continuation, (0, max(0, missing))), MINUTE)
+    outside = share_outside(turns, judged_seconds, MINUTE)
+    said = [(word.text, word.start) for word in words if word.start < judged_seconds]
+    texts, starts = [text for text, _ in said], [start for _, start in said]
+    repeated = repetition_over_time(texts, starts, MINUTE, judged_seconds)
     return [
         {
             "silent_share": quiet,
             "non_speech_share": other,
-            "repeated_4_grams": said["repeated_share"],
-            "words": said["num"],
+            "repeated_4_grams": found["repeated_share"],
+            "words": found["num"],
         }
-        for quiet, other, said in zip(silent, outside, repeated, strict=False)
-    ]
+        for quiet, other, found in zip(silent, outside, repeated, strict=False)
+    ][:minutes]

@@ -1,14 +1,18 @@
 """Who judges two texts: a language model on a server, one of KerasHub, or a likelihood."""
 
+import hashlib
+import http.client
 import json
 import os
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 from keras_speechssm.evaluation.side_by_side import TEMPLATE, Judge
-from keras_speechssm.evaluation.text_models import TextModel, open_text_model
+from keras_speechssm.evaluation.text_models import TextModel, load_causal_lm, open_text_model
+from keras_speechssm.whole_files import write_json
 
 OFFLINE_JUDGE = "likelihood"
 
@@ -28,9 +32,33 @@ def open_judge(name: str = OFFLINE_JUDGE, model: str | None = None) -> Judge:
         if not model:
             raise ValueError(f"The judge {name} needs the name of a model to ask for.")
         return EndpointJudge(name, model, os.environ.get("OPENAI_API_KEY"))
-    import keras_hub
+    return KerasHubJudge(load_causal_lm(name, f"{OFFLINE_JUDGE}, an address"), name)
 
-    return KerasHubJudge(keras_hub.models.CausalLM.from_preset(name), name)
+
+class RememberedJudge:
+    """A judge whose replies are kept on disk: no pair is judged twice, through kills too.
+
+    Args:
+        judge: who judges.
+        folder: where replies are kept, one JSON file for each pair in each order.
+    """
+
+    def __init__(self, judge: Judge, folder: str | Path):
+        self.name = judge.name
+        self._judge = judge
+        self._folder = Path(folder)
+
+    def __call__(self, text_a: str, text_b: str) -> str:
+        key = hashlib.sha256(json.dumps([self.name, text_a, text_b]).encode()).hexdigest()[:32]
+        path = self._folder / f"{key}.json"
+        if path.is_file():
+            try:
+                return str(json.loads(path.read_text(encoding="utf-8"))["reply"])
+            except (ValueError, TypeError, KeyError):
+                path.unlink()  # damaged: asked again
+        reply = self._judge(text_a, text_b)
+        write_json(path, {"judge": self.name, "reply": reply})
+        return reply
 
 
 class LikelihoodJudge:
@@ -66,12 +94,13 @@ class LikelihoodJudge:
 
 
 class KerasHubJudge:
-    """A local `keras_hub.models.CausalLM` that follows instructions.
+    """A local `keras_hub.models.CausalLM` that follows instructions; asked without a chat format.
 
     Args:
         causal_lm: the model, with its preprocessor.
         name: what to call it.
-        max_length: int. Tokens of question and reply together. Defaults to `4096`.
+        max_length: int. Tokens of question and reply together. Defaults to `4096`: two
+            transcripts of 4 min fit, two of 16 min take about three times as many.
     """
 
     def __init__(self, causal_lm: Any, name: str = "keras_hub", max_length: int = 4096):
@@ -93,7 +122,10 @@ class EndpointJudge:
         model: which to ask for.
         key: sent as bearer token, or `None`. It is never written anywhere.
         timeout: seconds for each reply.
-        attempts: how often a failing request is sent.
+        attempts: how often a failing request is sent, after 1, 2, 4, ... s.
+
+    Raises:
+        ValueError: `address` is none, or no attempt was answered.
     """
 
     def __init__(
@@ -102,8 +134,15 @@ class EndpointJudge:
         model: str,
         key: str | None = None,
         timeout: float = 120.0,
-        attempts: int = 3,
+        attempts: int = 6,
     ):
+        try:
+            parts = urllib.parse.urlsplit(address)
+            good = bool(parts.hostname) and " " not in address and (parts.port or 1) > 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"{address!r} is no address; expected http://host:port/v1.")
         self.name = model
         self._address = address.rstrip("/") + "/chat/completions"
         self._key = key
@@ -127,7 +166,7 @@ class EndpointJudge:
                 with urllib.request.urlopen(request, timeout=self._timeout) as response:
                     reply = json.load(response)
                 return str(reply["choices"][0]["message"]["content"] or "")
-            except (urllib.error.URLError, TimeoutError, ValueError, LookupError, TypeError) as e:
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as e:
                 reason = f"{type(e).__name__}: {e}"
                 if attempt + 1 < self._attempts:
                     time.sleep(2.0**attempt)

@@ -13,14 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.audio import write_audio
-from keras_speechssm.evaluation.comparison_items import (
-    GROUND_TRUTH,
-    compare_folders,
-    read_continuation,
-)
+from keras_speechssm.evaluation.comparison_items import compare_folders
 from keras_speechssm.evaluation.confidence import mean_interval
-from keras_speechssm.evaluation.naturalness import minute_spans
+from keras_speechssm.evaluation.tables import read_table
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.training.option_checks import check_at_least
 from keras_speechssm.whole_files import whole_file
 
 INSTRUCTIONS = """This task requires you to listen to audio clips using headphones in a quiet environment.
@@ -100,13 +97,19 @@ def read_ratings(key_file: str | Path, sheets: Sequence[str | Path]) -> dict:
     Raises:
         ValueError: a sheet names an unknown clip, or a rating is not 1, 1.5, ... 5.
     """
+    if len({Path(sheet).resolve() for sheet in sheets}) < len(sheets):
+        raise ValueError("A sheet is given twice; its ratings would count twice.")
     key = {row["clip"]: row for row in _read_csv(key_file, _KEY_COLUMNS)}
     ratings: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for sheet in sheets:
+        rated: set[str] = set()
         for row in _read_csv(sheet, ("clip", "rating")):
-            text = (row["rating"] or "").strip()
+            text = row["rating"].replace(",", ".")
             if not text:
                 continue
+            if row["clip"] in rated:
+                raise ValueError(f"{sheet}: {row['clip']} is rated twice.")
+            rated.add(row["clip"])
             if row["clip"] not in key:
                 raise ValueError(f"{sheet}: the clip {row['clip']!r} is not in {key_file}.")
             entry = key[row["clip"]]
@@ -116,7 +119,7 @@ def read_ratings(key_file: str | Path, sheets: Sequence[str | Path]) -> dict:
     return {
         system: {
             "all": mean_interval([value for values in spans.values() for value in values]),
-            "spans": {span: mean_interval(values) for span, values in sorted(spans.items())},
+            "spans": {span: mean_interval(spans[span]) for span in sorted(spans, key=int)},
         }
         for system, spans in sorted(ratings.items())
     }
@@ -133,13 +136,10 @@ def _rating(text: str, sheet: str | Path, clip: str) -> float:
 
 
 def _read_csv(path: str | Path, columns: Sequence[str]) -> list[dict]:
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; give an existing file.")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not set(columns) <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} lacks one of the columns {', '.join(columns)}.")
-        return list(reader)
+    found, rows = read_table(path)
+    if not set(columns) <= found:
+        raise ValueError(f"{path} lacks one of the columns {', '.join(columns)}.")
+    return rows
 
 
 def write_sheets(
@@ -150,7 +150,7 @@ def write_sheets(
     prompt_seconds: float = 10.0,
     until_seconds: float | None = None,
     with_prompt: Sequence[str] = (),
-    limit: int | None = 50,
+    subset: int | None = 50,
     seed: int = 0,
 ) -> dict:
     """Writes a blind listening test: 5 s of each minute of each system, for people to rate.
@@ -160,25 +160,33 @@ def write_sheets(
             `evaluate_continuations`; the spans are those of its N-MOS-T.
         output_folder: new folder: clips, `sheet.csv` for each rater to copy and fill in,
             `instructions.txt`, and `key.csv`, which is not for raters.
-        limit: recordings at most. Defaults to `50`, as in the paper.
+        subset: recordings at most. Defaults to `50`, as in the paper.
         seed: of the clips' order.
 
     Returns:
         `{"clips": how many}`; `speechssm evaluate ratings` reads the sheets that come back.
+        Who has stopped speaking by then is silent in them.
     """
-    compared = compare_folders(systems, benchmark_folder, prompt_seconds, until_seconds, limit)
+    check_at_least(0, seed=seed)
+    compared, _ = compare_folders(
+        systems,
+        benchmark_folder,
+        prompt_seconds=prompt_seconds,
+        until_seconds=until_seconds,
+        with_prompt=with_prompt,
+        subset=subset,
+    )
     clips = []
     for entry in compared:
-        spans = minute_spans(entry.item.name, prompt_seconds, entry.until_seconds)
-        for system in [*entry.continuations, GROUND_TRUTH]:
-            heard = read_continuation(entry, system, system in with_prompt, prompt_seconds)
-            for number, span in enumerate(spans):
+        for system in entry.systems:
+            heard = entry.read(system)
+            for number, span in enumerate(entry.spans(system)):
                 if span is None:
                     continue
                 start, stop = (round((t - prompt_seconds) * SAMPLE_RATE) for t in span)
                 clip = heard[start:stop]
-                if len(clip) >= SAMPLE_RATE:
-                    clips.append((system, entry.item.name, number, clip))
+                clip = np.pad(clip, (0, stop - start - len(clip)))
+                clips.append((system, entry.item.name, number, clip))
     return {"clips": write_listening_sheets(clips, output_folder, seed)}
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+from keras_speechssm.evaluation.generation import check_times
 from keras_speechssm.evaluation.item_measures import Instruments, measure_item
-from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
+from keras_speechssm.evaluation.naturalness import DNSMOSPredictor, minute_spans
 from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER, open_embedder
 from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL, open_text_model
 from keras_speechssm.evaluation.transcript_store import TranscriptStore
@@ -61,8 +62,8 @@ def read_speakers(
     speaker_folders: Sequence[str | Path], prompt_seconds: float, seconds: float
 ) -> list[RealSpeech]:
     """Each folder's recordings in a row, up to `seconds`, as one person's speech."""
-    if len(speaker_folders) < 2:
-        raise ValueError("Give the folders of at least two speakers, one each.")
+    if len({Path(folder).resolve() for folder in speaker_folders}) < max(2, len(speaker_folders)):
+        raise ValueError("Give the folders of at least two speakers, each once.")
     speakers = []
     for folder in speaker_folders:
         parts, length = [], 0
@@ -143,6 +144,7 @@ def evaluate_sanity(
         speakers for whom the truth is better}`; `null` where nothing can be measured, which
         counts as caught.
     """
+    check_times(prompt_seconds, seconds)
     speakers = read_speakers(speaker_folders, prompt_seconds, seconds)
     instruments = Instruments(
         TranscriptStore(open_transcriber(transcriber), Path(output_folder) / "transcripts"),
@@ -182,8 +184,14 @@ def sanity_table(report: dict) -> str:
 def _measure(
     speech: RealSpeech, continuation: np.ndarray, instruments: Instruments, end: float
 ) -> dict:
+    prompt_seconds = len(speech.prompt) / SAMPLE_RATE
     found = measure_item(
-        speech.name, speech.prompt, continuation, speech.continuation, instruments, end
+        speech.prompt,
+        continuation,
+        speech.continuation,
+        instruments,
+        minute_spans(speech.name, prompt_seconds, end),
+        len(speech.continuation) / SAMPLE_RATE,
     )
     scores = [score for score in found["n_mos_t"] if score is not None]
     minutes = found["over_time"]

@@ -61,7 +61,10 @@ class Judge(Protocol):
 
 
 def parse_verdict(reply: str) -> int | None:
-    """How much better A is, -2 .. 2, by a reply's last `[[...]]`; `None` if that is no verdict."""
+    """How much better A is, -2 .. 2, by the last label of a reply; `None` without a known one.
+
+    A label is what stands in double brackets and is made of A, B, <, = and >.
+    """
     found = re.findall(r"\[\[([AB<>=]+)\]\]", reply.upper())
     return VERDICTS.get(found[-1]) if found else None
 
@@ -74,26 +77,32 @@ def truncate_to_shorter(first: str, second: str) -> tuple[str, str]:
 
 
 def play_games(
-    judge: Judge, ours: Sequence[str], theirs: Sequence[str], truncate: bool = True
+    judge: Judge, ours: Sequence[str], theirs: Sequence[str], prompts: Sequence[str] | None = None
 ) -> list[tuple[int | None, int | None]]:
-    """Two games an item, each text first once.
+    """Two games an item, each text first once, both cut to the words of the shorter one.
+
+    Who says nothing loses both to who speaks, without a game: cut to nothing they would be alike.
 
     Args:
         judge: from `judges.open_judge`.
-        ours, theirs: transcripts of prompt and continuation together, item by item.
-        truncate: whether both are cut to the shorter one first.
+        ours, theirs: transcripts of the continuations, item by item.
+        prompts: transcripts of their prompts, put before both. Defaults to `None`.
 
     Returns:
         for each item the verdicts of both games, as how much better ours is, -2 .. 2; `None`
         where a reply held none.
     """
-    if len(ours) != len(theirs):
+    prompts = [""] * len(ours) if prompts is None else prompts
+    if not len(ours) == len(theirs) == len(prompts):
         raise ValueError(f"Games need pairs; got {len(ours)} and {len(theirs)} texts.")
-    games = []
-    for one, other in zip(ours, theirs, strict=True):
-        if truncate:
-            one, other = truncate_to_shorter(one, other)
-        first, second = parse_verdict(judge(one, other)), parse_verdict(judge(other, one))
+    games: list[tuple[int | None, int | None]] = []
+    for one, other, prompt in zip(ours, theirs, prompts, strict=True):
+        if not one.split() or not other.split():
+            verdict = 2 * (bool(one.split()) - bool(other.split()))
+            games.append((verdict, verdict))
+            continue
+        texts = [f"{prompt} {text}".strip() for text in truncate_to_shorter(one, other)]
+        first, second = parse_verdict(judge(*texts)), parse_verdict(judge(*reversed(texts)))
         games.append((first, None if second is None else -second))
     return games
 

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from keras_speechssm.evaluation.transcription import plain_words
+from keras_speechssm.preset_files import first_line
+
 OFFLINE_TEXT_MODEL = "pocketsphinx-trigram"
 
 TRIGRAM_VOCABULARY = 72_546
@@ -34,15 +37,27 @@ def open_text_model(name: str = OFFLINE_TEXT_MODEL) -> TextModel:
     """
     if name == OFFLINE_TEXT_MODEL:
         return TrigramTextModel()
+    return KerasHubTextModel(load_causal_lm(name, OFFLINE_TEXT_MODEL), name)
+
+
+def load_causal_lm(name: str, alternative: str) -> Any:
+    """A `keras_hub.models.CausalLM` by its preset, with an error of one line."""
     import keras_hub
 
-    return KerasHubTextModel(keras_hub.models.CausalLM.from_preset(name), name)
+    try:
+        return keras_hub.models.CausalLM.from_preset(name)
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(
+            f"{name!r} is neither {alternative} nor a CausalLM that KerasHub can load "
+            f"({first_line(error)})."
+        ) from None
 
 
 class TrigramTextModel:
     """The trigram model of US English in the package `pocketsphinx`.
 
-    A word that it does not know counts as one drawn evenly from all that it knows.
+    A word that it does not know counts as one drawn evenly from all that it knows, and the next
+    word is foretold as after nothing.
     Pocketsphinx' own transcripts were found with this model: among them it is kind.
     """
 
@@ -63,8 +78,8 @@ class TrigramTextModel:
         return None if value < -1000 else value
 
     def negative_log_likelihood(self, text: str) -> tuple[float, int]:
-        """Nats of a text, and its words."""
-        words = text.lower().split()
+        """Nats of a text, and its words; punctuation is dropped."""
+        words = plain_words(text)
         history, total = ["<s>"], 0.0
         for word in words:
             value = self.log_probability(word, history)

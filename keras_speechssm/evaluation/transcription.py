@@ -6,6 +6,7 @@ takes wav2vec2-base-960h on windows of 180 s (appendix B.3).
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -51,6 +52,11 @@ class Transcriber(Protocol):
 def words_to_text(words: Sequence[Word]) -> str:
     """The words with a space between them."""
     return " ".join(word.text for word in words)
+
+
+def plain_words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation: some recognisers write it."""
+    return re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", text.lower())
 
 
 def open_transcriber(name: str = OFFLINE_TRANSCRIBER) -> Transcriber:

@@ -5,7 +5,6 @@ Files are ZeroSpeech 2021's: a submission has lines `<stem> <score>`; `gold.csv`
 `type, subtype, transcription`. StoryCloze takes a `gold.csv` of the first four.
 """
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,9 +14,12 @@ import numpy as np
 
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.evaluation.tables import read_table
 from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.whole_files import whole_file
+
+_SHARED = ("id", "voice", "type", "subtype")
 
 TASKS = ("lexical", "syntactic", "storycloze")
 
@@ -32,8 +34,9 @@ def pair_score(correct: float, incorrect: float) -> float:
 def read_gold(path: str | Path, task: str) -> list[tuple[dict, dict]]:
     """Pairs of a correct and an incorrect utterance, as rows of `gold.csv`.
 
-    Lexical and StoryCloze pairs share `id` and `voice`. Syntactic ones follow each other in
-    the file, as the official script pairs them: its order matters.
+    Lexical and StoryCloze pairs share `id` and `voice`. Of the syntactic ones the first correct
+    row goes with the first incorrect one and so on, as in the official script: their order
+    matters.
 
     Raises:
         ValueError: columns are missing, or a pair is none.
@@ -43,16 +46,16 @@ def read_gold(path: str | Path, task: str) -> list[tuple[dict, dict]]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the benchmark's gold.csv.")
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
-        columns = {name.strip() for name in reader.fieldnames or ()}
+    columns, rows = read_table(path)
     missing = {"id", "filename", "voice", "correct"} - columns
     if missing or not rows:
         lack = f"lacks the columns {sorted(missing)}" if missing else "has no rows"
         raise ValueError(f"{path} {lack}; expected ZeroSpeech's gold.csv.")
     if task == "syntactic":
-        groups = [rows[start : start + 2] for start in range(0, len(rows), 2)]
+        right, wrong = ([row for row in rows if row["correct"] == mark] for mark in "10")
+        if len(right) != len(wrong):
+            raise ValueError(f"{path} has {len(right)} correct and {len(wrong)} incorrect rows.")
+        groups = list(zip(right, wrong, strict=True))
     else:
         by_key = defaultdict(list)
         for row in rows:
@@ -63,7 +66,7 @@ def read_gold(path: str | Path, task: str) -> list[tuple[dict, dict]]:
 
 def _as_pair(group: Sequence[dict], path: Path) -> tuple[dict, dict]:
     ordered = sorted(group, key=lambda row: row["correct"], reverse=True)
-    same = len({(row["id"], row["voice"]) for row in group}) == 1
+    same = len({tuple(row.get(name) for name in _SHARED) for row in group}) == 1
     if [row["correct"] for row in ordered] != ["1", "0"] or not same:
         names = ", ".join(row["filename"] for row in group)
         raise ValueError(f"{path}: {names} is no pair of one correct and one incorrect utterance.")
@@ -77,15 +80,19 @@ def read_scores(path: str | Path) -> dict[str, float]:
         ValueError: a line is no `<stem> <score>`, or a stem has two.
     """
     scores: dict[str, float] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8.") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        parts = line.split()
         try:
-            stem, score = parts[0], float(parts[1])
-        except (IndexError, ValueError):
+            stem, score = line.split()
+            score = float(score)
+        except ValueError:
             raise ValueError(f"{path}, line {number}: expected `<stem> <score>`.") from None
-        if stem in scores or len(parts) != 2:
+        if stem in scores:
             raise ValueError(f"{path}, line {number}: {stem} has another score already.")
         scores[stem] = score
     return scores
@@ -94,7 +101,9 @@ def read_scores(path: str | Path) -> dict[str, float]:
 def contrast_accuracy(
     pairs: Sequence[tuple[dict, dict]], scores: dict[str, float]
 ) -> dict[str, float | dict[str, float]]:
-    """How often the correct utterance is likelier: mean over voices, then over ids.
+    """How often the correct utterance is likelier: mean over voices, then over contrasts.
+
+    A contrast is an `id`, of a `type` and `subtype` where there are such.
 
     Args:
         pairs: from `read_gold`.
@@ -107,15 +116,16 @@ def contrast_accuracy(
     Raises:
         ValueError: a score is missing.
     """
-    by_id: dict[str, list[float]] = defaultdict(list)
-    kinds: dict[str, str] = {}
+    by_contrast: dict[tuple, list[float]] = defaultdict(list)
+    kinds: dict[tuple, str] = {}
     for right, wrong in pairs:
         for row in (right, wrong):
             if _stem(row) not in scores:
                 raise ValueError(f"The submission has no score for {row['filename']}.")
-        by_id[right["id"]].append(pair_score(scores[_stem(right)], scores[_stem(wrong)]))
-        kinds[right["id"]] = _kind(right)
-    means = {key: float(np.mean(values)) for key, values in by_id.items()}
+        key = (right.get("type"), right.get("subtype"), right["id"])
+        by_contrast[key].append(pair_score(scores[_stem(right)], scores[_stem(wrong)]))
+        kinds[key] = _kind(right)
+    means = {key: float(np.mean(values)) for key, values in by_contrast.items()}
     report: dict = {"accuracy": float(np.mean(list(means.values()))), "num_pairs": len(pairs)}
     groups: dict[str, list[float]] = defaultdict(list)
     for key, value in means.items():
@@ -132,7 +142,12 @@ def _stem(row: dict) -> str:
 
 def _kind(row: dict) -> str:
     if row.get("frequency"):
-        known = float(row["frequency"]) > 0 if row["frequency"] != "oov" else False
+        try:
+            known = row["frequency"] != "oov" and float(row["frequency"]) > 0
+        except ValueError:
+            raise ValueError(
+                f"The frequency of {row['filename']} is {row['frequency']!r}, no number."
+            ) from None
         return "in_vocabulary" if known else "out_of_vocabulary"
     return row.get("type", "")
 
@@ -148,8 +163,10 @@ def score_recordings(
         tokenize: function from a waveform to its semantic tokens.
         output: file to write.
     """
-    scores = {}
+    scores: dict[str, float] = {}
     for path in find_audio(audio_folder):
+        if path.stem in scores:
+            raise ValueError(f"Two recordings in {audio_folder} are named {path.stem}.")
         tokens = np.asarray(tokenize(read_audio(path)))
         scores[path.stem] = float(np.asarray(score_tokens(tokens[None])).reshape(-1)[0])
     with whole_file(output) as temporary:

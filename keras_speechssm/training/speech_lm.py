@@ -16,7 +16,8 @@ from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.speech_lm.speech_transformer import SpeechTransformer
 from keras_speechssm.training.devices import distributed
 from keras_speechssm.training.loop import KeepPresets, fit_resumable
-from keras_speechssm.training.option_checks import check_at_least, check_between, keep_options
+from keras_speechssm.training.option_checks import check_at_least, check_between
+from keras_speechssm.whole_files import keep_options
 
 DEFAULT_CONFIG = {
     "num_layers": 6,

@@ -87,7 +87,8 @@ def test_every_segment_is_in_one_group_and_groups_are_as_long_as_may_be(pieces, 
 
 
 def test_chapters_are_those_that_librispeech_uses(original):
-    chapters = find_chapters(original, ["test-clean", "dev-other"])
+    chapters, problems = find_chapters(original, ["test-clean", "dev-other"])
+    assert problems == []
     assert [(c.speaker, c.chapter, c.split, c.sentences_only) for c in chapters] == [
         ("61", "70968", "test-clean", False),
         ("116", "288045", "dev-other", True),
@@ -140,7 +141,27 @@ BREAK = {
     "backwards": lambda folder: (folder / "61-70968.seg.txt").write_text("a 3 2\n"),
     "no sound": lambda folder: (folder / "70968.mp3").write_bytes(b"nothing"),
     "too short": lambda folder: (folder / "61-70968.seg.txt").write_text("a 0 99\n"),
+    "before the start": lambda folder: change(folder, "0.5 2.0", "-3 2.0"),
+    "no number": lambda folder: change(folder, "7.1 7.9", "7.1 nan"),
+    "overlap": lambda folder: change(folder, "0.5 2.0", "0.5 7.0"),
+    "after the end": lambda folder: change(folder, "7.1 7.9", "8.9 9.3"),
+    "no words": lambda folder: (folder / "61-70968.trans.txt").write_text("61-70968-0000 A\n"),
+    "no map": lambda folder: (folder.parent / "utterance_map.txt").unlink(),
+    "damaged map": lambda folder: (folder.parent / "utterance_map.txt").write_text("x\n"),
+    "map of another kind": lambda folder: (folder.parent / "utterance_map.txt").write_text(
+        "a: False\nb\nc a-b-c\n"
+    ),
+    "map that is no text": lambda folder: (folder.parent / "utterance_map.txt").write_bytes(
+        b"a: False\nb\n\xff\xfe\n"
+    ),
 }
+
+
+def change(folder, old, new):
+    path = folder / "61-70968.seg.txt"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new) + "\n\n")
 
 
 @pytest.mark.parametrize("how", BREAK)
@@ -151,9 +172,22 @@ def test_broken_chapters_are_listed_and_skipped_or_stop_the_run(original, tmp_pa
         prepare_librispeech_long(original, tmp_path / "out", **options)
     with pytest.raises(ValueError, match="has no test-clean|has no split"):
         prepare_librispeech_long(original, tmp_path / "out", max_skipped=0.5, **options)
-    options["splits"] = ["dev-other"]
+    assert not list((tmp_path / "out").rglob("7*"))  # nothing of the broken chapter
+    options["splits"] = ["dev-other", "dev-other"]
     report = prepare_librispeech_long(original, tmp_path / "out", **options)
     assert report["splits"]["dev-other"]["examples"] == 2
+
+
+def test_another_target_takes_another_folder(original, tmp_path):
+    prepare_librispeech_long(original, tmp_path / "out", splits=["dev-other"], target_seconds=4.0)
+    with pytest.raises(ValueError, match="begun with target_seconds 4.0"):
+        prepare_librispeech_long(original, tmp_path / "out", splits=["dev-other"])
+
+
+def test_blank_lines_are_no_damage(original):
+    change(original / "LibriSpeech" / "mp3" / "61" / "70968", "0.5 2.0", "0.5 2.0")
+    (chapter, _), _ = find_chapters(original, ["test-clean", "dev-other"])
+    assert len(read_chapter_segments(chapter)[0]) == 4
 
 
 def test_a_damaged_utterance_map_is_named(original, tmp_path):
@@ -166,6 +200,8 @@ def test_a_damaged_utterance_map_is_named(original, tmp_path):
 def test_wrong_options_write_nothing(original, tmp_path):
     with pytest.raises(ValueError, match="target_seconds is 0"):
         prepare_librispeech_long(original, tmp_path / "out", target_seconds=0)
+    with pytest.raises(ValueError, match="max_skipped is -1"):
+        prepare_librispeech_long(original, tmp_path / "out", max_skipped=-1)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="a file lies there"):
         prepare_librispeech_long(original, tmp_path / "file", splits=["test-clean"])

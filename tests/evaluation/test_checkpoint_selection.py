@@ -28,6 +28,8 @@ def generated(monkeypatch):
     def generate(benchmark, output, *, speech_lm, **options):
         asked.append((speech_lm, options))
         output.mkdir(parents=True)
+        # Of an earlier run without a subset: it counts for nothing.
+        write_audio(output / "z.flac", np.full(1600, 0.1, "float32"))
         level = (1 + sorted(SAID).index(output.name)) / 10
         write_audio(output / "a.flac", np.full(1600, level, "float32"))
 
@@ -44,12 +46,20 @@ def generated(monkeypatch):
     return asked
 
 
+def benchmark(tmp_path):
+    folder = tmp_path / "benchmark"
+    folder.mkdir(exist_ok=True)
+    write_audio(folder / "a.flac", np.full(12 * 16000, 0.1, "float32"))
+    return folder
+
+
 def test_the_likeliest_that_says_something_is_best(tmp_path, generated):
     paths = [f"run/presets/{name}" for name in SAID]
-    report = evaluate_checkpoints(paths, "benchmark", tmp_path / "out", subset=3, seed=7)
+    report = evaluate_checkpoints(paths, benchmark(tmp_path), tmp_path / "out", subset=3, seed=7)
     assert report["best"] == "run/presets/step-2"
     entry = report["checkpoints"]["run/presets/step-2"]
     assert entry["nll_nats_per_unit"] == pytest.approx(3 / 4)
+    assert entry["num_texts"] == 1
     assert report["checkpoints"]["run/presets/step-3"]["num_units"] == 0
     # All with the same prompts and seeds.
     assert [path for path, _ in generated] == paths
@@ -59,7 +69,7 @@ def test_the_likeliest_that_says_something_is_best(tmp_path, generated):
 
 def test_checkpoints_that_say_nothing_or_share_a_name_are_refused(tmp_path, generated):
     with pytest.raises(ValueError, match="No word was recognised"):
-        evaluate_checkpoints(["x/step-3"], "benchmark", tmp_path / "out")
+        evaluate_checkpoints(["x/step-3"], benchmark(tmp_path), tmp_path / "out")
     for paths in ([], ["a/step-1", "b/step-1"]):
         with pytest.raises(ValueError, match="different names"):
-            evaluate_checkpoints(paths, "benchmark", tmp_path / "other")
+            evaluate_checkpoints(paths, benchmark(tmp_path), tmp_path / "other")

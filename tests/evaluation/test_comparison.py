@@ -10,7 +10,9 @@ pytest.importorskip("matplotlib")
 from keras_speechssm.audio import write_audio
 from keras_speechssm.evaluation import comparison, item_measures
 from keras_speechssm.evaluation.comparison import evaluate_continuations
+from keras_speechssm.evaluation.comparison_items import GROUND_TRUTH, compare_folders
 from keras_speechssm.evaluation.judges import LikelihoodJudge
+from keras_speechssm.evaluation.naturalness import minute_spans
 
 PROMPT = ["sea"] * 2
 TRUE = ["sea", "ship", "gull"] * 4
@@ -23,13 +25,13 @@ def tools(monkeypatch):
     real = comparison.measure_item
 
     def counted(*arguments):
-        calls.append(arguments[0])
+        calls.append(len(arguments[1]) // 16000)
         return real(*arguments)
 
     monkeypatch.setattr(comparison, "measure_item", counted)
     monkeypatch.setattr(comparison, "open_transcriber", lambda name: fakes.Transcriber())
     monkeypatch.setattr(comparison, "open_text_model", lambda name: fakes.TextModel())
-    monkeypatch.setattr(comparison, "open_embedder", lambda name: fakes.Embedder())
+    monkeypatch.setattr(comparison, "open_embedder", lambda name, prompt=None: fakes.Embedder())
     monkeypatch.setattr(comparison, "SpeakerEmbedder", lambda: fakes.voice)
     monkeypatch.setattr(comparison, "DNSMOSPredictor", fakes.Loudness)
     judge = LikelihoodJudge(fakes.TextModel())
@@ -53,6 +55,7 @@ def folders(tmp_path):
         put(tmp_path / "good", name, TRUE)
         put(tmp_path / "jumpy", name, ["sea", "deck"] * 6)
     put(tmp_path / "whole", "61/a", PROMPT + TRUE)
+    put(tmp_path / "whole", "99/x", TRUE)  # no recording of the benchmark
     return tmp_path
 
 
@@ -110,14 +113,15 @@ def test_a_second_run_measures_what_changed_only(folders, tools):
     tools.clear()
     run(folders)
     assert written.read_text() == first and tools == []
-    put(folders / "good", "7/b", ["rope"] * 12)
+    put(folders / "good", "7/b", ["rope"] * 11)
     run(folders)
-    assert tools == ["7/b"] and written.read_text() != first
+    assert tools == [11] and written.read_text() != first
 
 
 def test_a_prompt_in_the_audio_is_left_out_where_said(folders):
     report = run(folders, ["whole"], with_prompt=["whole"])
     assert report["systems"]["whole"]["num_items"] == 1 == report["num_items"]
+    assert report["systems"]["whole"]["lacks"] == 1
     means = [entry["nll_nats_per_unit"]["mean"] for entry in report["systems"].values()]
     assert means[0] == means[1]
     # A game each way, of the same text.
@@ -126,12 +130,44 @@ def test_a_prompt_in_the_audio_is_left_out_where_said(folders):
 
 def test_silent_and_short_systems_are_reported_not_a_crash(folders):
     put(folders / "mute", "61/a", [])
+    (folders / "mute" / "7").mkdir()
+    write_audio(folders / "mute" / "7" / "b.flac", np.zeros(0, "float32"))
     report = run(folders, ["mute", "good"])
     mute = report["systems"]["mute"]
-    assert mute["num_without_words"] == 1 and np.isnan(mute["nll_nats_per_unit"]["mean"])
-    assert report["side_by_side"]["against ground truth"]["mute"]["ties"] == 2  # cut to nothing
+    assert mute["num_without_words"] == 2 and np.isnan(mute["nll_nats_per_unit"]["mean"])
+    assert mute["over_time"]["failed"][0]["mean"] == 1.0
+    # Nothing is not as good as the truth cut to nothing.
+    assert report["side_by_side"]["against ground truth"]["mute"]["losses"] == 4
+    assert "without a word" in (folders / "out" / "report.md").read_text()
     content = json.loads((folders / "out" / "report.json").read_text())
     assert content["systems"]["mute"]["nll_nats_per_unit"]["mean"] is None
+
+
+def test_all_are_compared_on_what_all_have(folders):
+    (folders / "good" / "7" / "b.flac").unlink()
+    report = run(folders)
+    assert [entry["num_items"] for entry in report["systems"].values()] == [1, 1, 1]
+    assert report["systems"]["good"]["lacks"] == 1 and report["systems"]["jumpy"]["lacks"] == 0
+
+
+def test_the_same_spans_are_judged_of_all_and_the_truth_only_where_it_is(folders):
+    compared, _ = compare_folders(
+        [f"good={folders / 'good'}"],
+        folders / "benchmark",
+        prompt_seconds=2.0,
+        until_seconds=100.0,
+    )
+    spans = compared[0].spans("good")
+    assert spans == minute_spans("61/a", 2.0, 100.0)
+    truth = compared[0].spans(GROUND_TRUTH)
+    assert truth == [span if span and span[1] <= 14.0 else None for span in spans]
+
+
+def test_a_log_that_a_kill_has_cut_costs_no_report(folders):
+    (folders / "good" / "generation.jsonl").write_text(
+        '{"item": "a", "seconds": 10, "wall_seconds": 5}\n{"id": 3}\n[]\n{"item": "b", "sec'
+    )
+    assert run(folders)["systems"]["good"]["real_time_factor"] == 0.5
 
 
 def test_judged_is_up_to_where_it_was_asked(folders):
@@ -145,7 +181,11 @@ def test_judged_is_up_to_where_it_was_asked(folders):
         (["nothing"], {}, "does not exist"),
         ([], {}, "at least one system"),
         (["good"], {"with_prompt": ["bad"]}, "'bad', which is no system"),
-        (["good"], {"limit": 0}, "limit is 0"),
+        (["good"], {"subset": 0}, "subset is 0"),
+        (["good"], {"until_seconds": 1.0}, "more than the prompt's 2"),
+        (["good"], {"until_seconds": float("inf")}, "no infinity"),
+        (["good"], {"until_seconds": float("nan")}, "no infinity"),
+        (["good"], {"least_reference": 100.0}, "goes on for 100 s"),
     ],
 )
 def test_wrong_options_write_nothing(folders, systems, options, message):
@@ -156,8 +196,39 @@ def test_wrong_options_write_nothing(folders, systems, options, message):
 
 def test_a_system_of_other_recordings_is_refused(folders):
     put(folders / "other", "99/z", TRUE)
-    with pytest.raises(ValueError, match="has none of the benchmark's recordings, such as '61/a'"):
+    with pytest.raises(ValueError, match="'other' lacks 2 of 2, such as '61/a'"):
         run(folders, ["other"])
-    for systems in ([f"{folders}/good", f"good={folders}/good"], [f"ground truth={folders}/good"]):
+    folder = folders / "good"
+    for systems in (
+        [f"{folder}", f"good={folder}"],
+        [f"ground truth={folder}"],
+        [f"Ground_Truth={folder}"],
+        [f"a b={folder}", f"a_b={folder}"],
+        [f"../x={folder}"],
+        [f"/x={folder}"],
+        [f"a$^$={folder}"],
+        [f"={folder}"],
+    ):
         with pytest.raises(ValueError, match="cannot name a system"):
             evaluate_continuations(systems, folders / "benchmark", folders / "out")
+    assert not (folders / "out").exists()
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(folders):
+    (folders / "good").rename(folders / "lr=1")
+    with pytest.raises(ValueError, match="'lr=1' cannot name a system"):
+        run_plain(folders, str(folders / "lr=1"))
+    assert run_plain(folders, f"good={folders / 'lr=1'}")["num_items"] == 2
+
+
+def run_plain(folders, system):
+    return evaluate_continuations(
+        [system], folders / "benchmark", folders / "out", prompt_seconds=2.0
+    )
+
+
+def test_a_file_in_the_reports_place_is_said_at_once(folders, tools):
+    (folders / "out").write_text("")
+    with pytest.raises(ValueError, match="a file lies there"):
+        run(folders)
+    assert tools == []

@@ -10,8 +10,8 @@ from keras_speechssm.evaluation import generation
 from keras_speechssm.evaluation.generation import (
     generate_continuations,
     read_benchmark,
-    read_real_time_factor,
 )
+from keras_speechssm.evaluation.generation_log import read_real_time_factor
 from keras_speechssm.models import SpeechSSM, SpeechTransformer
 
 SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
@@ -85,6 +85,23 @@ def test_a_killed_run_goes_on_and_nothing_is_generated_twice(benchmark, tmp_path
     for path in whole.rglob("*.flac"):
         same = broken / path.relative_to(whole)
         np.testing.assert_array_equal(read_audio(path), read_audio(same))
+
+
+def test_another_benchmarks_continuations_are_not_taken_for_its_own(benchmark, tmp_path):
+    options = {"preset": shared_tiny_preset(), "subset": 1, **SHORT}
+    generate_continuations(benchmark, tmp_path / "out", **options)
+    (done,) = (tmp_path / "out").rglob("*.flac")
+    recording = benchmark / done.relative_to(tmp_path / "out")
+    write_audio(recording, 0.1 * np.sin(np.arange(7 * 16000)).astype("float32"))
+    with pytest.raises(ValueError, match="continues another recording"):
+        generate_continuations(benchmark, tmp_path / "out", **options)
+
+
+def test_the_output_is_no_part_of_the_benchmark(benchmark):
+    for folder in (benchmark, benchmark / "out"):
+        with pytest.raises(ValueError, match="lies in the benchmark"):
+            generate_continuations(benchmark, folder, preset=shared_tiny_preset(), **SHORT)
+    assert not (benchmark / "out").exists()
 
 
 def test_an_item_depends_on_its_name_and_seed_alone(benchmark, tmp_path):

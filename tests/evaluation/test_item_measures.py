@@ -5,6 +5,8 @@ import pytest
 pytest.importorskip("scipy")
 
 from keras_speechssm.evaluation import item_measures
+from keras_speechssm.evaluation.comparison_summary import has_failed
+from keras_speechssm.evaluation.naturalness import minute_spans
 
 
 def whole(waveform):
@@ -21,8 +23,10 @@ def turns(monkeypatch):
 def measure(continuation, reference=None):
     prompt = fakes.speak(["sea"] * 10)
     true = continuation if reference is None else reference
+    seconds = len(true) / 16000
+    spans = minute_spans("item", 10.0, 10 + seconds)
     return item_measures.measure_item(
-        "item", prompt, continuation, true, fakes.instruments(), 10 + len(true) / 16000
+        prompt, continuation, true, fakes.instruments(), spans, seconds
     )
 
 
@@ -67,9 +71,36 @@ def test_silence_has_no_words_no_voice_and_no_likelihood():
 def test_a_system_that_stops_early_is_judged_on_the_truths_minutes():
     found = measure(fakes.speak(["sea"] * 3), fakes.speak(["sea"] * 80))
     assert found["n_mos_t"] == [1.0, 1.0, None, None]
-    assert len(found["over_time"]) == 1
+    assert found["words_per_minute"] == pytest.approx(3 * 60 / 80)
+
+
+def test_who_stops_early_has_failed_in_the_minutes_that_follow():
+    long = fakes.speak(["sea"] * 230)
+    for continuation in (
+        fakes.speak(fakes.VOCABULARY),
+        np.concatenate([fakes.speak(fakes.VOCABULARY), np.zeros(200 * 16000, "float32")]),
+        np.zeros(0, "float32"),
+    ):
+        minutes = measure(continuation, long)["over_time"]
+        # Nine words in a minute, less than half of it.
+        assert [has_failed(minute) for minute in minutes] == [1.0] * 4
+        assert [minute["non_speech_share"] for minute in minutes[1:]] == [1.0] * 3
+
+
+def test_a_rest_of_a_second_is_no_minute():
+    waveform = np.concatenate([fakes.speak(fakes.VOCABULARY * 7), np.zeros(16000, "float32")])
+    assert len(measure(waveform)["over_time"]) == 1  # 64 s
+    assert len(measure(fakes.speak(["sea"] * 95))["over_time"]) == 2
 
 
 def test_nothing_at_all_is_measured_too():
     found = measure(np.zeros(0, "float32"), fakes.speak(["sea"] * 20))
-    assert found["words_per_minute"] is None and found["over_time"] == []
+    assert found["words_per_minute"] == 0 and has_failed(found["over_time"][0])
+
+
+def test_punctuation_and_case_do_not_hide_repetition(monkeypatch):
+    monkeypatch.setattr(
+        item_measures, "words_to_text", lambda words: "Sea, ship. Gull wave sea ship gull wave!"
+    )
+    monkeypatch.setattr(fakes.TextModel, "negative_log_likelihood", lambda self, text: (1.0, 1))
+    assert measure(fakes.speak(["sea"]))["repeated_4_grams"] == pytest.approx(1 / 5)

@@ -1,11 +1,17 @@
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from keras_speechssm.evaluation import judges
-from keras_speechssm.evaluation.judges import EndpointJudge, KerasHubJudge, LikelihoodJudge
+from keras_speechssm.evaluation.judges import (
+    EndpointJudge,
+    KerasHubJudge,
+    LikelihoodJudge,
+    RememberedJudge,
+)
 from keras_speechssm.evaluation.side_by_side import parse_verdict
 
 
@@ -62,7 +68,55 @@ def test_a_failing_service_is_asked_again(service):
 def test_a_service_that_never_replies_is_one_clear_line(service):
     Service.replies = [(500, "busy"), (200, "{}"), (404, "")]
     with pytest.raises(ValueError, match="gave no reply"):
-        EndpointJudge(service, "gemma")("a", "b")
+        EndpointJudge(service, "gemma", attempts=3)("a", "b")
+
+
+@pytest.mark.parametrize(
+    "reply", [b"garbage", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nx"]
+)
+def test_a_service_that_speaks_nonsense_is_one_clear_line(monkeypatch, reply):
+    monkeypatch.setattr(judges.time, "sleep", lambda seconds: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            for _ in range(2):
+                connection, _ = server.accept()
+                connection.recv(65536)
+                connection.sendall(reply)
+                connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        with pytest.raises(ValueError, match="gave no reply"):
+            EndpointJudge(address, "gemma", attempts=2)("a", "b")
+        thread.join()
+
+
+@pytest.mark.parametrize("address", ["http://localhost:abc/v1", "http:///v1", "http://a b/v1"])
+def test_what_is_no_address_is_said_at_once(address):
+    with pytest.raises(ValueError, match="is no address"):
+        judges.open_judge(address, "gemma")
+
+
+def test_no_pair_is_judged_twice(tmp_path):
+    asked = []
+
+    class Judge:
+        name = "judge"
+
+        def __call__(self, text_a, text_b):
+            asked.append((text_a, text_b))
+            return f"[[A>B]] {len(asked)}"
+
+    first = RememberedJudge(Judge(), tmp_path)
+    assert first.name == "judge"
+    assert first("a", "b") == first("a", "b") == "[[A>B]] 1"
+    assert RememberedJudge(Judge(), tmp_path)("a", "b") == "[[A>B]] 1"
+    assert first("b", "a") == "[[A>B]] 2" and asked == [("a", "b"), ("b", "a")]
+    for path in tmp_path.glob("*.json"):
+        path.write_text("{")
+    assert first("a", "b") == "[[A>B]] 3"
 
 
 def test_a_service_needs_a_model():

@@ -86,8 +86,39 @@ def test_foreign_and_empty_sheets_are_refused(tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="lacks one of the columns"):
         evaluate_ratings(tmp_path / "key.csv", [tmp_path / "other.csv"])
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="is no existing file"):
         evaluate_ratings(tmp_path / "key.csv", [tmp_path / "none.csv"])
+
+
+def test_ratings_count_once(tmp_path):
+    write_listening_sheets(clips(), tmp_path)
+    sheet = fill(tmp_path, lambda row: "4,5")
+    assert evaluate_ratings(tmp_path / "key.csv", [sheet])["ours"]["all"]["mean"] == 4.5
+    with pytest.raises(ValueError, match="given twice"):
+        evaluate_ratings(tmp_path / "key.csv", [sheet, tmp_path / "." / "filled.csv"])
+    sheet.write_text(sheet.read_text() + "0001.wav,3\n")
+    with pytest.raises(ValueError, match="0001.wav is rated twice"):
+        evaluate_ratings(tmp_path / "key.csv", [sheet])
+
+
+def test_who_has_stopped_is_silent_in_the_clips(tmp_path):
+    for name, seconds in (("benchmark", 70), ("ours", 10)):
+        (tmp_path / name).mkdir()
+        write_audio(tmp_path / name / "x.flac", np.full(seconds * 16000, 0.5, "float32"))
+    out = tmp_path / "sheets"
+    write_sheets([f"ours={tmp_path / 'ours'}"], tmp_path / "benchmark", out)
+    late = [
+        row["clip"]
+        for row in rows(out / "key.csv")
+        if (row["system"], row["span"]) == ("ours", "1")
+    ]
+    assert len(late) == 1 and np.abs(read_audio(out / "clips" / late[0])).max() == 0
+    for options, message in (({"subset": 0}, "subset is 0"), ({"seed": -1}, "seed is -1")):
+        with pytest.raises(ValueError, match=message):
+            write_sheets(
+                [f"ours={tmp_path / 'ours'}"], tmp_path / "benchmark", tmp_path / "no", **options
+            )
+    assert not (tmp_path / "no").exists()
 
 
 def test_systems_are_cut_at_the_same_spans(tmp_path):

@@ -35,8 +35,17 @@ def test_speakers_are_joined_recordings(tmp_path):
     assert found[0].continuation[0] == pytest.approx(0.1, abs=1e-4)
     with pytest.raises(ValueError, match="holds less than 4 s"):
         read_speakers([tmp_path / "a", tmp_path / "b"], 2.0, 60.0)
-    with pytest.raises(ValueError, match="at least two speakers"):
-        read_speakers([tmp_path / "a"], 1.0, 2.5)
+    for folders in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b", tmp_path / "b" / "."]):
+        with pytest.raises(ValueError, match="at least two speakers"):
+            read_speakers(folders, 1.0, 2.5)
+    for prompt, seconds in ((-3.0, 20.0), (1.0, float("inf")), (1.0, 1.0)):
+        with pytest.raises(ValueError, match="prompt_seconds is|until_seconds is"):
+            evaluate_sanity(
+                [tmp_path / "a", tmp_path / "b"],
+                tmp_path / "out",
+                prompt_seconds=prompt,
+                seconds=seconds,
+            )
 
 
 def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from keras_speechssm.evaluation.side_by_side import (
         ("[[A>>B]]", 2),
         ("[[B>A]]", -1),
         ("[[A>B]] and in the end [[A]]", None),
+        ("[[A>B]], as [[1]] says", 1),
         ("A>B", None),
         ("", None),
     ],
@@ -40,17 +41,15 @@ def test_both_are_cut_to_the_shorter():
 
 
 class Longer:
-    """Prefers the longer text; says nothing where one is empty."""
+    """Prefers the text with the longer words; cannot tell of some."""
 
     name = "longer"
 
     def __call__(self, text_a, text_b):
-        if not text_a or not text_b:
+        if "?" in text_a + text_b:
             return "I cannot tell."
-        sizes = (len(text_a), len(text_b))
-        return (
-            "[[A=B]]" if sizes[0] == sizes[1] else f"[[{'A>B' if sizes[0] > sizes[1] else 'B>>A'}]]"
-        )
+        a, b = len(text_a), len(text_b)
+        return "[[A=B]]" if a == b else "[[A>B]]" if a > b else "[[B>A]]"
 
 
 class FirstIsBest:
@@ -60,10 +59,25 @@ class FirstIsBest:
         return "[[A>>B]]"
 
 
-def test_each_is_first_once():
-    games = play_games(Longer(), ["aaaa", "a", "a"], ["b", "bb", "b"], truncate=False)
-    assert games == [(1, 2), (-2, -1), (0, 0)]
-    assert play_games(Longer(), ["", "a"], ["b", "b b"]) == [(None, None), (0, 0)]
+def test_each_is_first_once_and_both_are_cut():
+    games = play_games(Longer(), ["aaaa a a", "a", "b"], ["b", "bb", "b b b"])
+    assert games == [(1, 1), (-1, -1), (0, 0)]
+    assert play_games(Longer(), ["?"], ["b"]) == [(None, None)]
+
+
+def test_the_prompt_stands_before_both():
+    class Holds:
+        name = "holds"
+
+        def __call__(self, text_a, text_b):
+            assert text_a.startswith("once upon ") and text_b.startswith("once upon ")
+            return "[[A=B]]"
+
+    assert play_games(Holds(), ["a"], ["b"], prompts=["once upon"]) == [(0, 0)]
+
+
+def test_who_says_nothing_loses_without_a_game():
+    assert play_games(FirstIsBest(), ["", "a", ""], ["b", " ", ""]) == [(-2, -2), (2, 2), (0, 0)]
 
 
 def test_a_judge_who_likes_the_first_place_makes_no_winner():

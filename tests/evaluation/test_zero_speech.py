@@ -32,7 +32,7 @@ SYNTACTIC = """id,filename,voice,type,subtype,transcription,correct
 
 def gold(tmp_path, text, task):
     path = tmp_path / "gold.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8-sig")
     return read_gold(path, task)
 
 
@@ -51,7 +51,7 @@ def test_swuggy_is_averaged_over_voices_then_over_words(tmp_path):
     assert found["num_pairs"] == 3
 
 
-def test_sblimp_pairs_by_position(tmp_path):
+def test_sblimp_pairs_the_nth_correct_with_the_nth_incorrect(tmp_path):
     pairs = gold(tmp_path, SYNTACTIC, "syntactic")
     assert [(a["filename"], b["filename"]) for a, b in pairs] == [
         ("sa", "sb"),
@@ -64,11 +64,27 @@ def test_sblimp_pairs_by_position(tmp_path):
     assert found["by_type"] == {"agreement": 0.5, "npi": 1.0}
 
 
+def test_sblimp_contrasts_of_one_id_are_told_apart_by_type(tmp_path):
+    text = """id,filename,voice,type,subtype,transcription,correct
+1,a,A,agreement,x,t,1
+1,c,A,binding,y,t,1
+2,e,A,binding,y,t,1
+1,b,A,agreement,x,t,0
+1,d,A,binding,y,t,0
+2,f,A,binding,y,t,0
+"""
+    scores = {"a": 1, "b": 0, "c": 0, "d": 1, "e": 0, "f": 1}
+    found = contrast_accuracy(gold(tmp_path, text, "syntactic"), scores)
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["by_type"] == {"agreement": 1.0, "binding": 0.0}
+
+
 @pytest.mark.parametrize(
     ("text", "task", "message"),
     [
         (LEXICAL.replace("af,A,0,grots,g r aa t s,5,1", "af,A,0,g,g,5,0"), "lexical", "no pair"),
         (SYNTACTIC.replace("7,sb", "9,sb"), "syntactic", "sa, sb is no pair"),
+        (SYNTACTIC.replace("came,0", "came,1"), "syntactic", "4 correct and 2 incorrect rows"),
         ("id,filename\n1,a\n", "lexical", "lacks the columns"),
         ("id,filename,voice,correct\n", "lexical", "has no rows"),
         (LEXICAL, "semantic", "expected one of lexical"),
@@ -81,7 +97,7 @@ def test_broken_benchmarks_are_refused(tmp_path, text, task, message):
 
 def test_missing_double_and_broken_scores_are_refused(tmp_path):
     path = tmp_path / "lexical.txt"
-    path.write_text("aa -1.5\n\nab 2\n")
+    path.write_text("aa -1.5\n\nab 2\n", encoding="utf-8-sig")
     assert read_scores(path) == {"aa": -1.5, "ab": 2.0}
     with pytest.raises(ValueError, match="no score for ac"):
         contrast_accuracy(gold(tmp_path, LEXICAL, "lexical"), read_scores(path))
@@ -101,6 +117,21 @@ def test_recordings_are_scored_into_a_submission(tmp_path):
         tmp_path / "out.txt",
     )
     assert scores == {"a": -1.0, "b": -4.0} == read_scores(tmp_path / "out.txt")
+
+
+def test_two_recordings_of_one_name_are_refused(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        write_audio(tmp_path / folder / "a.wav", np.zeros(1600, "float32"))
+    with pytest.raises(ValueError, match="are named a"):
+        score_recordings(tmp_path, lambda t: [0.0], lambda w: np.zeros(2, int), tmp_path / "o.txt")
+    assert not (tmp_path / "o.txt").exists()
+
+
+def test_a_frequency_that_is_no_number_is_named(tmp_path):
+    pairs = gold(tmp_path, LEXICAL.replace("A,4.2", "A,often"), "lexical")
+    with pytest.raises(ValueError, match="'often', no number"):
+        contrast_accuracy(pairs, dict.fromkeys("aa ab ac ad ae af".split(), 0.0))
 
 
 def test_another_systems_submission_is_judged(tmp_path):
