@@ -1,7 +1,9 @@
 #!/bin/sh
 # Runs the tests on each backend, all of them even if one fails; slow ones only if asked
 # for: sh tests/run_on_backends.sh -m slow
+# What does not depend on the backend runs on JAX only.
 failed=""
+chosen="not slow"
 # What one test compiled on JAX, the next and the other process take from here.
 if [ -z "$JAX_COMPILATION_CACHE_DIR" ]; then
     JAX_COMPILATION_CACHE_DIR=$(mktemp -d)
@@ -15,8 +17,9 @@ case "$*" in *slow*) ;; *) export XLA_FLAGS="$XLA_FLAGS --xla_backend_optimizati
 for backend in jax tensorflow torch; do
     echo "== $backend"
     # Whole files go to a process, whose fixtures are then made once.
-    KERAS_BACKEND=$backend python -m pytest -q -n auto --dist loadfile -m "not slow" "$@" ||
+    KERAS_BACKEND=$backend python -m pytest -q -n auto --dist loadfile -m "$chosen" "$@" ||
         failed="$failed $backend"
+    chosen="not slow and not any_backend"
 done
 if [ -n "$failed" ]; then
     echo "Failed on:$failed"
