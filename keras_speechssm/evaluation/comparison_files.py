@@ -163,6 +163,7 @@ def plot_curves(curves: dict[str, list[dict]], title: str, axis: str) -> bytes:
             places, means - halves, means + halves, alpha=0.15, color=line.get_color()
         )
     axes.set(title=title, xlabel=axis)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
