@@ -5,9 +5,10 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -43,6 +44,25 @@ def write_json(path: str | Path, content: dict) -> None:
     """Writes a JSON file as `to_json` has it; it appears whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(to_json(content) + "\n", encoding="utf-8")
+
+
+def remembered(path: str | Path, key: dict, make: Callable[[], Any]) -> Any:
+    """What `make` gave before for the same key, kept in a JSON file, or what it gives now.
+
+    Args:
+        path: of the file; a damaged one, or one of another key, is made again.
+        key: JSON values that the result depends on.
+        make: gives JSON values. They come back as the file has them, the first time too.
+    """
+    try:
+        kept = json.loads(Path(path).read_text(encoding="utf-8"))
+        if kept["key"] == key:
+            return kept["result"]
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    result = json.loads(to_json(make()))
+    write_json(path, {"key": key, "result": result})
+    return result
 
 
 def to_json(content) -> str:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from keras_speechssm.whole_files import remove_partial_files, whole_file, write_json
+from keras_speechssm.whole_files import remembered, remove_partial_files, whole_file, write_json
 
 
 def test_appears_when_the_block_ends(tmp_path):
@@ -36,3 +36,20 @@ def test_what_is_no_finite_number_is_null(tmp_path):
     write_json(tmp_path / "x.json", content)
     found = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
     assert found == {"a": [1.5, None], "b": {"c": None, "d": [2, None]}}
+
+
+def test_what_was_made_for_a_key_is_made_once(tmp_path):
+    made = []
+
+    def make():
+        made.append(float("nan"))
+        return (len(made), made[-1])
+
+    path = tmp_path / "inner" / "x.json"
+    # As the file has it, the first time too.
+    assert remembered(path, {"a": 1}, make) == remembered(path, {"a": 1}, make) == [1, None]
+    assert remembered(path, {"a": 2}, make) == [2, None]
+    for damage in ("{", "[]", "{}"):
+        path.write_text(damage)
+        assert remembered(path, {"a": 2}, make) == [len(made), None]
+    assert len(made) == 5

@@ -76,7 +76,7 @@ def evaluate_checkpoints(
             benchmark_folder,
             output / name,
             preset=preset,
-            speech_lm=str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint,
+            speech_lm=str(checkpoint),
             prompt_seconds=prompt_seconds,
             until_seconds=until_seconds,
             subset=subset,

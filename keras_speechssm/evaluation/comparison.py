@@ -4,12 +4,11 @@ A system is a folder of continuations, `<name>.flac` (or another format) for eac
 the benchmark: ours or anybody's. The ground truth, transcribed anew, is always one of them.
 """
 
-import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
 from keras_speechssm.evaluation.comparison_files import write_report
 from keras_speechssm.evaluation.comparison_items import (
     GROUND_TRUTH,
@@ -20,17 +19,15 @@ from keras_speechssm.evaluation.comparison_items import (
 )
 from keras_speechssm.evaluation.comparison_summary import summarise
 from keras_speechssm.evaluation.generation_log import read_real_time_factor
-from keras_speechssm.evaluation.item_measures import Instruments, measure_item
+from keras_speechssm.evaluation.item_measures import Instruments, measure_item, open_instruments
 from keras_speechssm.evaluation.judges import OFFLINE_JUDGE, RememberedJudge, open_judge
-from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
-from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER, open_embedder
+from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER
 from keras_speechssm.evaluation.side_by_side import Judge, play_games, win_rates
-from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL, open_text_model
-from keras_speechssm.evaluation.transcript_store import TranscriptStore
-from keras_speechssm.evaluation.transcription import OFFLINE_TRANSCRIBER, open_transcriber
+from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL
+from keras_speechssm.evaluation.transcription import OFFLINE_TRANSCRIBER
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.training.option_checks import check_at_least
-from keras_speechssm.whole_files import checksum, remove_partial_files, to_json, write_json
+from keras_speechssm.whole_files import checksum, remembered, remove_partial_files
 
 
 def evaluate_continuations(
@@ -98,12 +95,8 @@ def evaluate_continuations(
     if output.is_file():
         raise ValueError(f"Cannot write a report to {output}: a file lies there.")
     asked = RememberedJudge(open_judge(judge, judge_model), output / "verdicts")
-    instruments = Instruments(
-        TranscriptStore(open_transcriber(transcriber), output / "transcripts"),
-        open_text_model(text_model),
-        open_embedder(embedder, embedder_prompt),
-        SpeakerEmbedder(),
-        DNSMOSPredictor(),
+    instruments = open_instruments(
+        output / "transcripts", transcriber, text_model, embedder, embedder_prompt
     )
     folders = parse_systems(systems)
     factors = {name: read_real_time_factor(folder) for name, folder in folders.items()}
@@ -139,48 +132,37 @@ def _measure_all(
     measured: dict[str, dict[str, dict]] = {name: {} for name in compared[0].systems}
     for number, entry in enumerate(compared, start=1):
         print(f"{number} of {len(compared)}: {entry.item.name}", file=sys.stderr)
+        recording = checksum(entry.item.audio)
         for system in entry.systems:
             path = output / "items" / folder_name(system) / f"{entry.item.name}.json"
             key = {
                 **instruments.names(),
-                "audio": checksum(entry.continuations.get(system, entry.item.audio)),
-                "recording": checksum(entry.item.audio),
+                "audio": recording
+                if system == GROUND_TRUTH
+                else checksum(entry.continuations[system]),
+                "recording": recording,
                 "prompt_seconds": entry.prompt_seconds,
                 "until_seconds": entry.until_seconds,
                 "with_prompt": system in entry.with_prompt,
             }
-            kept = _read_kept(path, key)
-            if kept is None:
-                # As it will be read back.
-                kept = json.loads(to_json(_measure(entry, system, instruments)))
-                remove_partial_files(path.parent)
-                write_json(path, {"key": key, "measures": kept})
-            measured[system][entry.item.name] = kept
+            remove_partial_files(path.parent)
+            measured[system][entry.item.name] = remembered(
+                path, key, partial(_measure, entry, system, instruments)
+            )
     return measured
-
-
-def _read_kept(path: Path, key: dict) -> dict | None:
-    """What was measured before with the same instruments on the same audio, or `None`."""
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["measures"] if content["key"] == key else None
-    except (ValueError, TypeError, KeyError):
-        return None
 
 
 def _measure(entry: ComparedItem, system: str, instruments: Instruments) -> dict:
     reference = entry.read(GROUND_TRUTH)
     continuation = reference if system == GROUND_TRUTH else entry.read(system)
-    judged = reference if system == GROUND_TRUTH else range(entry.judged_samples)
+    judged = len(reference) if system == GROUND_TRUTH else entry.judged_samples
     return measure_item(
         entry.read_prompt(),
         continuation,
         reference,
         instruments,
         entry.spans(system),
-        len(judged) / SAMPLE_RATE,
+        judged / SAMPLE_RATE,
     )
 
 

@@ -162,8 +162,8 @@ def generate_continuations(
         subset_seed=subset_seed,
     )
     kept = {
-        "preset": str(preset),
-        "speech_lm": None if speech_lm is None else str(speech_lm),
+        "preset": _one_name(preset),
+        "speech_lm": None if speech_lm is None else _one_name(speech_lm),
         **dataclasses.asdict(plan),
         "slide_and_prompt_seconds": slide_and_prompt_seconds,
         "temperature": temperature,
@@ -183,6 +183,11 @@ def generate_continuations(
         )
     factor = round(taken / spoken, 3) if spoken else None
     return {"generated": len(missing), "items": len(items), "real_time_factor": factor}
+
+
+def _one_name(preset: str) -> str:
+    """A preset's name; of a folder its whole path, however it was written."""
+    return str(Path(preset).resolve()) if Path(preset).is_dir() else str(preset)
 
 
 def _missing(items: list[BenchmarkItem], folder: Path) -> list[BenchmarkItem]:

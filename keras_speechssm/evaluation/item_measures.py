@@ -2,21 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from keras_speechssm.data.segments import Span
+from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
 from keras_speechssm.data.voice_activity import speech_turns
 from keras_speechssm.evaluation.auto_bleu import auto_bleu, slamkit_auto_bleu
-from keras_speechssm.evaluation.naturalness import MOSPredictor, naturalness_over_time
+from keras_speechssm.evaluation.naturalness import (
+    DNSMOSPredictor,
+    MOSPredictor,
+    naturalness_over_time,
+)
 from keras_speechssm.evaluation.non_speech import share_outside
 from keras_speechssm.evaluation.repetition import repeated_share, repetition_over_time
 from keras_speechssm.evaluation.semantic_similarity import semantic_coherence, semantic_similarity
-from keras_speechssm.evaluation.sentence_embedding import SentenceEmbedder
+from keras_speechssm.evaluation.sentence_embedding import SentenceEmbedder, open_embedder
 from keras_speechssm.evaluation.silence import silent_share
-from keras_speechssm.evaluation.text_models import TextModel
+from keras_speechssm.evaluation.text_models import TextModel, open_text_model
+from keras_speechssm.evaluation.transcript_store import TranscriptStore
 from keras_speechssm.evaluation.transcription import (
     Transcriber,
+    open_transcriber,
     plain_words,
     words_to_text,
 )
@@ -52,6 +60,23 @@ class Instruments:
             "speaker_embedder": "resemblyzer",
             "mos_predictor": self.mos_predictor.name,
         }
+
+
+def open_instruments(
+    transcripts: Path,
+    transcriber: str,
+    text_model: str,
+    embedder: str,
+    embedder_prompt: str | None = None,
+) -> Instruments:
+    """Instruments by their names, with transcripts kept in a folder; see `Instruments`."""
+    return Instruments(
+        TranscriptStore(open_transcriber(transcriber), transcripts),
+        open_text_model(text_model),
+        open_embedder(embedder, embedder_prompt),
+        SpeakerEmbedder(),
+        DNSMOSPredictor(),
+    )
 
 
 def measure_item(

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_speechssm.evaluation.side_by_side import TEMPLATE, Judge
 from keras_speechssm.evaluation.text_models import TextModel, load_causal_lm, open_text_model
-from keras_speechssm.whole_files import write_json
+from keras_speechssm.whole_files import remembered
 
 OFFLINE_JUDGE = "likelihood"
 
@@ -49,16 +49,10 @@ class RememberedJudge:
         self._folder = Path(folder)
 
     def __call__(self, text_a: str, text_b: str) -> str:
-        key = hashlib.sha256(json.dumps([self.name, text_a, text_b]).encode()).hexdigest()[:32]
-        path = self._folder / f"{key}.json"
-        if path.is_file():
-            try:
-                return str(json.loads(path.read_text(encoding="utf-8"))["reply"])
-            except (ValueError, TypeError, KeyError):
-                path.unlink()  # damaged: asked again
-        reply = self._judge(text_a, text_b)
-        write_json(path, {"judge": self.name, "reply": reply})
-        return reply
+        key = {"judge": self.name, "text_a": text_a, "text_b": text_b}
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        path = self._folder / f"{digest[:32]}.json"
+        return remembered(path, key, lambda: self._judge(text_a, text_b))
 
 
 class LikelihoodJudge:

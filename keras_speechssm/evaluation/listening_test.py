@@ -83,8 +83,8 @@ def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
         csv.writer(file).writerows(rows)
 
 
-def read_ratings(key_file: str | Path, sheets: Sequence[str | Path]) -> dict:
-    """Mean ratings of each system and span with 99 % confidence intervals.
+def evaluate_ratings(key_file: str | Path, sheets: Sequence[str | Path]) -> dict:
+    """Mean opinion scores of people's listening sheets, by system and span, with 99 % intervals.
 
     Args:
         key_file: `key.csv` of `write_listening_sheets`.
@@ -188,13 +188,3 @@ def write_sheets(
                 clip = np.pad(clip, (0, stop - start - len(clip)))
                 clips.append((system, entry.item.name, number, clip))
     return {"clips": write_listening_sheets(clips, output_folder, seed)}
-
-
-def evaluate_ratings(key_file: str | Path, sheets: Sequence[str | Path]) -> dict:
-    """Mean opinion scores of people's listening sheets.
-
-    Args:
-        key_file: `key.csv` that was written with the sheets.
-        sheets: filled-in sheets, one a rater.
-    """
-    return read_ratings(key_file, sheets)

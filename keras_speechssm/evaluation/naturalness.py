@@ -15,8 +15,6 @@ from keras_speechssm.shapes import SAMPLE_RATE
 
 SPAN_SECONDS = 5.0
 
-OFFLINE_PREDICTOR = "dnsmos"
-
 
 class MOSPredictor(Protocol):
     """Waveform float32 (samples,) at 16 kHz -> opinion score, 1 .. 5."""
@@ -29,7 +27,7 @@ class MOSPredictor(Protocol):
 class DNSMOSPredictor:
     """The overall score of DNSMOS P.835 (Reddy et al. 2022). Clips below 9 s are repeated."""
 
-    name = OFFLINE_PREDICTOR
+    name = "dnsmos"
 
     def __init__(self):
         from speechmos import dnsmos
@@ -44,7 +42,7 @@ class DNSMOSPredictor:
 
 
 def minute_spans(
-    name: str, prompt_seconds: float, end_seconds: float, seed: int = 0
+    name: str, prompt_seconds: float, end_seconds: float
 ) -> list[tuple[float, float] | None]:
     """The 5 s of each minute that are judged, the same for every system.
 
@@ -56,7 +54,6 @@ def minute_spans(
         prompt_seconds: length of the prompt.
         end_seconds: where the shortest of what is compared ends: the ground truth, or the
             generation's length.
-        seed: other spans for another seed.
 
     Returns:
         (start, end) in seconds for each minute, at least four entries; `None` where less than
@@ -65,7 +62,7 @@ def minute_spans(
     # The fourth minute goes on to the end up to 4 min and a little (t_max), else minutes follow.
     minutes = max(4, int(np.ceil(end_seconds / 60.0 - 0.25)))
     edges = [prompt_seconds, *(60.0 * minute for minute in range(1, minutes)), end_seconds]
-    random = np.random.default_rng((seed, zlib.crc32(name.encode())))
+    random = np.random.default_rng((0, zlib.crc32(name.encode())))
     spans: list[tuple[float, float] | None] = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         draw = float(random.random())  # drawn in any case: an item's spans do not shift

@@ -8,17 +8,14 @@ import numpy as np
 
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
-from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
 from keras_speechssm.evaluation.generation import check_times
-from keras_speechssm.evaluation.item_measures import Instruments, measure_item
-from keras_speechssm.evaluation.naturalness import DNSMOSPredictor, minute_spans
-from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER, open_embedder
-from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL, open_text_model
-from keras_speechssm.evaluation.transcript_store import TranscriptStore
+from keras_speechssm.evaluation.item_measures import Instruments, measure_item, open_instruments
+from keras_speechssm.evaluation.naturalness import minute_spans
+from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER
+from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL
 from keras_speechssm.evaluation.transcription import (
     OFFLINE_TRANSCRIBER,
     Word,
-    open_transcriber,
 )
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.whole_files import whole_file
@@ -146,13 +143,8 @@ def evaluate_sanity(
     """
     check_times(prompt_seconds, seconds)
     speakers = read_speakers(speaker_folders, prompt_seconds, seconds)
-    instruments = Instruments(
-        TranscriptStore(open_transcriber(transcriber), Path(output_folder) / "transcripts"),
-        open_text_model(text_model),
-        open_embedder(embedder),
-        SpeakerEmbedder(),
-        DNSMOSPredictor(),
-    )
+    transcripts = Path(output_folder) / "transcripts"
+    instruments = open_instruments(transcripts, transcriber, text_model, embedder)
     truths = [_measure(speech, speech.continuation, instruments, seconds) for speech in speakers]
     report: dict = {"speakers": [speech.name for speech in speakers]}
     for kind, measures in CAUGHT_BY.items():

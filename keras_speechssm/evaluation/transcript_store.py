@@ -2,13 +2,12 @@
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
 from keras_speechssm.evaluation.transcription import Transcriber, Word
-from keras_speechssm.whole_files import write_json
+from keras_speechssm.whole_files import remembered
 
 
 class TranscriptStore:
@@ -26,15 +25,10 @@ class TranscriptStore:
 
     def __call__(self, waveform: np.ndarray) -> list[Word]:
         waveform = np.asarray(waveform, "float32")
-        key = hashlib.sha256(self.name.encode() + b"\0" + waveform.tobytes()).hexdigest()[:32]
-        path = self._folder / f"{key}.json"
-        if path.is_file():
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                return [Word(**entry) for entry in content["words"]]
-            except (ValueError, TypeError, KeyError):
-                path.unlink()  # damaged: transcribed again
-        words = self._transcriber(waveform)
-        entries = [dataclasses.asdict(word) for word in words]
-        write_json(path, {"transcriber": self.name, "words": entries})
-        return words
+        digest = hashlib.sha256(self.name.encode() + b"\0" + waveform.tobytes()).hexdigest()
+        entries = remembered(
+            self._folder / f"{digest[:32]}.json",
+            {"transcriber": self.name, "sha256": digest},
+            lambda: [dataclasses.asdict(word) for word in self._transcriber(waveform)],
+        )
+        return [Word(**entry) for entry in entries]

@@ -219,11 +219,11 @@ class KeepPresets(keras.callbacks.Callback):
         before, step = (number * self.steps_per_epoch for number in (epoch, epoch + 1))
         if before // self.every_steps == step // self.every_steps:
             return
-        weights = self.model.trainable_variables
         optimizer = self.model.optimizer
+        weights = self.model.trainable_variables if _averages_weights(optimizer) else []
         kept = [keras.ops.copy(weight) for weight in weights]
-        if _averages_weights(optimizer):
-            optimizer.finalize_variable_values(weights)
+        if weights:
+            optimizer.finalize_variable_values(weights)  # the averages, for the preset only
         self.model.save_to_preset(str(self.folder / f"step-{step:08d}"))
         for weight, value in zip(weights, kept, strict=True):
             weight.assign(value)

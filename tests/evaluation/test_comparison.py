@@ -29,11 +29,11 @@ def tools(monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(comparison, "measure_item", counted)
-    monkeypatch.setattr(comparison, "open_transcriber", lambda name: fakes.Transcriber())
-    monkeypatch.setattr(comparison, "open_text_model", lambda name: fakes.TextModel())
-    monkeypatch.setattr(comparison, "open_embedder", lambda name, prompt=None: fakes.Embedder())
-    monkeypatch.setattr(comparison, "SpeakerEmbedder", lambda: fakes.voice)
-    monkeypatch.setattr(comparison, "DNSMOSPredictor", fakes.Loudness)
+    monkeypatch.setattr(item_measures, "open_transcriber", lambda name: fakes.Transcriber())
+    monkeypatch.setattr(item_measures, "open_text_model", lambda name: fakes.TextModel())
+    monkeypatch.setattr(item_measures, "open_embedder", lambda name, prompt=None: fakes.Embedder())
+    monkeypatch.setattr(item_measures, "SpeakerEmbedder", lambda: fakes.voice)
+    monkeypatch.setattr(item_measures, "DNSMOSPredictor", fakes.Loudness)
     judge = LikelihoodJudge(fakes.TextModel())
     monkeypatch.setattr(comparison, "open_judge", lambda name, model: judge)
     monkeypatch.setattr(

@@ -49,11 +49,11 @@ def test_speakers_are_joined_recordings(tmp_path):
 
 
 def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(sanity, "open_transcriber", lambda name: fakes.Transcriber())
-    monkeypatch.setattr(sanity, "open_text_model", lambda name: fakes.TextModel())
-    monkeypatch.setattr(sanity, "open_embedder", lambda name: fakes.Embedder())
-    monkeypatch.setattr(sanity, "SpeakerEmbedder", lambda: fakes.voice)
-    monkeypatch.setattr(sanity, "DNSMOSPredictor", fakes.Loudness)
+    monkeypatch.setattr(item_measures, "open_transcriber", lambda name: fakes.Transcriber())
+    monkeypatch.setattr(item_measures, "open_text_model", lambda name: fakes.TextModel())
+    monkeypatch.setattr(item_measures, "open_embedder", lambda name, prompt=None: fakes.Embedder())
+    monkeypatch.setattr(item_measures, "SpeakerEmbedder", lambda: fakes.voice)
+    monkeypatch.setattr(item_measures, "DNSMOSPredictor", fakes.Loudness)
     monkeypatch.setattr(
         item_measures, "speech_turns", lambda w: [(0, len(w) / 16000)] * bool(w.any())
     )
