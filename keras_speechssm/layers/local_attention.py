@@ -181,8 +181,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             "values": write(state["values"], values),
             "position": position + (1 if num_real is None else num_real),
         }
-        written = slots <= position[:, None]
-        return attend_to_ring(queries, state["keys"], state["values"], written), state
+        return attend_to_ring(queries, state["keys"], state["values"], position), state
 
     def _attend_with_state(self, queries, keys, values, state, reset_mask):
         window, time = self.attention_window, queries.shape[1]

@@ -11,6 +11,7 @@ from keras_speechssm.layers.recomputation import recompute
 
 _MASKED = -1e30  # finite, so that a masked logit never turns into NaN
 _MAX_UNROLLED_BLOCKS = 16
+_RING_BEGINNINGS = (256, 512, 1024)  # slots; each is a branch that is compiled
 
 
 def attend(queries, parts):
@@ -47,17 +48,38 @@ def attend(queries, parts):
     return ops.cast(ops.cast(mixed, "float32") / total, queries.dtype)
 
 
-def attend_to_ring(queries, keys, values, written):
-    """One query's attention to a ring buffer, in any order of its slots.
+def attend_to_ring(queries, keys, values, position):
+    """One query's attention to the written slots of a ring buffer.
+
+    As long as the ring is filling up, only a beginning of it is read that holds all there is:
+    what a step costs then grows with the context, up to that of a whole ring.
 
     Args:
         queries: (batch, 1, heads, head_dim), scaled already.
         keys, values: (batch, slots, head_dim).
-        written: bool (batch, slots), at least one of them True.
+        position: int32 (batch,), of the query's own token, which is in its slot: slots up to
+            this one are written, and all of them once it is beyond the last.
 
     Returns:
         (batch, 1, heads, head_dim). The softmax is float32.
     """
+    lengths = [length for length in _RING_BEGINNINGS if length < keys.shape[1]]
+    newest = ops.max(position)
+    branch = sum((ops.cast(newest >= length, "int32") for length in lengths), 0)
+
+    def attend_to_beginning(length):
+        def function():
+            beginning = slice(None), slice(0, length)
+            return _attend_to_slots(queries, keys[beginning], values[beginning], position)
+
+        return function
+
+    branches = [attend_to_beginning(length) for length in (*lengths, keys.shape[1])]
+    return ops.switch(branch, branches) if lengths else branches[0]()
+
+
+def _attend_to_slots(queries, keys, values, position):
+    written = ops.arange(keys.shape[1], dtype="int32")[None] <= position[:, None]
     # Keys times queries, and masked before it is turned: the other product, or a turn at once,
     # which XLA folds into it, reads the keys at 60 % of the speed on a CPU.
     scores = ops.cast(ops.matmul(keys, ops.swapaxes(queries[:, 0], 1, 2)), "float32")

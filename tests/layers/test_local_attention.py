@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_speechssm.layers import LocalMultiQueryAttention
 from keras_speechssm.layers.local_attention import _rotate
+from keras_speechssm.layers.windowed_attention import attend_to_ring
 
 
 def make_layer(**kwargs):
@@ -122,3 +123,40 @@ def test_round_trip_of_the_config():
 def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         LocalMultiQueryAttention(**{"hidden_dim": 8, "num_heads": 2, **settings})
+
+
+@pytest.mark.parametrize(
+    "positions", [(0, 3), (254, 255), (256, 9), (511, 512), (599, 0), (4000, 7)]
+)
+def test_a_ring_is_read_as_far_as_it_is_written(positions):
+    slots, heads, head_dim = 600, 2, 4
+    rng = np.random.default_rng(0)
+    queries = rng.normal(size=(2, 1, heads, head_dim)).astype("float32")
+    keys, values = rng.normal(size=(2, 2, slots, head_dim)).astype("float32")
+    expected = []
+    for row, position in enumerate(positions):
+        seen = slice(0, position + 1)
+        logits = queries[row, 0] @ keys[row, seen].T
+        shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        expected.append(shares @ values[row, seen])
+    # What lies behind the least beginning with all that is written is not even touched.
+    beginning = next(size for size in (256, 512, slots) if max(positions) < size or size == slots)
+    keys[:, beginning:] = values[:, beginning:] = np.nan
+    got = attend_to_ring(
+        *map(ops.convert_to_tensor, (queries, keys, values)), ops.array(positions, dtype="int32")
+    )
+    np.testing.assert_allclose(ops.convert_to_numpy(got)[:, 0], expected, atol=1e-5)
+
+
+def test_a_ring_of_many_slots_takes_tokens_one_by_one():
+    layer = LocalMultiQueryAttention(16, 2, attention_window=300, use_rotary=True)
+    x = np.random.default_rng(1).normal(size=(1, 640, 16)).astype("float32")
+    whole = ops.convert_to_numpy(layer(x))
+    # Up to the first beginning's end and over it, then around the ring.
+    for start in (253, 598):
+        _, state = layer.advance(x[:, :start], layer.initial_state(1))
+        for step in range(start, start + 6):
+            y, state = layer.advance(x[:, step : step + 1], state)
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(y)[:, 0], whole[:, step], atol=1e-5, err_msg=str(step)
+            )
