@@ -86,7 +86,7 @@ def bench_decode(
         batch_sizes: sequences at once.
         steps: tokens of one timed call.
         context: tokens before them.
-        implementations: also `keras_speechssm_int8` and `keras_hub_gemma`.
+        implementations: also `keras_speechssm_int8` and `speech_transformer`.
         size, repeats, memory_gib, timeout, output: as those of
             `bench_forward`.
     """

@@ -8,7 +8,12 @@ import dataclasses
 from collections.abc import Callable
 
 from keras_speechssm.benchmarks.griffin_size import GriffinSize
-from keras_speechssm.benchmarks.peer_models import FlaxReference, HuggingFace, KerasTransformer
+from keras_speechssm.benchmarks.peer_models import (
+    CachedSpeechTransformer,
+    FlaxReference,
+    HuggingFace,
+    state_bytes,
+)
 
 
 class DecodingSpeechSSM:
@@ -29,10 +34,7 @@ class DecodingSpeechSSM:
 
     def session_bytes(self, length: int) -> int:
         """The state of one sequence, of any length."""
-        import keras
-
-        leaves = keras.tree.flatten(self.model.initial_state(1))
-        return sum(keras.ops.convert_to_numpy(leaf).nbytes for leaf in leaves)
+        return state_bytes(self.model)
 
     def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
         state = self.model.start_generation(self.size.tokens(batch, context), seed=0)
@@ -66,7 +68,7 @@ class Int8SpeechSSM(DecodingSpeechSSM):
 IMPLEMENTATIONS = {
     "keras_speechssm": KerasSpeechSSM,
     "keras_speechssm_int8": Int8SpeechSSM,
-    "keras_hub_gemma": KerasTransformer,
+    "speech_transformer": CachedSpeechTransformer,
     "flax": FlaxReference,
     "hugging_face": HuggingFace,
 }

@@ -20,7 +20,7 @@ from keras_speechssm.process_memory import peak_memory_mib
 PACKAGES = {
     "keras_speechssm": ["keras"],
     "keras_speechssm_int8": ["keras"],
-    "keras_hub_gemma": ["keras_hub"],
+    "speech_transformer": ["keras_hub"],
     "flax": ["recurrentgemma"],
     "hugging_face": ["transformers", "torch"],
 }

@@ -70,11 +70,18 @@ def test_padding_anywhere_does_not_advance_the_state(options):
     mask = np.array([[False, True, True, False, False, True, True, True], [True] * 5 + [False] * 3])
     logits, state = model.advance(tokens, model.initial_state(2), mask)
     more, _ = model.advance(tokens[:, :1], state)
+    one_by_one, singles = model.initial_state(2), []
+    for step in range(8):
+        columns = slice(step, step + 1)
+        single, one_by_one = model.advance(tokens[:, columns], one_by_one, mask[:, columns])
+        singles.append(ops.convert_to_numpy(single))
+    singles = np.concatenate(singles, axis=1)
     for row in range(2):
         alone = np.append(tokens[row, mask[row]], tokens[row, 0])[None]
         expected = ops.convert_to_numpy(model(alone))[0]
         found = ops.convert_to_numpy(logits)[row, mask[row]]
         np.testing.assert_allclose(found, expected[:-1], atol=1e-5)
+        np.testing.assert_allclose(singles[row, mask[row]], expected[:-1], atol=1e-5)
         np.testing.assert_allclose(ops.convert_to_numpy(more)[row, 0], expected[-1], atol=1e-5)
 
 
