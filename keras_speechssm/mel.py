@@ -20,11 +20,20 @@ def mel_filters(
             By default everything.
     """
 
-    def to_mel(hertz):
-        return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
-
-    edges = np.linspace(to_mel(lowest), to_mel(highest), num_bands + 2)
-    bins = to_mel(np.arange(fft_length // 2 + 1) * SAMPLE_RATE / fft_length)[:, None]
+    edges = np.linspace(_to_mel(lowest), _to_mel(highest), num_bands + 2)
+    bins = _to_mel(np.arange(fft_length // 2 + 1) * SAMPLE_RATE / fft_length)[:, None]
     rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return np.maximum(0.0, np.minimum(rise, fall)).astype("float32")
+
+
+def mel_centers(
+    num_bands: int, lowest: float = 0.0, highest: float = SAMPLE_RATE / 2
+) -> np.ndarray:
+    """Hz at which the filters of `mel_filters` peak, float32 (num_bands,)."""
+    edges = np.linspace(_to_mel(lowest), _to_mel(highest), num_bands + 2)
+    return (700.0 * (10.0 ** (edges[1:-1] / 2595.0) - 1.0)).astype("float32")
+
+
+def _to_mel(hertz):
+    return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)

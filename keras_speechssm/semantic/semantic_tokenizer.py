@@ -13,6 +13,7 @@ from keras_speechssm.semantic.gradual_quantizer import GradualVectorQuantizer
 from keras_speechssm.semantic.log_mel import LogMelFrames
 from keras_speechssm.semantic.masked_prediction import MaskedPrediction, SpanMasking
 from keras_speechssm.semantic.phoneme_head import PhonemeHead, collapse
+from keras_speechssm.semantic.voice_perturbation import VoicePerturbation
 from keras_speechssm.shapes import SAMPLES_PER_TOKEN
 from keras_speechssm.windows import (
     OVERLAP,
@@ -54,6 +55,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         attention_context: int or None. Tokens that attention sees on each side.
             Defaults to `None`: the whole window.
         dropout: float. Defaults to `0.0`.
+        max_warp, coloration: see `VoicePerturbation`. Both default to `0.0`.
         mask_start_rate, mask_span: see `SpanMasking`.
         masked_codebook_size: int. BEST-RQ's random codes. Defaults to `8192`.
         masked_loss_weight: float. Weight of masked prediction beside CTC. Defaults to
@@ -94,6 +96,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         kernel_size: int = 5,
         attention_context: int | None = None,
         dropout: float = 0.0,
+        max_warp: float = 0.0,
+        coloration: float = 0.0,
         mask_start_rate: float = 0.04,
         mask_span: int = 10,
         masked_codebook_size: int = 8192,
@@ -117,6 +121,9 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             )
 
         self.log_mel = LogMelFrames(num_mels, dtype="float32", name="log_mel")
+        self.perturbation = VoicePerturbation(
+            num_mels, max_warp, coloration, seed=seed, dtype="float32", name="perturbation"
+        )
         self.masking = SpanMasking(
             mask_start_rate, mask_span, seed=seed, dtype="float32", name="masking"
         )
@@ -148,7 +155,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         # === Functional Model ===
         waveform = keras.Input((None,), dtype="float32", name="waveform")
         padding_mask = keras.Input((None,), dtype="bool", name="padding_mask")
-        features = self.log_mel(waveform)
+        features = self.perturbation(self.log_mel(waveform))
         masked, mask = self.masking(features, padding_mask)
         x = self._encode(masked, padding_mask)
         x = self.masked_prediction(x, features, mask)
@@ -176,6 +183,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             "kernel_size": kernel_size,
             "attention_context": attention_context,
             "dropout": dropout,
+            "max_warp": max_warp,
+            "coloration": coloration,
             "mask_start_rate": mask_start_rate,
             "mask_span": mask_span,
             "masked_codebook_size": masked_codebook_size,
