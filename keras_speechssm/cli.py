@@ -27,6 +27,7 @@ WRAPPED = {
     ),
     ("prepare", "perturbed"): "keras_speechssm.data.perturbation:prepare_perturbed",
     ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
+    ("evaluate", "lyra"): "keras_speechssm.evaluation.lyra:evaluate_lyra_conversion",
     ("evaluate", "resynthesis"): "keras_speechssm.evaluation.report:evaluate_resynthesis",
     ("evaluate", "voices"): "keras_speechssm.evaluation.voice_identity:evaluate_voices",
     ("evaluate", "phonemes"): "keras_speechssm.evaluation.phoneme_error:evaluate_phoneme_error",
@@ -60,6 +61,7 @@ EXTRAS = {
     "tensorflow": "tensorflow",
     "torch": "torch",
     "pyworld": "train",
+    "ai_edge_litert": "lyra",
     "recurrentgemma": "parity",
     "transformers": "parity",
     "libtpu": "tpu",
@@ -134,10 +136,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(verb, output="for one recording a .npy file, else a folder", seed=False)
     verb.set_defaults(run=_tokenize)
 
-    verb = verbs.add_parser("convert", help="convert a RecurrentGemma or Griffin checkpoint")
-    verb.add_argument("source", metavar="SOURCE", help="folder, preset, hf:// or kaggle:// handle")
+    verb = verbs.add_parser("convert", help="convert RecurrentGemma, a Griffin or Lyra V2")
+    verb.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder, preset, hf:// or kaggle:// handle; or the folder of Lyra's .tflite files",
+    )
     verb.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write")
     verb.add_argument("--to", default="keras", help="keras (default) or hugging-face")
+    verb.add_argument(
+        "--num-quantizers",
+        type=int,
+        default=16,
+        help="levels of Lyra to keep: 16 (default), 30 or 46 for 3.2, 6 or 9.2 kbps",
+    )
     verb.set_defaults(run=_convert)
 
     for group in dict.fromkeys(group for group, _ in WRAPPED):
@@ -239,9 +251,18 @@ def _tokenize(arguments) -> int:
 
 
 def _convert(arguments) -> int:
-    from keras_speechssm.speech_lm.conversion import convert_checkpoint
+    from keras_speechssm.converters.lyra import is_lyra
 
-    convert_checkpoint(arguments.source, arguments.output, to=arguments.to)
+    if is_lyra(arguments.source):
+        from keras_speechssm.soundstream.conversion import convert_lyra
+
+        if arguments.to != "keras":
+            raise ValueError(f"Lyra V2 becomes a preset of this package: --to {arguments.to}?")
+        convert_lyra(arguments.source, arguments.output, arguments.num_quantizers)
+    else:
+        from keras_speechssm.speech_lm.conversion import convert_checkpoint
+
+        convert_checkpoint(arguments.source, arguments.output, to=arguments.to)
     print(f"Wrote {arguments.output}.", file=sys.stderr)
     return 0
 

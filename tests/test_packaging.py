@@ -36,7 +36,7 @@ def test_public_models_know_their_part():
 
 def test_extras():
     extras = PROJECT["project"]["optional-dependencies"]
-    names = {"tensorflow", "torch", "cuda", "tpu"}
+    names = {"tensorflow", "torch", "cuda", "tpu", "lyra"}
     names |= {"prepare", "beam", "transcripts", "eval", "train", "parity", "test"}
     assert set(extras) == names
     for requirement in PROJECT["project"]["dependencies"] + sum(extras.values(), []):

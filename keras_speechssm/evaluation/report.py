@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.evaluation.codec_quality import evaluate_codec
-from keras_speechssm.evaluation.lyra import lyra_round_trip
+from keras_speechssm.evaluation.lyra import RATES, lyra_round_trip
 from keras_speechssm.evaluation.token_perplexity import evaluate_token_perplexity
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
@@ -30,11 +30,11 @@ def evaluate_codec_preset(
         preset: of a `SoundStream` or a pipeline.
         limit: only the first so many files.
         num_levels: only the first so many levels of the tokens.
-        lyra_folder: Lyra V2's TFLite files: the same files through Lyra at 3.2 kbps.
+        lyra_folder: Lyra V2's TFLite files: the same files through Lyra at its three rates.
 
     Returns:
-        `{"codec": means}`, and `"lyra_3200"` with `lyra_folder`; the means are those of
-        `evaluate_codec`.
+        `{"codec": means}`, and with `lyra_folder` `"lyra_3200"`, `"lyra_6000"` and `"lyra_9200"`;
+        the means are those of `evaluate_codec`.
     """
     codec = SoundStream.from_preset(preset)
 
@@ -62,10 +62,10 @@ def evaluate_resynthesis(
         preset: a pipeline preset.
         limit: only the first so many files.
         seed: of SoundStorm's samples.
-        lyra_folder: Lyra V2's TFLite files: the same files through Lyra at 3.2 kbps.
+        lyra_folder: Lyra V2's TFLite files: the same files through Lyra at its three rates.
 
     Returns:
-        `{"resynthesis": means}`, and `"lyra_3200"` with `lyra_folder`; the means are those
+        `{"resynthesis": means}`, and with `lyra_folder` Lyra's three rates; the means are those
         of `evaluate_codec`.
     """
     speech = SpeechContinuation.from_preset(preset)
@@ -83,7 +83,10 @@ def _evaluate_lyra(
 ) -> dict[str, dict[str, float]]:
     if lyra_folder is None:
         return {}
-    return {"lyra_3200": evaluate_codec(audio_folders, lyra_round_trip(lyra_folder), limit)}
+    return {
+        name: evaluate_codec(audio_folders, lyra_round_trip(lyra_folder, num_quantizers), limit)
+        for name, num_quantizers in RATES.items()
+    }
 
 
 def evaluate_language_model(

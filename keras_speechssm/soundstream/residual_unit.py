@@ -1,9 +1,22 @@
 """The residual unit of SoundStream's encoder and decoder."""
 
+from collections.abc import Callable
+
 import keras
 
 from keras_speechssm.layers.causal_conv import CausalConv1D
 from keras_speechssm.layers.pointwise_dense import PointwiseDense
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+def lyra_leaky_relu(x):
+    """A leaky rectifier with Lyra V2's slope of 0.3; Keras' own has 0.2."""
+    return keras.ops.leaky_relu(x, negative_slope=0.3)
+
+
+def read_activation(name: str) -> Callable:
+    """The function of a Keras activation's name, or of `"leaky_relu_0.3"`, Lyra V2's."""
+    return lyra_leaky_relu if name == "leaky_relu_0.3" else keras.activations.get(name)
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -16,7 +29,7 @@ class ResidualUnit(keras.layers.Layer):
         kernel_size: int. Its width. Defaults to `7`.
         separable: bool. Splits the first convolution into a depthwise one and a
             pointwise one, as Lyra V2 does: a seventh of the arithmetic. Defaults to `False`.
-        activation: str. Any Keras activation. Defaults to `"elu"`.
+        activation: see `read_activation`. Defaults to `"elu"`.
 
     Call arguments:
         x: float (batch, time, filters).
@@ -39,7 +52,8 @@ class ResidualUnit(keras.layers.Layer):
         self.dilation = dilation
         self.kernel_size = kernel_size
         self.separable = separable
-        self.activation = keras.activations.get(activation)
+        self.activation = activation
+        self._activate = read_activation(activation)
         self.dilated = CausalConv1D(
             filters,
             kernel_size,
@@ -66,10 +80,10 @@ class ResidualUnit(keras.layers.Layer):
         self.built = True
 
     def call(self, x):
-        y = self.dilated(self.activation(x))
+        y = self.dilated(self._activate(x))
         if self.mixing is not None:
             y = self.mixing(y)
-        return x + self.pointwise(self.activation(y))
+        return x + self.pointwise(self._activate(y))
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
@@ -81,6 +95,6 @@ class ResidualUnit(keras.layers.Layer):
             dilation=self.dilation,
             kernel_size=self.kernel_size,
             separable=self.separable,
-            activation=keras.activations.serialize(self.activation),
+            activation=self.activation,
         )
         return config

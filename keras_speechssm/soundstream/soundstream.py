@@ -10,7 +10,7 @@ from keras_speechssm.compilation import compile_inference
 from keras_speechssm.layers.causal_conv import CausalConv1D, CausalConv1DTranspose
 from keras_speechssm.layers.vector_quantizer import ResidualVectorQuantizer
 from keras_speechssm.preset_registry import PresetMixin
-from keras_speechssm.soundstream.residual_unit import ResidualUnit
+from keras_speechssm.soundstream.residual_unit import ResidualUnit, read_activation
 from keras_speechssm.soundstream.source_filter import SourceFilterSynthesis
 from keras_speechssm.soundstream.spectral_analysis import SpectralAnalysis
 
@@ -49,7 +49,7 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
             they are cheap. Defaults to `()`, as in the paper.
         residual_kernel_size: int. Defaults to `7`.
         separable: bool. Depthwise-separable residual units. Defaults to `False`.
-        activation: str. Defaults to `"elu"`.
+        activation: str. A Keras activation's name, or `"leaky_relu_0.3"`. Defaults to `"elu"`.
         latent_dim: int. Width of the vectors that are quantized. Defaults to `128`.
         num_quantizers: int. Levels of the quantizer. Defaults to `12`.
         codebook_size: int. Codes of each level. Defaults to `1024`.
@@ -258,7 +258,7 @@ def _stems(stem, channels, stride, kernel_size, dtype):
 
 def _encoder_layers(strides, channels, dilations, frame_dilations, unit, latent_dim):
     """For each stride: residual units at the old rate, strided convolution."""
-    dtype, activation = unit["dtype"], unit["activation"]
+    dtype, activation = unit["dtype"], read_activation(unit["activation"])
     layers = []
     for i, stride in enumerate(strides):
         layers += [
@@ -283,7 +283,7 @@ def _encoder_layers(strides, channels, dilations, frame_dilations, unit, latent_
 
 def _decoder_layers(strides, channels, dilations, frame_dilations, unit):
     """The encoder's mirror."""
-    dtype, activation = unit["dtype"], unit["activation"]
+    dtype, activation = unit["dtype"], read_activation(unit["activation"])
     layers = [CausalConv1D(channels[-1], 3, dtype=dtype, name="decoder_input")]
     layers += [
         ResidualUnit(channels[-1], dilation, name=f"decoder_frame_unit_{j}", **unit)
