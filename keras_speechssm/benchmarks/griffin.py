@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS
+from keras_speechssm.benchmarks.griffin_size import GriffinSize
 from keras_speechssm.benchmarks.measurement import installed, measure_apart
 from keras_speechssm.benchmarks.report import check_output, publish
 
@@ -81,6 +82,7 @@ def bench_decode(
     package samples in compiled blocks from its ring buffers, Flax takes the likeliest token in
     a compiled step after a whole window, whose cache has its final size, and `transformers`
     takes it with its growing cache after `context` tokens, of which few are the cheapest case.
+    Calls go on from each other, but for `speech_transformer`, which repeats the same steps.
 
     Args:
         batch_sizes: sequences at once.
@@ -104,8 +106,10 @@ def _bench(
     if unable:
         raise ValueError(f"{unable[0]} does not {work}; it is there for bench decode.")
     check_output(output)
-    if repeats < 1 or min((number for pair in grid for number in pair), default=0) < 1:
-        raise ValueError("repeats, batch sizes, lengths and steps are numbers from 1 on.")
+    numbers = [repeats, 1 if context is None else context, *(n for pair in grid for n in pair)]
+    if not grid or min(numbers) < 1:
+        raise ValueError("repeats, context, batch sizes, lengths and steps are numbers from 1 on.")
+    GriffinSize.from_config(size)
     present = [name for name in implementations if installed(name)]
     if not present:
         raise ValueError("None of the implementations is installed: pip install '.[parity,torch]'.")

@@ -25,7 +25,13 @@ PACKAGES = {
     "hugging_face": ["transformers", "torch"],
 }
 
-MEMORY_SIGNS = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "not enough memory")
+MEMORY_SIGNS = (
+    "RESOURCE_EXHAUSTED",
+    "Out of memory",
+    "MemoryError",
+    "bad_alloc",
+    "not enough memory",
+)
 """How the libraries say that memory ran out."""
 
 
@@ -86,7 +92,7 @@ def measure(
         `limit_gflops`, the machine's rate of products between before and after: machines that
         are shared change their speed.
     """
-    model = IMPLEMENTATIONS[implementation](GriffinSize(**size))
+    model = IMPLEMENTATIONS[implementation](GriffinSize.from_config(size))
     call = getattr(model, work)(batch, amount, *([] if context is None else [context]))
     call()
     before = measure_limits()["flops"]

@@ -35,6 +35,8 @@ def bench_synthesis(
             beside it. Defaults to neither.
     """
     check_output(output)
+    if not windows_at_once or min(*windows_at_once, num_windows) < 1:
+        raise ValueError("windows_at_once and num_windows are numbers from 1 on.")
     speech = SpeechContinuation.from_preset(preset)
     rng = np.random.default_rng(0)
     codes = speech.soundstorm.semantic_vocabulary_size

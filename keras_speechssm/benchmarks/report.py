@@ -9,13 +9,21 @@ from keras_speechssm.whole_files import write_json
 
 
 def check_output(output: str | os.PathLike | None) -> None:
-    """`ValueError` unless `output` is `None` or a `.json` file."""
-    if output is not None and Path(output).suffix != ".json":
+    """Refuses before anything is measured what `publish` could not write: `ValueError`."""
+    if output is None:
+        return
+    output = Path(output)
+    if output.suffix != ".json":
         raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+        raise ValueError(f"Cannot write {output}: {output.parent} is no folder to write to.")
+    import matplotlib  # noqa: F401  for the plot beside it
 
 
 def publish(work: str, rows: list[dict], limits: dict, output, x: str, **more) -> None:
     """Prints a benchmark's table and machine; writes both as JSON, and a plot, to `output`.
+
+    Raises `ValueError`, having done so, where every measurement failed.
 
     Args:
         work: what was measured.
@@ -32,6 +40,8 @@ def publish(work: str, rows: list[dict], limits: dict, output, x: str, **more) -
         content = {"machine": machine, "limits": limits, "work": work, **more, "rows": rows}
         write_json(Path(output), content)
         plot_rates(Path(output).with_suffix(".png"), rows, x)
+    if all(row.get("failed") for row in rows):
+        raise ValueError(f"Nothing could be measured: {rows[0]['failed']}")
 
 
 def format_table(rows: Sequence[dict]) -> str:

@@ -1,5 +1,6 @@
 """SpeechSSM against a Transformer under one budget of memory: `speechssm bench throughput`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,10 +29,11 @@ def bench_throughput(
     SpeechSSM's state has one size; a Transformer's keys and values grow with the length, so
     that fewer sequences fit, and each of them attends to more. The Transformer is this package's
     `SpeechTransformer`, of the same width, depth, heads and MLP. Both are timed at the end of a
-    sequence, SpeechSSM soon after its attention window is full: from there on all steps are alike.
+    sequence; SpeechSSM, where that is beyond its attention window, just beyond it: from there on
+    all its steps are alike.
 
-    Prints a table and where the ratio comes from: `batch_ratio` is of the batches that fit,
-    `step_ratio` of the times a sequence and step. Source: the paper's figure 8.
+    Prints a table and where the ratio comes from: `batch_ratio` is of the batches, the largest
+    powers of two that fit, and `step_ratio` of the times a step. Source: the paper's figure 8.
 
     Args:
         lengths: tokens of a sequence at its end.
@@ -46,12 +48,16 @@ def bench_throughput(
             beside it. Defaults to neither.
     """
     check_output(output)
-    if min(lengths) <= steps:
-        raise ValueError(f"lengths must be above steps={steps}, got {min(lengths)}.")
-    models = {
-        name: IMPLEMENTATIONS[name](GriffinSize(**(size or {}))) for name in (OURS, TRANSFORMER)
-    }
-    window = models[OURS].size.attention_window
+    if min(steps, largest_batch, repeats) < 1:
+        raise ValueError("steps, largest_batch and repeats are numbers from 1 on.")
+    if not 0.0 < state_gib < math.inf:
+        raise ValueError(f"state_gib is a number above 0, got {state_gib}.")
+    # The first call compiles; ours goes on from call to call, and is to end with the sequence.
+    counted = steps * (repeats + 1)
+    if min(lengths, default=0) <= counted:
+        raise ValueError(f"lengths must be above steps * (repeats + 1) = {counted}.")
+    griffin_size = GriffinSize.from_config(size)
+    models = {name: IMPLEMENTATIONS[name](griffin_size) for name in (OURS, TRANSFORMER)}
     budgets = {
         (name, length): largest_fit(model.session_bytes(length), state_gib, largest_batch)
         for name, model in models.items()
@@ -64,8 +70,9 @@ def bench_throughput(
         task = dict(implementation=name, work="decode", batch=batch, amount=steps)
         found = {"failed": "no sequence fits"}
         if batch:
-            end = min(length, window + 2 * steps) if name == OURS else length
-            context = end - steps
+            context = length - steps
+            if name == OURS:
+                context = min(length - counted, griffin_size.attention_window + 1)
             details = {"size": size or {}, "repeats": repeats, "context": context}
             found = measure_apart({**task, **details}, memory_gib, timeout)
         rows.append({**make_row(task, found), "tokens": length})

@@ -47,13 +47,33 @@ def test_a_transformer_s_batch_shrinks_with_the_length(tasks, tmp_path, capsys):
     row = rows["speech_transformer", 128]
     assert (row["ours_is_faster"], row["batch_ratio"]) == (2.0, ours)
     assert row["step_ratio"] == pytest.approx(2 / ours)
-    assert [task["context"] for task in tasks] == [19, 60, 19, 124]
+    assert [task["context"] for task in tasks] == [16, 60, 16, 124]
     assert (tmp_path / "throughput.png").stat().st_size > 1000
     assert "batch_ratio" in capsys.readouterr().out
 
 
-def test_bad_arguments(tasks):
-    with pytest.raises(ValueError, match=r"takes a .json file"):
-        throughput.bench_throughput(output="table.csv")
-    with pytest.raises(ValueError, match="above steps=64"):
-        throughput.bench_throughput(lengths=[16])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output": "table.csv"}, r"takes a .json file"),
+        ({"output": "nowhere/table.json"}, "nowhere is no folder to write to"),
+        ({"lengths": [256]}, r"above steps \* \(repeats \+ 1\) = 256"),
+        ({"steps": 0}, "from 1 on"),
+        ({"largest_batch": -3}, "from 1 on"),
+        ({"state_gib": -1.0}, "above 0, got -1.0"),
+        ({"state_gib": float("nan")}, "above 0, got nan"),
+        ({"size": {"hidden": 32}}, "A size has num_layers, .*; got 'hidden'"),
+        ({"size": {"num_layers": "three"}}, "num_layers takes an integer .*, got 'three'"),
+    ],
+)
+def test_bad_arguments(tasks, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        throughput.bench_throughput(**arguments)
+    assert not tasks
+
+
+def test_where_nothing_could_be_measured_an_error_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(throughput, "measure_apart", lambda *_: {"failed": "out of memory"})
+    with pytest.raises(ValueError, match="Nothing could be measured: out of memory"):
+        throughput.bench_throughput(lengths=[64], steps=4, size=TINY)
+    assert "| out of memory" in capsys.readouterr().out
