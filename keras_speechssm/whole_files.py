@@ -110,10 +110,10 @@ def keep_options(output_dir: str | Path, **options) -> None:
     try:
         known = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        raise ValueError(f"{path} is damaged; give another output_dir.") from None
+        raise ValueError(f"{path} is damaged; give another folder.") from None
     other = [f"{name} {known.get(name)!r}" for name in options if known.get(name) != options[name]]
     if other:
         raise ValueError(
             f"The run in {output_dir} was begun with {', '.join(other)}: go on with the same, or "
-            "give another output_dir."
+            "give another folder."
         )

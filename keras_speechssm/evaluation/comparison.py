@@ -18,7 +18,7 @@ from keras_speechssm.evaluation.comparison_items import (
     parse_systems,
 )
 from keras_speechssm.evaluation.comparison_summary import summarise
-from keras_speechssm.evaluation.generation_log import read_real_time_factor
+from keras_speechssm.evaluation.generation_log import check_options, read_real_time_factor
 from keras_speechssm.evaluation.item_measures import Instruments, measure_item, open_instruments
 from keras_speechssm.evaluation.judges import OFFLINE_JUDGE, RememberedJudge, open_judge
 from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER
@@ -78,7 +78,8 @@ def evaluate_continuations(
 
     Raises:
         ValueError: a folder is missing, two systems have one name, no recording was continued
-            by all, a number is out of range, or an instrument is unknown.
+            by all, a folder was generated with other prompts or not as far, a number is out of
+            range, or an instrument is unknown.
     """
     check_at_least(0, players=players)
     compared, lacking = compare_folders(
@@ -91,6 +92,10 @@ def evaluate_continuations(
         subset=subset,
         subset_seed=subset_seed,
     )
+    folders = parse_systems(systems)
+    longest = max(entry.item.seconds for entry in compared)
+    for folder in folders.values():
+        check_options(folder, prompt_seconds, min(longest, until_seconds or longest))
     output = Path(output_folder)
     if output.is_file():
         raise ValueError(f"Cannot write a report to {output}: a file lies there.")
@@ -98,7 +103,6 @@ def evaluate_continuations(
     instruments = open_instruments(
         output / "transcripts", transcriber, text_model, embedder, embedder_prompt
     )
-    folders = parse_systems(systems)
     factors = {name: read_real_time_factor(folder) for name, folder in folders.items()}
     measured = _measure_all(compared, instruments, output)
     report = {

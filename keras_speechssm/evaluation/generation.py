@@ -146,7 +146,8 @@ def generate_continuations(
 
     Raises:
         ValueError: an unknown protocol, options out of range, a folder that was begun with
-            others or continues other recordings of the same names, or one inside the benchmark.
+            others or continues other recordings of the same names, or one inside the benchmark;
+            and, when all others are done, recordings that could not be continued.
     """
     plan = _plan(protocol, prompt_seconds, until_seconds)
     check_at_least(0, temperature=temperature, seed=seed)
@@ -174,12 +175,21 @@ def generate_continuations(
     folder = Path(output_folder)
     missing = _missing(items, folder)
     spoken = taken = 0.0
+    failed = []
     for number, item in enumerate(missing, start=1):
-        seconds, wall = _generate(speech, item, plan, folder, temperature, seed)
+        try:
+            seconds, wall = _generate(speech, item, plan, folder, temperature, seed)
+        except ValueError as error:  # a silent prompt, say; the others go on
+            failed.append(f"{item.audio}: {error}")
+            continue
         spoken, taken = spoken + seconds, taken + wall
         print(
             f"{number} of {len(missing)}: {item.name}, {seconds:.0f} s in {wall:.0f} s",
             file=sys.stderr,
+        )
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(items)} recordings were not continued: {failed[0]}"
         )
     factor = round(taken / spoken, 3) if spoken else None
     return {"generated": len(missing), "items": len(items), "real_time_factor": factor}

@@ -22,8 +22,10 @@ def log_item(folder: Path, item: str, recording: str, seconds: float, wall_secon
         "seconds": seconds,
         "wall_seconds": round(wall_seconds, 2),
     }
-    with open(folder / _NAME, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    with open(folder / _NAME, "ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        cut = file.read(1) not in (b"", b"\n")  # by a kill
+        file.write(("\n" * cut + json.dumps(line) + "\n").encode())
 
 
 def read_log(folder: str | Path) -> list[dict]:
@@ -39,6 +41,28 @@ def read_log(folder: str | Path) -> list[dict]:
         except (ValueError, TypeError, KeyError):
             continue
     return lines
+
+
+def check_options(folder: str | Path, prompt_seconds: float, seconds: float) -> None:
+    """Refuses to judge continuations as others than they are: `ValueError`.
+
+    Args:
+        folder: of continuations; one that `evaluate generate` did not write passes.
+        prompt_seconds: length of the prompts.
+        seconds: up to where they are judged, from the start of the prompt.
+    """
+    path = Path(folder) / "options.json"
+    if not path.is_file():
+        return
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+        prompt, until = options.get("prompt_seconds"), options.get("until_seconds")
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path} is damaged.") from None
+    if prompt not in (None, prompt_seconds):
+        raise ValueError(f"{folder} goes on from prompts of {prompt:g} s: give prompt_seconds.")
+    if until is not None and seconds > until + 1:
+        raise ValueError(f"{folder} goes on to {until:g} s: give until_seconds of at most that.")
 
 
 def read_real_time_factor(folder: str | Path) -> float | None:

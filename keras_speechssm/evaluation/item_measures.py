@@ -102,13 +102,14 @@ def measure_item(
         `prompt_text`; measures that cannot be taken, such as the voice of silence, are `None`.
     """
     prompt_text = words_to_text(instruments.transcriber(prompt))
-    words = instruments.transcriber(continuation)
+    turns = speech_turns(continuation) if len(continuation) else []
+    # Recognisers make words of digital silence too, and sure ones.
+    words = instruments.transcriber(continuation) if turns else []
     text = words_to_text(words)
     plain = plain_words(text)
     true_text = words_to_text(instruments.transcriber(reference))
     nats, units = instruments.text_model.negative_log_likelihood(text)
     seconds = len(prompt) / SAMPLE_RATE
-    turns = speech_turns(continuation) if len(continuation) else []
     similarity = semantic_similarity([text], [true_text], instruments.sentence_embedder)
     return {
         "text": text,

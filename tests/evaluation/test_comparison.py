@@ -170,6 +170,21 @@ def test_a_log_that_a_kill_has_cut_costs_no_report(folders):
     assert run(folders)["systems"]["good"]["real_time_factor"] == 0.5
 
 
+def test_continuations_of_other_prompts_or_shorter_ones_are_refused(folders):
+    options = folders / "jumpy" / "options.json"
+    options.write_text('{"prompt_seconds": 3.0, "until_seconds": 8.0}')
+    with pytest.raises(ValueError, match=r"jumpy goes on from prompts of 3 s: give prompt_sec"):
+        run(folders)
+    options.write_text('{"prompt_seconds": 2.0, "until_seconds": 8.0}')
+    with pytest.raises(ValueError, match=r"jumpy goes on to 8 s: give until_seconds"):
+        run(folders)
+    assert not (folders / "out").exists()
+    assert run(folders, until_seconds=8.0)["num_items"] == 2
+    options.write_text("[")
+    with pytest.raises(ValueError, match=r"options.json is damaged"):
+        run(folders)
+
+
 def test_judged_is_up_to_where_it_was_asked(folders):
     report = run(folders, until_seconds=5.0)
     assert report["systems"]["jumpy"]["seconds"] == 6.0  # 3 s of each of two

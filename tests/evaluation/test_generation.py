@@ -11,7 +11,7 @@ from keras_speechssm.evaluation.generation import (
     generate_continuations,
     read_benchmark,
 )
-from keras_speechssm.evaluation.generation_log import read_real_time_factor
+from keras_speechssm.evaluation.generation_log import log_item, read_log, read_real_time_factor
 from keras_speechssm.models import SpeechSSM, SpeechTransformer
 
 SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
@@ -85,6 +85,22 @@ def test_a_killed_run_goes_on_and_nothing_is_generated_twice(benchmark, tmp_path
     for path in whole.rglob("*.flac"):
         same = broken / path.relative_to(whole)
         np.testing.assert_array_equal(read_audio(path), read_audio(same))
+
+
+def test_a_silent_prompt_is_named_and_the_others_are_continued(benchmark, tmp_path):
+    write_audio(benchmark / "61" / "a.flac", np.zeros(7 * 16000, "float32"))
+    options = {"preset": shared_tiny_preset(), "protocol": "short-form", **SHORT}
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"1 of 3 .*61/a\.flac: .*all silence"):
+            generate_continuations(benchmark, tmp_path / "out", **options)
+        assert [line["item"] for line in read_log(tmp_path / "out")] == ["61/b", "7/c"]
+
+
+def test_a_line_that_a_kill_has_cut_does_not_spoil_the_next(tmp_path):
+    (tmp_path / "generation.jsonl").write_text('{"item": "61/a", "reco')
+    log_item(tmp_path, "61/b", "0", 1.0, 2.0)
+    log_item(tmp_path, "61/c", "0", 1.0, 2.0)
+    assert [line["item"] for line in read_log(tmp_path)] == ["61/b", "61/c"]
 
 
 def test_another_benchmarks_continuations_are_not_taken_for_its_own(benchmark, tmp_path):

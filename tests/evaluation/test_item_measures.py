@@ -1,3 +1,5 @@
+import dataclasses
+
 import instruments as fakes
 import numpy as np
 import pytest
@@ -66,6 +68,19 @@ def test_silence_has_no_words_no_voice_and_no_likelihood():
     assert found["over_time"][0]["non_speech_share"] == 1.0
     assert found["over_time"][0]["silent_share"] == 1.0
     assert found["n_mos_t"][0] == 1.0
+
+
+def test_words_that_nobody_says_do_not_count(monkeypatch):
+    # As pocketsphinx does: it is sure to hear a word in digital silence.
+    tools = fakes.instruments()
+    heard = tools.transcriber(fakes.speak(["sea"]))
+    silent = np.zeros(5 * 16000, "float32")
+    hearing = dataclasses.replace(tools, transcriber=lambda waveform: heard)
+    found = item_measures.measure_item(
+        fakes.speak(["sea"]), silent, silent, hearing, minute_spans("item", 1.0, 6.0), 5.0
+    )
+    assert found["text"] == "" and found["num_words"] == 0
+    assert found["word_confidence"] is None and found["nats"] == 0
 
 
 def test_a_system_that_stops_early_is_judged_on_the_truths_minutes():
