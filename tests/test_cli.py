@@ -27,13 +27,13 @@ from keras_speechssm.shapes import SAMPLE_RATE
 @pytest.fixture
 def preset(monkeypatch):
     """The tiny preset, whose loading gives the pipeline that is loaded already."""
+    # Made before the patch, which making it would run into.
+    folder, pipeline = shared_tiny_preset(), shared_tiny_pipeline()
     load = SpeechContinuation.from_preset
-
-    def from_preset(name):
-        return shared_tiny_pipeline() if name == shared_tiny_preset() else load(name)
-
-    monkeypatch.setattr(SpeechContinuation, "from_preset", from_preset)
-    return shared_tiny_preset()
+    monkeypatch.setattr(
+        SpeechContinuation, "from_preset", lambda name: pipeline if name == folder else load(name)
+    )
+    return folder
 
 
 def test_presets_are_loaded_from_their_folder(tmp_path):
