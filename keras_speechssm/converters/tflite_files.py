@@ -36,9 +36,7 @@ def open_interpreter(path: Path) -> Any:
     """The `ai_edge_litert` interpreter of a TFLite file."""
     from ai_edge_litert.interpreter import Interpreter
 
-    if not path.exists():
-        raise ValueError(f"The TFLite file {path} is missing.")
-    return Interpreter(str(path))
+    return Interpreter(str(_existing(path)))
 
 
 def read_convolutions(path: Path) -> list[Convolution]:
@@ -49,9 +47,7 @@ def read_convolutions(path: Path) -> list[Convolution]:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    if not path.exists():
-        raise ValueError(f"The TFLite file {path} is missing.")
-    contents = path.read_bytes()
+    contents = _existing(path).read_bytes()
     if contents[4:8] != b"TFL3":
         raise ValueError(f"{path} is no TFLite file.")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(contents, 0))
@@ -69,6 +65,12 @@ def read_convolutions(path: Path) -> list[Convolution]:
         weights = (_read(model, tensor, path) for tensor in (kernel, bias))
         found.append(Convolution(kind, *weights, num_inputs=int(inputs.shape[-1])))
     return found
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"The TFLite file {path} is missing.")
+    return path
 
 
 def _read(model, tensor, path) -> np.ndarray:

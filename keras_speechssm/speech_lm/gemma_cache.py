@@ -52,15 +52,14 @@ def advance_cached(backbone, token_ids, cache: list[dict], length, padding_mask)
     source = ops.clip(places - length[:, None], 0, time - 1)
     written = ops.logical_and(places >= length[:, None], places < (length + count)[:, None])
     seen = places[:, None, :] <= positions[:, :, None]
-    rows = ops.arange(token_ids.shape[0], dtype="int32") if time == 1 else None
-    slot = ops.clip(length, 0, slots - 1)
-    writes = ops.logical_and(count > 0, length < slots)[:, None, None]
 
     def store(old, new):
         if time == 1 and old.shape[0] != 1:
             # One slot of each row, in place: a decoding step need not copy the cache.
-            place = ops.stack([rows, slot], axis=1)
+            slot = ops.clip(length, 0, slots - 1)
+            place = ops.stack([ops.arange(old.shape[0], dtype="int32"), slot], axis=1)
             kept = ops.take_along_axis(old, slot[:, None, None, None], axis=1)[:, 0]
+            writes = ops.logical_and(count > 0, length < slots)[:, None, None]
             return ops.scatter_update(old, place, ops.where(writes, new[:, 0], kept))
         return ops.where(written[:, :, None, None], gather_time(new, source), old)
 
