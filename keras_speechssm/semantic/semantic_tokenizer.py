@@ -12,6 +12,7 @@ from keras_speechssm.preset_registry import PresetMixin
 from keras_speechssm.semantic.gradual_quantizer import GradualVectorQuantizer
 from keras_speechssm.semantic.log_mel import LogMelFrames
 from keras_speechssm.semantic.masked_prediction import MaskedPrediction, SpanMasking
+from keras_speechssm.semantic.pair_agreement import PairAgreement
 from keras_speechssm.semantic.phoneme_head import PhonemeHead, collapse
 from keras_speechssm.semantic.voice_perturbation import VoicePerturbation
 from keras_speechssm.shapes import SAMPLES_PER_TOKEN
@@ -30,13 +31,16 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
 
     What is it for: the language model's alphabet. The tokens should carry what is said
     and drop who says it. Log-mel frames pass a Conformer, whose output a vector
-    quantizer turns into tokens (paper, section 3.1). Two losses teach it:
+    quantizer turns into tokens (paper, section 3.1). Three losses teach it:
 
-    - CTC on phonemes, where transcripts exist. It reads the *quantized* vectors, through
-      further Conformer layers, so that the tokens themselves must tell phonemes apart.
+    - CTC on phonemes, where transcripts exist. It reads the *quantized* vectors twice: as
+      they are, so that each token by itself must tell phonemes apart, and through further
+      Conformer layers, which see its neighbours too.
     - BEST-RQ masked prediction on all speech. It reads the encoder *before* the
       quantizer: its targets are acoustic, and routed through the codes they would
       spend them on voice and channel.
+    - Agreement of the vectors before the quantizer, where rows come in pairs that say the
+      same in two voices (`PairAgreement`).
 
     Called on arrays, the model gives the logits for training; `tokenize` is what
     users want.
@@ -61,6 +65,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         masked_loss_weight: float. Weight of masked prediction beside CTC. Defaults to
             `1.0`.
         commitment_weight: float. See `VectorQuantizer`. Defaults to `1.0`.
+        agreement_weight: float. See `PairAgreement`. Defaults to `0.0`: no pairs.
         seed: int or None. Seed of masking, codebook and random projection.
 
     Inputs:
@@ -69,8 +74,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         steps.
 
     Returns:
-        A dict: `phoneme_logits` float32 (batch, time, num_phonemes + 1), and `tokens`
-        int32 (batch, time).
+        A dict: `phoneme_logits` float32 (batch, time, num_phonemes + 1), `code_logits`, the
+        same read from each token alone, and `tokens` int32 (batch, time).
 
     Example:
 
@@ -103,6 +108,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         masked_codebook_size: int = 8192,
         masked_loss_weight: float = 1.0,
         commitment_weight: float = 1.0,
+        agreement_weight: float = 0.0,
         seed: int | None = None,
         dtype=None,
         **kwargs,
@@ -141,6 +147,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         self.code_norm = keras.layers.LayerNormalization(
             epsilon=1e-5, center=False, scale=False, dtype="float32", name="code_norm"
         )
+        self.agreement = PairAgreement(agreement_weight, dtype="float32", name="agreement")
         self.quantizer = GradualVectorQuantizer(
             vocabulary_size,
             commitment_weight=commitment_weight,
@@ -151,6 +158,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         self.decoder_dense = keras.layers.Dense(hidden_dim, dtype=dtype, name="decoder_dense")
         self.decoder_layers = [conformer(f"decoder_{i}") for i in range(num_decoder_layers)]
         self.phoneme_head = PhonemeHead(num_phonemes, dtype=dtype, name="phoneme_head")
+        self.code_head = PhonemeHead(num_phonemes, dtype=dtype, name="code_head")
 
         # === Functional Model ===
         waveform = keras.Input((None,), dtype="float32", name="waveform")
@@ -159,12 +167,13 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         masked, mask = self.masking(features, padding_mask)
         x = self._encode(masked, padding_mask)
         x = self.masked_prediction(x, features, mask)
-        latents = self.code_norm(self.code_dense(x))
+        latents = self.agreement(self.code_norm(self.code_dense(x)), padding_mask)
         quantized, tokens = self.quantizer(latents, padding_mask=padding_mask)
+        code_logits = self.code_head(quantized, padding_mask=padding_mask)
         logits = self._recognise(quantized, padding_mask)
         super().__init__(
             inputs={"waveform": waveform, "padding_mask": padding_mask},
-            outputs={"phoneme_logits": logits, "tokens": tokens},
+            outputs={"phoneme_logits": logits, "code_logits": code_logits, "tokens": tokens},
             dtype=dtype,
             **kwargs,
         )
@@ -190,6 +199,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             "masked_codebook_size": masked_codebook_size,
             "masked_loss_weight": masked_loss_weight,
             "commitment_weight": commitment_weight,
+            "agreement_weight": agreement_weight,
             "seed": seed,
         }
         for name, value in self._arguments.items():

@@ -58,6 +58,8 @@ class CropBatches:
         untranscribed_share: float. Share of crops drawn from recordings without
             transcripts, where there are both kinds. Defaults to `0.2`.
         augmented: bool. Speed of 0.88 to 1.14 and `augment`. Defaults to `True`.
+        paired: bool. Rows 2 i and 2 i + 1 are the same crop at the same speed, each augmented
+            in its own way, as `PairAgreement` wants them. Defaults to `False`.
     """
 
     def __init__(
@@ -68,12 +70,16 @@ class CropBatches:
         seed: int = 0,
         untranscribed_share: float = 0.2,
         augmented: bool = True,
+        paired: bool = False,
     ):
+        if paired and batch_size % 2:
+            raise ValueError(f"Pairs of rows need an even batch_size, got {batch_size}.")
         self.crop_steps = int(crop_seconds * SAMPLE_RATE) // SAMPLES_PER_TOKEN
         self.crop_seconds = self.crop_steps * SAMPLES_PER_TOKEN / SAMPLE_RATE
         self.batch_size = batch_size
         self.seed = seed
         self.augmented = augmented
+        self.views = 2 if paired else 1
         self.ids = {phoneme: number for number, phoneme in enumerate(PHONEMES, start=1)}
         recordings = [_describe(path) for path in find_audio(folders)]
         self.plain = [r for r in recordings if not r.segments]
@@ -89,22 +95,24 @@ class CropBatches:
 
         Returns:
             `({"waveform": float32 (batch, samples), "padding_mask": bool (batch, time)},
-            {"phoneme_logits": int32 (batch, 2, time)})`; the labels of `PhonemeLoss`.
+            {"phoneme_logits": int32 (batch, 2, time), "code_logits": the same})`; the labels
+            of `PhonemeLoss`.
         """
         rng = np.random.default_rng((self.seed, step))
         size = (self.batch_size, self.crop_steps)
         waveform = np.zeros((size[0], size[1] * SAMPLES_PER_TOKEN), dtype="float32")
         padding_mask, labels = np.zeros(size, dtype=bool), np.zeros((size[0], 2, size[1]), "int32")
-        for row in range(self.batch_size):
+        for first in range(0, self.batch_size, self.views):
             samples, phonemes, spans = self._draw(rng)
-            steps = -(-len(samples) // SAMPLES_PER_TOKEN)
-            waveform[row, : len(samples)] = samples
-            padding_mask[row, :steps] = True
-            labels[row, 0, : len(phonemes)] = phonemes
-            for phoneme, first, end in spans:
-                labels[row, 1, first:end] = phoneme
+            rows = slice(first, first + self.views)
+            for row in range(first, first + self.views):
+                waveform[row, : len(samples)] = augment(samples, rng) if self.augmented else samples
+            padding_mask[rows, : -(-len(samples) // SAMPLES_PER_TOKEN)] = True
+            labels[rows, 0, : len(phonemes)] = phonemes
+            for phoneme, start, end in spans:
+                labels[rows, 1, start:end] = phoneme
         inputs = {"waveform": waveform, "padding_mask": padding_mask}
-        return inputs, {"phoneme_logits": labels}
+        return inputs, {"phoneme_logits": labels, "code_logits": labels}
 
     def _draw(self, rng) -> tuple[np.ndarray, list[int], list[tuple[int, int, int]]]:
         speed = rng.uniform(0.88, 1.14) if self.augmented else 1.0
@@ -120,7 +128,7 @@ class CropBatches:
             start, end, chosen = self._choose_segments(recording, span, rng)
         samples = read_audio(recording.path, start=start, duration=end - start)
         if self.augmented:
-            samples = augment(change_speed(samples, speed), rng)
+            samples = change_speed(samples, speed)
         samples = samples[: self.crop_steps * SAMPLES_PER_TOKEN]
         phonemes = [self.ids[name] for segment in chosen for name in segment.phonemes]
         # CTC needs a step for each label and one between equal neighbours.

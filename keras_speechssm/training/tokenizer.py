@@ -107,6 +107,7 @@ def train_tokenizer(
     best_rq_weight: float = 0.1,
     ctc_weight: float = 1.0,
     untranscribed_share: float = 0.2,
+    quantize_from: float = 0.4,
     steps_per_epoch: int = 50,
     num_validation_batches: int = 8,
     max_seconds: float | None = None,
@@ -131,8 +132,10 @@ def train_tokenizer(
             by steps or by seconds, whichever runs out first.
         learning_rate: peak of AdamW's learning rate.
         best_rq_weight: weight of masked prediction.
-        ctc_weight: weight of the phonemes' CTC loss.
+        ctc_weight: weight of the phonemes' two losses, from all tokens and from each alone.
         untranscribed_share: share of crops without transcripts.
+        quantize_from: share of the run at which the quantizer is phased in at the latest, see
+            `QuantizerPhaseIn`; early where the weights to begin from know phonemes already.
         steps_per_epoch: steps between validations and backups.
         num_validation_batches: batches of one validation.
         max_seconds: stop after this much training time.
@@ -142,7 +145,6 @@ def train_tokenizer(
         The tokenizer with its best weights; it lies in `output_dir/preset` too.
     """
     keras.utils.set_random_seed(seed)
-    batches = CropBatches(audio_folders, crop_seconds, batch_size, seed, untranscribed_share)
     config = {"masked_loss_weight": best_rq_weight, "seed": seed, **(model_config or {})}
     if preset is None:
         model = SemanticTokenizer(**{**DEMO_CONFIG, **config})
@@ -150,6 +152,14 @@ def train_tokenizer(
         model = begin_from_preset(SemanticTokenizer, preset, **config)
     if initial_weights is not None:
         model.load_weights(str(initial_weights), skip_mismatch=True)
+    batches = CropBatches(
+        audio_folders,
+        crop_seconds,
+        batch_size,
+        seed,
+        untranscribed_share,
+        paired=model.agreement_weight > 0,
+    )
     if preset is None or not has_weights(SemanticTokenizer, preset):
         model.log_mel.adapt(batches.example_waveforms())
     validation = None
@@ -167,7 +177,7 @@ def train_tokenizer(
         steps_per_epoch=steps_per_epoch,
         validation_batches=validation,
         max_seconds=max_seconds,
-        callbacks=[QuantizerPhaseIn(budget)],
+        callbacks=[QuantizerPhaseIn(budget, latest=quantize_from)],
     )
     model.quantizer.quantized_share.assign(1.0)  # whoever trains on begins quantized
     model.save_to_preset(str(Path(output_dir) / "preset"))
@@ -180,8 +190,8 @@ def compile_tokenizer(
     """Compiles `model` with AdamW (gradients clipped to a norm of 1) and its CTC loss."""
     model.compile(
         optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=0.01, global_clipnorm=1.0),
-        loss={"phoneme_logits": PhonemeLoss()},
-        loss_weights={"phoneme_logits": ctc_weight},
+        loss={"phoneme_logits": PhonemeLoss(), "code_logits": PhonemeLoss()},
+        loss_weights={"phoneme_logits": ctc_weight, "code_logits": ctc_weight},
     )
 
 
@@ -189,20 +199,25 @@ class QuantizerPhaseIn(keras.callbacks.Callback):
     """Lets the quantizer in once the phonemes come.
 
     Unquantized until the training loss has fallen to `threshold` of its second epoch's
-    (at the latest when 40 % of the budget is used); from there the quantized share rises
-    in a straight line to 1 over `epochs` epochs. See `GradualVectorQuantizer` for why.
+    (at the latest when a share of `latest` of the budget is used); from there the quantized
+    share rises in a straight line to 1 over `epochs` epochs. See `GradualVectorQuantizer` for
+    why.
 
     Args:
         budget: what the run may use.
         threshold: float. Defaults to `0.6`.
         epochs: int. Defaults to `5`.
+        latest: float. Defaults to `0.4`.
     """
 
-    def __init__(self, budget: Budget, threshold: float = 0.6, epochs: int = 5):
+    def __init__(
+        self, budget: Budget, threshold: float = 0.6, epochs: int = 5, latest: float = 0.4
+    ):
         super().__init__()
         self.budget = budget
         self.threshold = threshold
         self.epochs = epochs
+        self.latest = latest
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.quantizer.quantized_share.assign(self.share(epoch))
@@ -212,6 +227,6 @@ class QuantizerPhaseIn(keras.callbacks.Callback):
         losses = [line["loss"] for line in self.budget.metrics()[:epoch]]
         for done in range(1, epoch + 1):
             fallen = len(losses) >= done > 1 and losses[done - 1] <= self.threshold * losses[1]
-            if fallen or self.budget.used(done) >= 0.4:
+            if fallen or self.budget.used(done) >= self.latest:
                 return min(1.0, (epoch - done + 1) / self.epochs)
         return 0.0

@@ -91,7 +91,8 @@ def test_model_agrees_with_tokenize_and_phonemes(tokenizer):
     outputs = tokenizer.predict({"waveform": waveform, "padding_mask": mask}, verbose=0)
     tokens = tokenizer.tokenize(waveform)
     assert np.mean(outputs["tokens"] == tokens) > 0.99
-    logits = tokenizer._recognise(tokenizer.quantizer.decode(ops.convert_to_tensor(tokens)), None)
+    codes = tokenizer.quantizer.decode(ops.convert_to_tensor(tokens))
+    logits = tokenizer._recognise(codes, None)
     classes = ops.convert_to_numpy(ops.argmax(logits, axis=-1))
     phonemes = tokenizer.phonemes(tokens)
     assert phonemes == [collapse(classes[0])]
@@ -104,8 +105,20 @@ def test_padding_holds_anything(tokenizer):
     # The analysis window of the last real step reaches 120 samples on.
     spoiled[0, 8 * 640 + 120 :] = np.nan
     outputs = [tokenizer({"waveform": w, "padding_mask": mask}) for w in (waveform, spoiled)]
-    logits = [ops.convert_to_numpy(o["phoneme_logits"]) for o in outputs]
-    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
+    for name in ("phoneme_logits", "code_logits"):
+        logits = [ops.convert_to_numpy(o[name]) for o in outputs]
+        np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
+
+
+def test_code_logits_know_their_token_only(tokenizer):
+    outputs = tokenizer({"waveform": noise(1, 400 * 640), "padding_mask": np.ones((1, 400), bool)})
+    tokens, alone, together = (
+        ops.convert_to_numpy(outputs[name])[0]
+        for name in ("tokens", "code_logits", "phoneme_logits")
+    )
+    often = np.bincount(tokens).argmax()
+    assert np.ptp(alone[tokens == often], axis=0).max() < 1e-5
+    assert np.ptp(together[tokens == often], axis=0).max() > 1e-3
 
 
 def test_fit_lowers_the_loss_and_moves_the_codebook():
@@ -115,11 +128,31 @@ def test_fit_lowers_the_loss_and_moves_the_codebook():
     x = {"waveform": noise(4, 20 * 640), "padding_mask": np.ones((4, 20), bool)}
     labels = np.zeros((4, 2, 20), "int32")  # for CTC, and for the steps whose phoneme is known
     labels[:, 0, :3] = [[1, 2, 3], [4, 4, 0], [0, 0, 0], [5, 0, 0]]
-    y = {"phoneme_logits": labels}
+    y = {"phoneme_logits": labels, "code_logits": labels}
     before = ops.convert_to_numpy(model.quantizer.codebook)
     losses = model.fit(x, y, batch_size=4, epochs=12, verbose=0).history["loss"]
     assert losses[-1] < 0.8 * losses[0]
     assert not np.allclose(before, ops.convert_to_numpy(model.quantizer.codebook))
+
+
+def test_training_adds_the_distance_of_the_pairs_before_they_are_quantized():
+    labels = np.zeros((4, 2, 20), "int32")
+    x = {"waveform": noise(4, 20 * 640), "padding_mask": np.ones((4, 20), bool)}
+
+    def first_loss(weight):
+        keras.utils.set_random_seed(1)
+        model = SemanticTokenizer(**SIZES, mask_start_rate=0.0, agreement_weight=weight)
+        compile_tokenizer(model)
+        features = model.log_mel(ops.convert_to_tensor(x["waveform"]))
+        latents = ops.convert_to_numpy(
+            model.code_norm(model.code_dense(model._encode(features, None)))
+        )
+        loss = model.train_on_batch(x, {"phoneme_logits": labels, "code_logits": labels})
+        return np.ravel(loss)[0], np.mean((latents[0::2] - latents[1::2]) ** 2)
+
+    without, distance = first_loss(0.0)
+    assert distance > 0.05
+    np.testing.assert_allclose(first_loss(3.0)[0] - without, 3.0 * distance, rtol=1e-3)
 
 
 def test_preset_round_trip(tokenizer, tmp_path):

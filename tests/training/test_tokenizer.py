@@ -149,6 +149,22 @@ def test_share_without_transcripts_and_the_same_batch_for_the_same_step(tmp_path
     assert np.isfinite(inputs["waveform"]).all() and np.abs(inputs["waveform"]).max() <= 1
 
 
+def test_pairs_say_the_same_and_sound_apart(tmp_path):
+    say(tmp_path / "a", "x", 9.0, [(1.0 + n, 1.8 + n, "hh ax l ow") for n in range(7)])
+    noise = np.random.default_rng(0).normal(size=9 * 16000) * 0.05
+    write_audio(tmp_path / "a" / "x.wav", noise)
+    inputs, labels = CropBatches([tmp_path / "a"], 1.4, 6, seed=1, paired=True)(2)
+    mask, labels = inputs["padding_mask"], labels["code_logits"]
+    np.testing.assert_array_equal(mask[0::2], mask[1::2])
+    np.testing.assert_array_equal(labels[0::2], labels[1::2])
+    rows = inputs["waveform"]
+    assert not np.allclose(rows[0::2], rows[1::2], rtol=0.01)
+    assert np.corrcoef(rows[0], rows[1])[0, 1] > 0.7  # tilts of half a sample apart
+    assert abs(np.corrcoef(rows[0], rows[2])[0, 1]) < 0.1
+    with pytest.raises(ValueError, match="even batch_size, got 3"):
+        CropBatches([tmp_path / "a"], 1.4, 3, paired=True)
+
+
 def test_speed_and_augmentation():
     tone = np.sin(2 * np.pi * 100 * np.arange(16000) / 16000).astype("float32")
     fast = change_speed(tone, 1.25)
@@ -166,6 +182,8 @@ def test_quantizer_waits_for_the_phonemes(tmp_path):
     )
     phase_in = QuantizerPhaseIn(Budget(tmp_path, 100), threshold=0.6, epochs=2)
     assert [phase_in.share(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.5, 1, 1]
+    early = QuantizerPhaseIn(Budget(tmp_path, 10), threshold=0.1, epochs=2, latest=0.2)
+    assert [early.share(epoch) for epoch in range(5)] == [0, 0, 0.5, 1, 1]
     late = QuantizerPhaseIn(Budget(tmp_path, 10), threshold=0.1, epochs=4)
     assert [late.share(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.25, 0.5, 0.75]
 
