@@ -23,18 +23,18 @@ import numpy as np
 from keras_speechssm.audio import write_audio
 from keras_speechssm.data.books import read_books
 from keras_speechssm.data.voices import (
+    Utterance,
     Voice,
-    locate_phonemes,
     make_voices,
     missing_programs,
-    pronounce,
+    place_in_room,
     speak,
 )
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.whole_files import whole_file
 
 HELDOUT_BOOKS = ("alices-adventures-in-wonderland", "the-railway-children")
-FLITE_SHARE = 0.55
+FLITE_SHARE = 0.45
 MAX_SECONDS = 12.0
 
 
@@ -216,31 +216,32 @@ def _read_aloud(recording: Recording) -> tuple[np.ndarray, list[dict]]:
     queue = list(recording.texts)
     while queue:
         text = queue.pop(0)
-        speech = speak(text, recording.voice)
-        words = text.split()
+        spoken = speak(text, recording.voice)
+        speech, words = spoken.waveform, text.split()
         if len(speech) > MAX_SECONDS * SAMPLE_RATE and len(words) > 1:
             middle = len(words) // 2
             queue[:0] = [" ".join(words[:middle]), " ".join(words[middle:])]
             continue
         pause = np.zeros(int(rng.uniform(0.05, 0.35) * SAMPLE_RATE), "float32")
         blocks += [speech, pause]
-        segments.append(_describe(text, recording.voice, position, len(speech)))
+        segments.append(_describe(text, spoken, position))
         position += len(speech) + len(pause)
-    waveform = np.concatenate(blocks)
+    waveform = place_in_room(np.concatenate(blocks), recording.voice.reverberation)
     level = np.sqrt(np.mean(np.square(waveform))) + 1e-9
     gain = 10 ** (recording.voice.level / 20) / level
     gain = min(gain, 0.95 / (np.abs(waveform).max() + 1e-9))
     return (waveform * gain).astype("float32"), segments
 
 
-def _describe(text: str, voice: Voice, position: int, length: int) -> dict:
+def _describe(text: str, spoken: Utterance, position: int) -> dict:
     """The sidecar's entry for a text that was spoken from sample `position` on."""
     start = position / SAMPLE_RATE
-    spans = locate_phonemes(text, voice)
     return {
         "start": round(start, 4),
-        "end": round(start + length / SAMPLE_RATE, 4),
+        "end": round(start + len(spoken.waveform) / SAMPLE_RATE, 4),
         "text": text,
-        "phonemes": pronounce(text),
-        "phoneme_spans": [(round(start + a, 3), round(start + b, 3)) for a, b in spans],
+        "phonemes": spoken.phonemes,
+        "phoneme_spans": [
+            (round(start + a, 3), round(start + b, 3)) for a, b in spoken.phoneme_spans
+        ],
     }

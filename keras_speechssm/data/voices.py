@@ -47,6 +47,7 @@ class Voice:
         timbre: The speech is played this many times faster, which raises pitch and
             formants together: a shorter vocal tract.
         level: Loudness of its recordings, root mean square in dB of full scale.
+        reverberation: Seconds in which the echo of its room falls by 60 dB; 0 is no room.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Voice:
     slowness: float = 1.0
     timbre: float = 1.0
     level: float = -20.0
+    reverberation: float = 0.0
 
     @property
     def characters_per_second(self) -> float:
@@ -92,6 +94,7 @@ def _flite_voice(base: str, number: int, rng: np.random.Generator) -> Voice:
         slowness=round(1 + spread * rng.uniform(-0.12, 0.2), 3),
         timbre=round(1 + spread * rng.uniform(-0.1, 0.12), 3),
         level=round(rng.uniform(-26, -14), 1),
+        reverberation=spread * _reverberation(rng),
     )
 
 
@@ -105,7 +108,36 @@ def _espeak_voice(variant: str, number: int, rng: np.random.Generator) -> Voice:
         slowness=round(rng.uniform(0.92, 1.22), 3),
         timbre=round(rng.uniform(0.93, 1.08), 3),
         level=round(rng.uniform(-26, -14), 1),
+        reverberation=min(number, 1) * _reverberation(rng),
     )
+
+
+def _reverberation(rng: np.random.Generator) -> float:
+    # Half of the rooms are dry; the others range from a closet to a living room.
+    return round(max(0.0, rng.uniform(-0.35, 0.45)), 2)
+
+
+def place_in_room(waveform: np.ndarray, reverberation: float) -> np.ndarray:
+    """Adds the echo of a simple room: noise that decays, 8 dB below the direct sound.
+
+    Args:
+        waveform: float (samples,) at 16 kHz.
+        reverberation: Seconds in which the echo falls by 60 dB; 0 changes nothing.
+
+    Returns:
+        float32 (samples,), the same length: an echo that outlasts it is cut.
+    """
+    if reverberation == 0:
+        return waveform
+    from scipy.signal import oaconvolve  # jax brings it; half a second that others save
+
+    times = np.arange(int(reverberation * SAMPLE_RATE)) / SAMPLE_RATE
+    # Every room has the same noise: rooms differ by how long it lasts.
+    echo = np.random.default_rng(0).standard_normal(len(times)) * 10 ** (-3 * times / reverberation)
+    echo[times < 0.002] = 0.0
+    response = echo * 10 ** (-8 / 20) / np.linalg.norm(echo)
+    response[0] = 1.0
+    return oaconvolve(waveform, response)[: len(waveform)].astype("float32")
 
 
 def missing_programs() -> list[str]:
@@ -113,15 +145,31 @@ def missing_programs() -> list[str]:
     return [program for program in ("flite", "espeak-ng") if shutil.which(program) is None]
 
 
-def speak(text: str, voice: Voice) -> np.ndarray:
+@dataclass(frozen=True)
+class Utterance:
+    """What a voice made of a text.
+
+    Attributes:
+        waveform: float32 (samples,) at 16 kHz, at the program's own level.
+        phonemes: Names out of `PHONEMES`, without pauses.
+        phoneme_spans: Start and end of each in seconds; empty for espeak-ng, which does not
+            tell.
+    """
+
+    waveform: np.ndarray
+    phonemes: tuple[str, ...]
+    phoneme_spans: tuple[tuple[float, float], ...]
+
+
+def speak(text: str, voice: Voice) -> Utterance:
     """One voice says a text.
+
+    The phonemes are flite's, by its dictionary and rules. They stand for espeak-ng's speech
+    too, whose own notation is finer and differs by accent.
 
     Args:
         text: A few sentences of plain ASCII English.
         voice: Who speaks.
-
-    Returns:
-        Waveform, float32 (samples,) at 16 kHz, at the program's own level.
 
     Raises:
         RuntimeError: If the program fails.
@@ -129,48 +177,31 @@ def speak(text: str, voice: Voice) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="speak-") as folder:
         path = Path(folder) / "speech.wav"
         if voice.program == "flite":
-            _run(["flite", *_flite_options(voice), "-t", text, "-o", str(path)])
+            settings = (
+                f"int_f0_target_mean={voice.pitch}",
+                f"duration_stretch={voice.slowness}",
+            )
+            options = [part for setting in settings for part in ("--setf", setting)]
+            located = _flite(text, voice.base, str(path), options)
+            spans = tuple((a / voice.timbre, b / voice.timbre) for _, a, b in located)
         else:
             speed = str(round(165 / voice.slowness))
             options = ["-v", voice.base, "-s", speed, "-p", str(voice.pitch), "-w", str(path)]
             _run(["espeak-ng", *options, "--stdin"], text)
-        samples, rate = soundfile.read(path, dtype="float32")
-    if rate * voice.timbre == SAMPLE_RATE:
-        return samples
-    return soxr.resample(samples, rate * voice.timbre, SAMPLE_RATE)
+            located, spans = _flite(text, "kal16", "none"), ()  # its fastest voice
+        waveform, rate = soundfile.read(path, dtype="float32")
+    if rate * voice.timbre != SAMPLE_RATE:
+        waveform = soxr.resample(waveform, rate * voice.timbre, SAMPLE_RATE)
+    return Utterance(waveform, tuple(name for name, _, _ in located), spans)
 
 
-def pronounce(text: str) -> tuple[str, ...]:
-    """The phonemes of a text as flite's dictionary and rules give them, without pauses.
-
-    They do not depend on flite's voice, and stand for espeak-ng's speech too, whose own
-    notation is finer and differs by accent.
-    """
-    names = _run(["flite", "-voice", "kal16", "-ps", "-t", text, "-o", "none"]).split()
-    return tuple(name for name in names if name in PHONEMES)
-
-
-def locate_phonemes(text: str, voice: Voice) -> tuple[tuple[float, float], ...]:
-    """Start and end in seconds of each phoneme of `pronounce(text)` in `speak(text, voice)`.
-
-    flite tells them. espeak-ng does not: then the result is empty, as it is where this
-    voice pronounces the text otherwise.
-    """
-    if voice.program != "flite":
-        return ()
-    printed = _run(["flite", *_flite_options(voice), "-psdur", "-t", text, "-o", "none"]).split()
-    names, ends = zip(*(entry.rsplit(":", 1) for entry in printed), strict=True)
-    ends = [float(end) / voice.timbre for end in ends]
-    spans = zip(names, [0.0, *ends[:-1]], ends, strict=True)
-    located = [(name, start, end) for name, start, end in spans if name in PHONEMES]
-    if tuple(name for name, _, _ in located) != pronounce(text):
-        return ()
-    return tuple((start, end) for _, start, end in located)
-
-
-def _flite_options(voice: Voice) -> list[str]:
-    settings = (f"int_f0_target_mean={voice.pitch}", f"duration_stretch={voice.slowness}")
-    return ["-voice", voice.base, *(part for setting in settings for part in ("--setf", setting))]
+def _flite(text: str, voice: str, path: str, options=()) -> list[tuple[str, float, float]]:
+    """Has flite speak; the phonemes with their start and end in seconds."""
+    command = ["flite", "-voice", voice, *options, "-psdur", "-t", text, "-o", path]
+    printed = [entry.rsplit(":", 1) for entry in _run(command).split()]
+    ends = [float(end) for _, end in printed]
+    spans = zip(printed, [0.0, *ends], ends, strict=False)
+    return [(name, start, end) for (name, _), start, end in spans if name in PHONEMES]
 
 
 def _run(command: list[str], text: str | None = None) -> str:
