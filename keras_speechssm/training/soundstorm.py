@@ -133,9 +133,10 @@ def train_soundstorm(
         level_shares: how often each level is the one to learn, the coarsest first, in
             any unit: the coarse levels carry the words. Defaults to all alike, as in
             the paper.
-        initial_preset: preset of a `SoundStorm` for this tokenizer and codec to start
-            from, in the dtype policy that it was saved with. Defaults to a new model, see
-            `start_from_codebooks`.
+        initial_preset: preset of a `SoundStorm` for this codec to start from, in the dtype
+            policy that it was saved with. One for a tokenizer of another vocabulary's size
+            keeps all but what it knows of that (`change_vocabulary`). Defaults to a new model,
+            see `start_from_codebooks`.
         batch_size, crop_seconds: crops in a step and their length.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
         learning_rate: peak of Adam's learning rate, see `LearningRate`.
@@ -213,9 +214,32 @@ def _initial_model(initial_preset, model_config, tokenizer, codec) -> SoundStorm
     folder = fetch_folder(initial_preset, SoundStorm.preset_part)
     model = SoundStorm.from_preset(folder, dtype=stored_dtype(folder))
     other = {name: getattr(model, name) for name in sizes}
-    if other != sizes:
+    if any(other[name] != sizes[name] for name in ("num_levels", "codebook_size")):
         raise ValueError(f"{initial_preset} has {other}; tokenizer and codec need {sizes}.")
-    return model
+    return model if other == sizes else change_vocabulary(model, tokenizer)
+
+
+def change_vocabulary(model: SoundStorm, tokenizer, seed: int = 0) -> SoundStorm:
+    """The same model for another tokenizer: only its table of semantic tokens begins anew.
+
+    The new rows are projections of the tokenizer's codes (see `start_from_codebooks`), as loud
+    as the old ones.
+
+    Args:
+        model: a trained `SoundStorm`.
+        tokenizer: the `SemanticTokenizer` whose tokens it shall read.
+        seed: int. Of the projection.
+    """
+    sizes = {"semantic_vocabulary_size": tokenizer.vocabulary_size}
+    changed = SoundStorm.from_config({**model.get_config(), **sizes})
+    old, new = (m.frame_embedding.semantic_embedding.embeddings for m in (model, changed))
+    for source, target in zip(model.weights, changed.weights, strict=True):
+        if target is not new:
+            target.assign(source)
+    loudness = keras.ops.convert_to_numpy(old).std()
+    rng = np.random.default_rng(seed)
+    new.assign(loudness * _project(np.asarray(tokenizer.codebook), model.hidden_dim, rng))
+    return changed
 
 
 def start_from_codebooks(model: SoundStorm, tokenizer, codec, seed: int = 0) -> None:

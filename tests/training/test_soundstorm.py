@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -195,6 +196,27 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, settings, m
     with pytest.raises(ValueError, match=message):
         training.train_soundstorm([tmp_path], tmp_path / "run", **presets, **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_another_vocabulary_changes_the_semantic_table_only():
+    keras.utils.set_random_seed(0)
+    model = training.SoundStorm(VOCABULARY, LEVELS, CODES, 1, 16, 2, 32)
+    for weight in model.weights:
+        if weight.trainable:
+            weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    codes = np.random.default_rng(1).normal(size=(VOCABULARY + 3, 4))
+    tokenizer = SimpleNamespace(vocabulary_size=VOCABULARY + 3, codebook=codes)
+    changed = training.change_vocabulary(model, tokenizer)
+    assert changed.semantic_vocabulary_size == VOCABULARY + 3
+    old, new = (
+        {w.path: np.asarray(ops.convert_to_numpy(w)) for w in m.weights} for m in (model, changed)
+    )
+    differing = [path for path in old if old[path].shape != new[path].shape]
+    (table,) = differing
+    assert "semantic_embedding" in table and new[table].shape == (VOCABULARY + 3, 16)
+    assert new[table].std() == pytest.approx(old[table].std(), rel=0.1)
+    for path in set(old) - {table}:
+        np.testing.assert_array_equal(old[path], new[path])
 
 
 def test_tables_start_with_the_geometry_of_the_codebooks():
