@@ -26,6 +26,8 @@ WRAPPED = {
         "keras_speechssm.data.librispeech_chapters:prepare_librispeech_long"
     ),
     ("prepare", "perturbed"): "keras_speechssm.data.perturbation:prepare_perturbed",
+    ("prepare", "contrasts"): "keras_speechssm.data.contrasts:prepare_contrasts",
+    ("prepare", "transcribed"): "keras_speechssm.data.transcribed:prepare_transcribed",
     ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
     ("evaluate", "lyra"): "keras_speechssm.evaluation.lyra:evaluate_lyra_conversion",
     ("evaluate", "resynthesis"): "keras_speechssm.evaluation.report:evaluate_resynthesis",
@@ -34,6 +36,15 @@ WRAPPED = {
     ("evaluate", "agreement"): (
         "keras_speechssm.evaluation.token_agreement:evaluate_token_agreement"
     ),
+    (
+        "evaluate",
+        "speaker-probe",
+    ): "keras_speechssm.evaluation.speaker_probe:evaluate_speaker_probe",
+    ("evaluate", "intelligibility"): (
+        "keras_speechssm.evaluation.intelligibility:evaluate_intelligibility"
+    ),
+    ("evaluate", "long-form"): "keras_speechssm.evaluation.long_form:evaluate_long_form",
+    ("evaluate", "words"): "keras_speechssm.evaluation.recognised_words:evaluate_recognised_words",
     ("evaluate", "continuation"): ("keras_speechssm.evaluation.continuation:evaluate_continuation"),
     ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
     ("evaluate", "generate"): "keras_speechssm.evaluation.generation:generate_continuations",

@@ -27,6 +27,9 @@ MIN_PROMPT_SECONDS = 0.5
 FIRST_WINDOW = 10 * TOKEN_RATE
 """Tokens of the first window of a continuation (250, 10 s), which is soon heard."""
 
+_VOICE_SECONDS = 30.0
+"""What is tokenised of a recording whose voice is borrowed: one window of the tokenizer."""
+
 _SETTINGS = (
     "window",
     "overlap",
@@ -191,10 +194,33 @@ class SpeechContinuation:
         """
         waveform = read_speech(audio)
         tokens = self.tokenize(waveform)
-        synthesizer = self._synthesizer(self._voice(waveform, tokens))
+        return self._speak(tokens, self._voice(waveform, tokens), seed)[: len(waveform)]
+
+    def speak_tokens(self, tokens, voice, seed: int | None = 0) -> np.ndarray:
+        """Semantic tokens as speech, in the voice of a recording.
+
+        Args:
+            tokens: int (time,), of this pipeline's tokenizer, at least one.
+            voice: path of an audio file, or waveform (samples,) at 16 kHz, whose first 3 s
+                give the voice.
+            seed: int. Defaults to `0`.
+
+        Returns:
+            float32 (640 * time,).
+        """
+        tokens, size = np.asarray(tokens, "int32"), self.semantic_tokenizer.vocabulary_size
+        if tokens.ndim != 1 or not len(tokens) or tokens.min() < 0 or tokens.max() >= size:
+            raise ValueError(
+                f"Expected tokens (time,) from 0 to {size - 1}, at least one; got shape "
+                f"{tokens.shape}."
+            )
+        waveform = read_speech(voice, duration=_VOICE_SECONDS)
+        return self._speak(tokens, self._voice(waveform, self.tokenize(waveform)), seed)
+
+    def _speak(self, tokens: np.ndarray, voice: tuple, seed: int | None) -> np.ndarray:
         windows = StreamingWindows(self.window, self.overlap)
-        blocks = synthesizer.speak([tokens], windows, 0 if seed is None else seed)
-        return np.concatenate(list(blocks))[: len(waveform)]
+        blocks = self._synthesizer(voice).speak([tokens], windows, 0 if seed is None else seed)
+        return np.concatenate(list(blocks))
 
     def _voice(self, waveform: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The voice prompt: semantic (time,) and acoustic (2 time, levels) tokens."""

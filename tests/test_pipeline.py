@@ -22,6 +22,8 @@ SCALE = 2.0**-12
 class PaintedTokenizer:
     """A waveform whose every sample is the number of its token, scaled by SCALE."""
 
+    vocabulary_size = 10**5
+
     def tokenize(self, waveform):
         tokens = np.asarray(waveform)[::SAMPLES_PER_TOKEN]
         return np.round(tokens / SCALE).astype("int32")
@@ -168,6 +170,19 @@ def test_resynthesis_is_as_long_as_the_recording(tokens):
     whole = paint(1, tokens)
     np.testing.assert_array_equal(painted().resynthesize(whole), whole)
     assert max(len(window) for window in speech.soundstorm.windows) <= 675
+
+
+@pytest.mark.parametrize("tokens", [1, 75, 676, 1500])
+def test_tokens_are_spoken_in_another_recording_s_voice(tokens):
+    speech = painted()
+    spoken = speech.speak_tokens(np.arange(300, 300 + tokens), PROMPT)
+    np.testing.assert_array_equal(spoken, paint(300, tokens))
+
+
+@pytest.mark.parametrize("tokens", [[], [[1, 2]], [-1], [10**6]])
+def test_no_tokens_of_this_pipeline(tokens):
+    with pytest.raises(ValueError, match="Expected tokens"):
+        painted().speak_tokens(np.array(tokens, "int32"), PROMPT)
 
 
 def test_short_windows_share_shapes():

@@ -183,16 +183,22 @@ def speak(text: str, voice: Voice) -> Utterance:
             )
             options = [part for setting in settings for part in ("--setf", setting)]
             located = _flite(text, voice.base, str(path), options)
+            phonemes = tuple(name for name, _, _ in located)
             spans = tuple((a / voice.timbre, b / voice.timbre) for _, a, b in located)
         else:
             speed = str(round(165 / voice.slowness))
             options = ["-v", voice.base, "-s", speed, "-p", str(voice.pitch), "-w", str(path)]
             _run(["espeak-ng", *options, "--stdin"], text)
-            located, spans = _flite(text, "kal16", "none"), ()  # its fastest voice
+            phonemes, spans = pronounce(text), ()
         waveform, rate = soundfile.read(path, dtype="float32")
     if rate * voice.timbre != SAMPLE_RATE:
         waveform = soxr.resample(waveform, rate * voice.timbre, SAMPLE_RATE)
-    return Utterance(waveform, tuple(name for name, _, _ in located), spans)
+    return Utterance(waveform, phonemes, spans)
+
+
+def pronounce(text: str) -> tuple[str, ...]:
+    """The phonemes of a text as flite's dictionary and rules give them, without pauses."""
+    return tuple(name for name, _, _ in _flite(text, "kal16", "none"))  # its fastest voice
 
 
 def _flite(text: str, voice: str, path: str, options=()) -> list[tuple[str, float, float]]:

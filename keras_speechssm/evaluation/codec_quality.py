@@ -19,10 +19,11 @@ def log_mel_distance(reference: np.ndarray, decoded: np.ndarray) -> float:
     Args:
         reference, decoded: float (samples,), of equal length, at 16 kHz.
     """
-    return float(np.mean(np.abs(_log_mel(reference) - _log_mel(decoded))))
+    return float(np.mean(np.abs(log_mel(reference) - log_mel(decoded))))
 
 
-def _log_mel(waveform: np.ndarray) -> np.ndarray:
+def log_mel(waveform: np.ndarray) -> np.ndarray:
+    """Natural logarithm of the mel magnitudes, float (frames, 80), every 16 ms."""
     starts = range(0, max(len(waveform) - _WINDOW, 0) + 1, _HOP)
     padded = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
     frames = np.stack([padded[start : start + _WINDOW] for start in starts])

@@ -169,8 +169,10 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         x = self.masked_prediction(x, features, mask)
         latents = self.agreement(self.code_norm(self.code_dense(x)), padding_mask)
         quantized, tokens = self.quantizer(latents, padding_mask=padding_mask)
-        code_logits = self.code_head(quantized, padding_mask=padding_mask)
-        logits = self._recognise(quantized, padding_mask)
+        # Still linear in the code; read from its 16 numbers alone, a head learned far slower.
+        widened = self.decoder_dense(quantized)
+        code_logits = self.code_head(widened, padding_mask=padding_mask)
+        logits = self._recognise(widened, padding_mask)
         super().__init__(
             inputs={"waveform": waveform, "padding_mask": padding_mask},
             outputs={"phoneme_logits": logits, "code_logits": code_logits, "tokens": tokens},
@@ -293,7 +295,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
 
     def _classes(self, tokens):
         """Most likely CTC classes int32 (batch, time) of tokens (batch, time)."""
-        logits = self._recognise(self.quantizer.decode(tokens), None)
+        codes = self.decoder_dense(self.quantizer.decode(tokens))
+        logits = self._recognise(codes, None)
         return ops.cast(ops.argmax(logits, axis=-1), "int32")
 
     def _encode(self, features, padding_mask):
@@ -302,8 +305,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             x = layer(x, padding_mask=padding_mask)
         return x
 
-    def _recognise(self, codes, padding_mask):
-        x = self.decoder_dense(codes)
+    def _recognise(self, x, padding_mask):
         for layer in self.decoder_layers:
             x = layer(x, padding_mask=padding_mask)
         return self.phoneme_head(x, padding_mask=padding_mask)

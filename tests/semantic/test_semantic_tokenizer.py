@@ -92,7 +92,7 @@ def test_model_agrees_with_tokenize_and_phonemes(tokenizer):
     tokens = tokenizer.tokenize(waveform)
     assert np.mean(outputs["tokens"] == tokens) > 0.99
     codes = tokenizer.quantizer.decode(ops.convert_to_tensor(tokens))
-    logits = tokenizer._recognise(codes, None)
+    logits = tokenizer._recognise(tokenizer.decoder_dense(codes), None)
     classes = ops.convert_to_numpy(ops.argmax(logits, axis=-1))
     phonemes = tokenizer.phonemes(tokens)
     assert phonemes == [collapse(classes[0])]

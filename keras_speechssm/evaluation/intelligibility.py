@@ -1,0 +1,105 @@
+"""Whether words survive resynthesis: the word error of recordings before and after."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_speechssm.audio import read_audio
+from keras_speechssm.data.corpora import find_audio, read_segments
+from keras_speechssm.evaluation.edit_distance import edit_distance
+from keras_speechssm.evaluation.transcription import (
+    OFFLINE_TRANSCRIBER,
+    open_transcriber,
+    plain_words,
+)
+from keras_speechssm.pipeline import SpeechContinuation
+from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.training.option_checks import check_at_least
+
+Excerpt = tuple[np.ndarray, str]
+"""A waveform (samples,) and the words that are said in it."""
+
+
+def word_errors(
+    excerpts: Sequence[Excerpt], restore: Callable[[np.ndarray], np.ndarray], transcribe: Callable
+) -> dict[str, float]:
+    """Word error rates of excerpts, and of what `restore` makes of them.
+
+    Args:
+        excerpts: waveforms and their words.
+        restore: what is judged, from waveform to waveform.
+        transcribe: a `Transcriber`.
+
+    Returns:
+        `original` and `resynthesised`, edits for each word that was said, over all excerpts
+        together; their `ratio`, and `num_words`, `num_excerpts`.
+    """
+    edits = {"original": 0, "resynthesised": 0}
+    num_words = 0
+    for waveform, text in excerpts:
+        said = plain_words(text)
+        num_words += len(said)
+        for name, heard in (("original", waveform), ("resynthesised", restore(waveform))):
+            words = [plain for word in transcribe(heard) for plain in plain_words(word.text)]
+            edits[name] += edit_distance(said, words)
+    if not num_words:
+        raise ValueError("No word is said in the excerpts; give transcribed recordings.")
+    rates = {name: count / num_words for name, count in edits.items()}
+    return {
+        **rates,
+        "ratio": rates["resynthesised"] / max(rates["original"], 1e-9),
+        "num_words": num_words,
+        "num_excerpts": len(excerpts),
+    }
+
+
+def evaluate_intelligibility(
+    audio_folders: Sequence[str | Path],
+    *,
+    preset: str = DEFAULT_PRESET,
+    transcriber: str = OFFLINE_TRANSCRIBER,
+    name_contains: str = "",
+    excerpt_seconds: float = 20.0,
+    max_excerpts: int = 30,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Word error of transcribed recordings, and after the tokens and back in their own voice.
+
+    An excerpt is a run of whole segments from the beginning of a recording; its first 3 s are
+    the voice prompt.
+
+    Args:
+        audio_folders: folders with sidecars (see `keras_speechssm.data.corpora`).
+        preset: a pipeline preset.
+        transcriber: see `transcription.open_transcriber`.
+        name_contains: only recordings with this in their name, such as `flite`.
+        excerpt_seconds: longest excerpt.
+        max_excerpts: spread evenly over the recordings.
+        seed: of SoundStorm's samples.
+
+    Returns:
+        See `word_errors`.
+    """
+    check_at_least(1, max_excerpts=max_excerpts, excerpt_seconds=excerpt_seconds)
+    paths = [path for path in find_audio(audio_folders) if name_contains in path.stem]
+    found = [(path, span) for path in paths if (span := _span(path, excerpt_seconds))]
+    if not found:
+        raise ValueError(f"No transcribed recording named *{name_contains}* in the folders.")
+    stride = max(1, -(-len(found) // max_excerpts))
+    excerpts = [
+        (read_audio(path, start=start, duration=end - start), text)
+        for path, (start, end, text) in found[::stride]
+    ]
+    transcribe = open_transcriber(transcriber)
+    speech = SpeechContinuation.from_preset(preset)
+    return word_errors(excerpts, lambda x: speech.resynthesize(x, seed=seed), transcribe)
+
+
+def _span(path: Path, seconds: float) -> tuple[float, float, str] | None:
+    """Start, end and words of the first segments that fit, or `None`."""
+    segments = [segment for segment in read_segments(path) or () if segment.text]
+    fitting = [s for s in segments if s.end - segments[0].start <= seconds]
+    if not fitting:
+        return None
+    return fitting[0].start, fitting[-1].end, " ".join(segment.text for segment in fitting)

@@ -1,0 +1,150 @@
+"""Does a continuation last? Silence, repetition, voice and naturalness of each of its minutes."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_speechssm.audio import read_audio
+from keras_speechssm.data.corpora import name_recordings
+from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+from keras_speechssm.evaluation.comparison_files import plot_curves
+from keras_speechssm.evaluation.confidence import mean_interval
+from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
+from keras_speechssm.evaluation.repetition import entropy, repeated_share
+from keras_speechssm.evaluation.silence import silent_share
+from keras_speechssm.evaluation.token_agreement import without_repeats
+from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
+from keras_speechssm.training.option_checks import check_at_least
+from keras_speechssm.whole_files import whole_file, write_json
+
+MINUTE = 60
+
+MEASURES = ("silent_share", "repeated_4_grams", "token_entropy", "speaker_similarity", "mos")
+
+
+def measure_minutes(
+    prompt: np.ndarray,
+    continuation: np.ndarray,
+    tokenize: Callable[[np.ndarray], np.ndarray],
+    embed: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[np.ndarray], float],
+) -> dict[str, list[float]]:
+    """All measures of each whole minute; of less than a minute, of the whole.
+
+    Args:
+        prompt, continuation: float (samples,) at 16 kHz.
+        tokenize: waveform to semantic tokens (time,).
+        embed: waveform to a unit vector of its voice.
+        predict: waveform to an opinion score.
+
+    Returns:
+        by measure of `MEASURES` a value for each minute: the share of silent frames; the share
+        of its 4-grams of tokens that occurred before in the same minute, and the entropy of its
+        tokens in nats, runs of one token counted once; the cosine of its voice to the prompt's;
+        the opinion of its middle 10 s.
+    """
+    minutes = max(1, len(continuation) // (MINUTE * SAMPLE_RATE))
+    tokens, voice = np.asarray(tokenize(continuation)), embed(prompt)
+    measured: dict[str, list[float]] = {name: [] for name in MEASURES}
+    measured["silent_share"] = silent_share(continuation, float(MINUTE))[:minutes]
+    for minute in range(minutes):
+        samples = continuation[minute * MINUTE * SAMPLE_RATE :][: MINUTE * SAMPLE_RATE]
+        said = without_repeats(tokens[minute * MINUTE * TOKEN_RATE :][: MINUTE * TOKEN_RATE])
+        middle, half = len(samples) // 2, min(5 * SAMPLE_RATE, len(samples) // 2)
+        measured["repeated_4_grams"].append(repeated_share(said))
+        measured["token_entropy"].append(entropy(said))
+        measured["speaker_similarity"].append(float(np.dot(embed(samples), voice)))
+        measured["mos"].append(float(predict(samples[middle - half : middle + half])))
+    return measured
+
+
+def trend(values: Sequence[float], first_minute: int) -> float | None:
+    """Slope of the least-squares line through the minutes from `first_minute` on, a minute.
+
+    `None` for fewer than three of them.
+    """
+    late = np.asarray(values[first_minute:], "float64")
+    return float(np.polyfit(np.arange(len(late)), late, 1)[0]) if len(late) >= 3 else None
+
+
+def evaluate_long_form(
+    continuation_folder: str | Path,
+    benchmark_folder: str | Path,
+    output_folder: str | Path,
+    *,
+    preset: str = DEFAULT_PRESET,
+    prompt_seconds: float = 10.0,
+    trend_from_minute: int = 4,
+) -> dict:
+    """Measures the minutes of continuations, and of the true ones next to them.
+
+    Writes `long-form.json`, and `<measure>.png` for each of `MEASURES`.
+
+    Args:
+        continuation_folder: what `speechssm evaluate generate` wrote, without prompts.
+        benchmark_folder: the recordings that were continued.
+        output_folder: folder to write.
+        preset: whose tokenizer counts repetitions.
+        prompt_seconds: length of the prompts.
+        trend_from_minute: minutes before it do not count for the trends.
+
+    Returns:
+        `{"continuation": {measure: [interval of each minute]}, "truth": the same, "trends":
+        {measure: interval of the slopes a minute, of the continuations}, "num_recordings"}`;
+        the intervals are those of `confidence.mean_interval` over the recordings.
+
+    Raises:
+        ValueError: a continuation has no recording, or a number is out of range.
+    """
+    check_at_least(0.5, prompt_seconds=prompt_seconds)
+    check_at_least(0, trend_from_minute=trend_from_minute)
+    recordings = name_recordings([benchmark_folder])
+    continuations = name_recordings([continuation_folder])
+    if unknown := sorted(set(continuations) - set(recordings)):
+        raise ValueError(f"{continuations[unknown[0]]} continues no recording of the benchmark.")
+    tokenizer = SemanticTokenizer.from_preset(preset)
+    tools = tokenizer.tokenize, SpeakerEmbedder(), DNSMOSPredictor()
+    rows: dict[str, list[dict]] = {"continuation": [], "truth": []}
+    for number, (name, path) in enumerate(continuations.items(), start=1):
+        print(f"{number} of {len(continuations)}: {name}", file=sys.stderr)
+        recording = read_audio(recordings[name])
+        cut = round(prompt_seconds * SAMPLE_RATE)
+        prompt, truth = recording[:cut], recording[cut:]
+        for kind, waveform in (("continuation", read_audio(path)), ("truth", truth)):
+            if len(waveform) >= SAMPLE_RATE:
+                rows[kind].append(measure_minutes(prompt, waveform, *tools))
+    report = summarise_minutes(rows, trend_from_minute)
+    output = Path(output_folder)
+    write_json(output / "long-form.json", report)
+    for measure in MEASURES:
+        curves = {kind: report[kind][measure] for kind in rows if report[kind][measure]}
+        with whole_file(output / f"{measure}.png") as temporary:
+            temporary.write_bytes(plot_curves(curves, measure.replace("_", " "), "minute"))
+    return report
+
+
+def summarise_minutes(rows: dict[str, list[dict]], trend_from_minute: int) -> dict:
+    """The report of `evaluate_long_form`, of what `measure_minutes` gave for each recording."""
+    report: dict = {"num_recordings": len(rows["continuation"])}
+    for kind, measured in rows.items():
+        longest = max((len(row["mos"]) for row in measured), default=0)
+        report[kind] = {
+            name: [
+                mean_interval([row[name][minute] for row in measured if minute < len(row[name])])
+                for minute in range(longest)
+            ]
+            for name in MEASURES
+        }
+    slopes = {
+        name: [trend(row[name], trend_from_minute) for row in rows["continuation"]]
+        for name in MEASURES
+    }
+    report["trends"] = {
+        name: mean_interval([slope for slope in found if slope is not None])
+        for name, found in slopes.items()
+    }
+    return report

@@ -1,0 +1,110 @@
+"""Does it say words? A recogniser's confidence in a continuation, against tokens in disorder."""
+
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_speechssm.audio import read_audio
+from keras_speechssm.evaluation.generation import read_benchmark
+from keras_speechssm.evaluation.transcription import OFFLINE_TRANSCRIBER, open_transcriber
+from keras_speechssm.pipeline import SpeechContinuation
+from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
+from keras_speechssm.training.option_checks import check_at_least
+
+
+def shuffle_tokens(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The runs of equal tokens of int (time,) in disorder: the same sounds, no words."""
+    edges = np.flatnonzero(np.diff(tokens)) + 1
+    runs = np.split(tokens, edges)
+    return np.concatenate([runs[place] for place in rng.permutation(len(runs))])
+
+
+def confidence_report(confidences: dict[str, Sequence[float]]) -> dict[str, float]:
+    """Shares of words that the recogniser is surer of than of half of the shuffled ones.
+
+    Args:
+        confidences: of each word, by kind; `shuffled` is one of the kinds.
+
+    Returns:
+        for each other kind the share, `<kind>_above_shuffled`; for all the number of words,
+        `<kind>_words`, and their mean confidence, `<kind>_confidence`.
+    """
+    if not len(confidences["shuffled"]):
+        raise ValueError("The recogniser heard no word in the shuffled tokens; give longer ones.")
+    threshold = float(np.median(confidences["shuffled"]))
+    report: dict[str, float] = {}
+    for kind, values in confidences.items():
+        if kind != "shuffled":
+            share = np.mean(np.asarray(values) > threshold) if len(values) else 0.0
+            report[f"{kind}_above_shuffled"] = float(share)
+        report[f"{kind}_words"] = len(values)
+        report[f"{kind}_confidence"] = float(np.mean(values)) if len(values) else 0.0
+    return report
+
+
+def evaluate_recognised_words(
+    benchmark_folder: str | Path,
+    *,
+    preset: str = DEFAULT_PRESET,
+    transcriber: str = OFFLINE_TRANSCRIBER,
+    prompt_seconds: float = 10.0,
+    seconds: float = 30.0,
+    subset: int | None = 10,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Words heard in continuations, in resynthesised truth, and in shuffled tokens.
+
+    All three are spoken in the prompt's voice by the same pipeline: the tokens of the language
+    model, those of the true continuation, and the first in disorder, run by run.
+
+    Args:
+        benchmark_folder: recordings, each a prompt and its true continuation.
+        preset: a pipeline preset.
+        transcriber: see `transcription.open_transcriber`.
+        prompt_seconds: length of the prompts.
+        seconds: length of each continuation.
+        subset: recordings, see `generation.read_benchmark`.
+        temperature: of the language model's samples.
+        seed: of all samples.
+
+    Returns:
+        See `confidence_report`: of `continuation`, `truth` and `shuffled`.
+    """
+    check_at_least(1.0, prompt_seconds=prompt_seconds, seconds=seconds)
+    check_at_least(0, temperature=temperature, seed=seed)
+    items = read_benchmark(benchmark_folder, prompt_seconds, least_reference=seconds, subset=subset)
+    speech, transcribe = SpeechContinuation.from_preset(preset), open_transcriber(transcriber)
+    confidences: dict[str, list[float]] = {"continuation": [], "truth": [], "shuffled": []}
+    for number, item in enumerate(items, start=1):
+        print(f"{number} of {len(items)}: {item.name}", file=sys.stderr)
+        recording = read_audio(item.audio, duration=prompt_seconds + seconds)
+        own = (seed, zlib.crc32(item.name.encode()))
+        for kind, waveform in _speak(speech, recording, prompt_seconds, temperature, own).items():
+            confidences[kind] += [word.confidence for word in transcribe(waveform)]
+    return confidence_report(confidences)
+
+
+def _speak(
+    speech: SpeechContinuation,
+    recording: np.ndarray,
+    prompt_seconds: float,
+    temperature: float,
+    seeds: tuple[int, int],
+) -> dict[str, np.ndarray]:
+    """What is compared of one recording, as waveforms."""
+    rng = np.random.default_rng(seeds)
+    drawn = int(rng.integers(2**31))
+    prompt = recording[: round(prompt_seconds * SAMPLE_RATE)]
+    tokens, length = speech.tokenize(recording), round(prompt_seconds * TOKEN_RATE)
+    generate: Callable = speech.speech_lm.generate
+    made = generate(
+        tokens[None, :length], len(tokens) - length, temperature=temperature, seed=drawn
+    )
+    said = {"continuation": np.asarray(made)[0], "truth": tokens[length:]}
+    said["shuffled"] = shuffle_tokens(said["continuation"], rng)
+    return {kind: speech.speak_tokens(t, prompt, seed=drawn) for kind, t in said.items()}

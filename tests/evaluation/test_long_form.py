@@ -1,0 +1,85 @@
+import json
+
+import numpy as np
+import pytest
+
+from keras_speechssm.audio import write_audio
+from keras_speechssm.evaluation import long_form
+from keras_speechssm.evaluation.long_form import (
+    MEASURES,
+    evaluate_long_form,
+    measure_minutes,
+    summarise_minutes,
+    trend,
+)
+from tests import instruments
+
+MINUTE = 60 * 16000
+
+
+def tokenize(waveform):
+    """A token tells the level of its 40 ms, in hundredths."""
+    return np.round(100 * waveform[: len(waveform) // 640 * 640 : 640]).astype(int)
+
+
+def test_each_minute_is_measured_by_itself():
+    varied = np.repeat(np.random.default_rng(0).integers(10, 90, 1500) / 100, 640)
+    stuck = np.repeat(np.tile([0.2, 0.3], 750), 640)
+    silent = np.zeros(MINUTE)
+    waveform = np.concatenate([varied, stuck, silent, varied[:5000]]).astype("float32")
+    found = measure_minutes(
+        np.full(16000, 0.25, "float32"),
+        waveform,
+        tokenize,
+        instruments.voice,
+        instruments.Loudness(),
+    )
+    assert all(len(found[name]) == 3 for name in MEASURES)
+    assert found["silent_share"] == [0.0, 0.0, 1.0]
+    assert found["repeated_4_grams"][0] < 0.01 < 0.99 < found["repeated_4_grams"][1]
+    assert found["token_entropy"][1] == pytest.approx(np.log(2), abs=1e-3)
+    assert found["token_entropy"][0] > 4 and found["token_entropy"][2] == 0
+    assert found["speaker_similarity"] == pytest.approx([np.cos(0.25), 1.0, np.cos(0.25)], abs=0.05)
+    assert found["mos"][1:] == pytest.approx([1 + 4 * 0.3, 1.0])
+    short = measure_minutes(
+        varied[:8000], varied[:32000], tokenize, instruments.voice, instruments.Loudness()
+    )
+    assert all(len(short[name]) == 1 for name in MEASURES)
+
+
+def test_trends_are_slopes_of_the_late_minutes():
+    assert trend([9, 9, 1, 2, 3, 4], 2) == pytest.approx(1.0)
+    assert trend([1, 2, 3], 1) is None
+    rows = [{name: [0.0, 0.0, n, 2.0 * n, 3.0 * n] for name in MEASURES} for n in (1, 3)]
+    report = summarise_minutes({"continuation": rows, "truth": []}, 2)
+    assert report["trends"]["mos"]["mean"] == pytest.approx(2.0)
+    assert [minute["mean"] for minute in report["continuation"]["mos"]] == [0, 0, 2, 4, 6]
+    assert report["truth"]["mos"] == [] and report["num_recordings"] == 2
+
+
+def test_report_and_plots_of_folders(tmp_path, monkeypatch):
+    class Tokenizer:
+        @classmethod
+        def from_preset(cls, preset):
+            return cls()
+
+        tokenize = staticmethod(tokenize)
+
+    monkeypatch.setattr(long_form, "SemanticTokenizer", Tokenizer)
+    monkeypatch.setattr(long_form, "SpeakerEmbedder", lambda: instruments.voice)
+    monkeypatch.setattr(long_form, "DNSMOSPredictor", instruments.Loudness)
+    for folder in ("truth", "ours"):
+        (tmp_path / folder).mkdir()
+    write_audio(tmp_path / "truth" / "a.wav", np.full(3 * 16000, 0.5))
+    write_audio(tmp_path / "ours" / "a.wav", np.full(5 * 16000, 0.25))
+    arguments = tmp_path / "ours", tmp_path / "truth", tmp_path / "report"
+    report = evaluate_long_form(*arguments, prompt_seconds=1.0)
+    assert report["continuation"]["mos"][0]["mean"] == pytest.approx(2.0, abs=1e-3)
+    assert report["truth"]["mos"][0]["mean"] == pytest.approx(3.0, abs=1e-3)
+    files = {path.name for path in (tmp_path / "report").iterdir()}
+    assert files == {"long-form.json", *(f"{name}.png" for name in MEASURES)}
+    kept = json.loads((tmp_path / "report" / "long-form.json").read_text())
+    assert kept["num_recordings"] == 1
+    write_audio(tmp_path / "ours" / "b.wav", np.full(16000, 0.25))
+    with pytest.raises(ValueError, match="b.wav continues no recording"):
+        evaluate_long_form(*arguments)
