@@ -208,12 +208,16 @@ class SpeechContinuation:
         Returns:
             float32 (640 * time,).
         """
-        tokens, size = np.asarray(tokens, "int32"), self.semantic_tokenizer.vocabulary_size
-        if tokens.ndim != 1 or not len(tokens) or tokens.min() < 0 or tokens.max() >= size:
+        tokens, size = np.asarray(tokens), self.semantic_tokenizer.vocabulary_size
+        if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
             raise ValueError(
-                f"Expected tokens (time,) from 0 to {size - 1}, at least one; got shape "
-                f"{tokens.shape}."
+                f"Expected tokens int (time,), at least one; got {tokens.dtype} {tokens.shape}."
             )
+        if tokens.min() < 0 or tokens.max() >= size:
+            raise ValueError(
+                f"Expected tokens from 0 to {size - 1}, got {tokens.min()} to {tokens.max()}."
+            )
+        tokens = tokens.astype("int32")
         waveform = read_speech(voice, duration=_VOICE_SECONDS)
         return self._speak(tokens, self._voice(waveform, self.tokenize(waveform)), seed)
 

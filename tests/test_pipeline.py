@@ -179,10 +179,19 @@ def test_tokens_are_spoken_in_another_recording_s_voice(tokens):
     np.testing.assert_array_equal(spoken, paint(300, tokens))
 
 
-@pytest.mark.parametrize("tokens", [[], [[1, 2]], [-1], [10**6]])
-def test_no_tokens_of_this_pipeline(tokens):
-    with pytest.raises(ValueError, match="Expected tokens"):
-        painted().speak_tokens(np.array(tokens, "int32"), PROMPT)
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.zeros(0, "int32"), "at least one"),
+        (np.array([[1, 2]]), r"got int64 \(1, 2\)"),
+        (np.array([0.5]), "got float64"),
+        (np.array([5, -1]), "got -1 to 5"),
+        (np.array([10**10]), "got 10000000000 to"),
+    ],
+)
+def test_no_tokens_of_this_pipeline(tokens, message):
+    with pytest.raises(ValueError, match=message):
+        painted().speak_tokens(tokens, PROMPT)
 
 
 def test_short_windows_share_shapes():

@@ -101,8 +101,7 @@ def tokenizer_program(task: dict, mesh):
         "waveform": shape(time[0], time[1] * SAMPLES_PER_TOKEN),
         "padding_mask": shape(*time, dtype="bool"),
     }
-    labels = shape(time[0], 2, time[1], dtype="int32")
-    labels = {"phoneme_logits": labels, "code_logits": labels}
+    labels = {"phoneme_logits": shape(time[0], 2, time[1], dtype="int32")}
     model = functools.partial(SemanticTokenizer, **config)
     return _fit_program(mesh, model, compile_tokenizer, (inputs, labels))
 

@@ -42,9 +42,14 @@ def split_text(text: str, min_characters: int = 45, max_characters: int = 120) -
     return [piece for piece in [*pieces, pending] if re.search("[A-Za-z]{2}", piece)]
 
 
-def _sentences(text: str) -> Iterator[str]:
+def plain_text(text: str) -> str:
+    """A text in ASCII: synthesisers misread other letters without a word."""
     text = text.replace("\u2014", ", ").replace("\u2018", "'").replace("\u2019", "'")
-    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+
+
+def _sentences(text: str) -> Iterator[str]:
+    text = plain_text(text)
     for paragraph in text.splitlines():
         # Only what a voice can say is kept: no italics, quotes, brackets or footnote marks.
         plain = re.sub(r"[^A-Za-z0-9.,;:!?' -]", " ", paragraph.replace("--", ", "))

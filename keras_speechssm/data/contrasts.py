@@ -11,8 +11,10 @@ figures compare with one another only.
 """
 
 import csv
+import hashlib
+import itertools
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +23,22 @@ import numpy as np
 
 from keras_speechssm.audio import write_audio
 from keras_speechssm.data.books import read_books
-from keras_speechssm.data.voices import Utterance, Voice, make_voices, missing_programs, speak
-from keras_speechssm.whole_files import whole_file
+from keras_speechssm.data.voices import (
+    Utterance,
+    Voice,
+    make_voices,
+    missing_programs,
+    pronounce,
+    speak,
+)
+from keras_speechssm.whole_files import keep_options, whole_file
 
 VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnpqrstvwxz"
 
-NOUNS = "dog boy girl bird horse teacher doctor sailor tree house river garden".split()
+NOUNS = "dog boy girl bird horse teacher doctor sailor".split()
+ADJECTIVES = "old young little happy quiet clever".split()
 VERBS = "run walk sing sleep smile laugh wait work play swim cook read".split()
-ADVERBS = "slowly quietly every morning|in the evening|all day|at home|near the road".split("|")
+WHEN = "every morning|in the evening|all day|at home|near the road".split("|")
 PLACES = "in the house|by the river|on the hill|behind the wall|near the door".split("|")
 
 
@@ -55,12 +65,19 @@ def word_contrasts(books: dict[str, list[str]], count: int, seed: int = 0) -> li
 
     Raises:
         ValueError: the books have too few words that occur 20 times or more.
+        RuntimeError: flite, which tells how both are said, fails.
     """
     text = " ".join(piece for pieces in books.values() for piece in pieces)
-    words = Counter(re.findall(r"[a-z]+", text.lower()))
-    frequent = sorted(w for w, n in words.items() if n >= 20 and 4 <= len(w) <= 9)
-    if len(frequent) < count:
-        raise ValueError(f"The books have {len(frequent)} words to choose from; {count} are asked.")
+    # Mostly in lower case: no names. Contractions are whole words here, and no candidates.
+    written = Counter(re.findall(r"[A-Za-z']+", text))
+    words: Counter = Counter()
+    for word, number in written.items():
+        words[word.lower()] += number
+    frequent = sorted(
+        word
+        for word, number in words.items()
+        if number >= 20 and 4 <= len(word) <= 9 and "'" not in word and 2 * written[word] > number
+    )
     rng = np.random.default_rng(seed)
     trigrams: Counter = Counter()
     for word in words:
@@ -69,14 +86,15 @@ def word_contrasts(books: dict[str, list[str]], count: int, seed: int = 0) -> li
     taken: set[str] = set()
     for word in rng.permutation(frequent):
         made = _made_up(str(word), words, trigrams, rng)
-        if made is None or made in taken:
+        # What is said alike is no contrast: "collor".
+        if made is None or made in taken or pronounce(made) == pronounce(str(word)):
             continue
         taken.add(made)
         details = {"frequency": words[word], "word": word, "length": len(word)}
         contrasts.append(Contrast(str(word), made, details))
         if len(contrasts) == count:
-            break
-    return contrasts
+            return contrasts
+    raise ValueError(f"The books have words for {len(contrasts)} pairs; {count} are asked.")
 
 
 def _trigrams(word: str) -> list[str]:
@@ -108,37 +126,59 @@ def _made_up(word: str, words: Counter, trigrams: Counter, rng) -> str | None:
 def sentence_contrasts(count: int, seed: int = 0) -> list[Contrast]:
     """Short sentences against the same with one word in a wrong form, four kinds in turn.
 
+    In each kind the right sentence is the longer one as often as the shorter one.
+
     Args:
-        count: pairs.
+        count: pairs, up to four times as many as the smallest kind has.
         seed: of the draws.
+
+    Raises:
+        ValueError: more pairs are asked than there are.
     """
     rng = np.random.default_rng(seed)
+    kinds = {name: rng.permutation(pairs) for name, pairs in _sentence_pairs().items()}
+    smallest = min(map(len, kinds.values()))
+    if count > len(kinds) * smallest:
+        raise ValueError(
+            f"There are {len(kinds) * smallest} pairs of sentences; {count} are asked."
+        )
+    names = list(kinds)
+    return [
+        Contrast(*map(str, kinds[name][number // len(names)]), {"type": name, "subtype": name})
+        for number in range(count)
+        for name in [names[number % len(names)]]
+    ]
 
-    def pick(choices: Sequence[str]) -> str:
-        return str(rng.choice(list(choices)))
 
-    contrasts: dict[tuple, Contrast] = {}
-    while len(contrasts) < count:
-        noun, verb, adverb, place = pick(NOUNS[:8]), pick(VERBS), pick(ADVERBS), pick(PLACES)
-        kind = len(contrasts) % 4
-        if kind == 0:
-            name, many = "subject-verb", f"The {noun}s {verb} {adverb}."
-            pair = many, f"The {noun}s {verb}s {adverb}."
-            if rng.random() < 0.5:
-                pair = f"The {noun} {verb}s {adverb}.", f"The {noun} {verb} {adverb}."
-        elif kind == 1:
-            noun, name = pick(NOUNS), "determiner-noun"
-            right, wrong = (f"{noun}s", noun) if rng.random() < 0.5 else (noun, f"{noun}s")
-            word = "these" if right.endswith("s") else "this"
-            pair = tuple(f"I have seen {word} {form} {place}." for form in (right, wrong))
-        elif kind == 2:
-            name = "auxiliary"
-            pair = f"The {noun} did not {verb} {adverb}.", f"The {noun} did not {verb}s {adverb}."
-        else:
-            name = "word-order"
-            pair = f"The old {noun} was {place}.", f"The {noun} old was {place}."
-        contrasts.setdefault(pair, Contrast(*pair, {"type": name, "subtype": name}))
-    return list(contrasts.values())
+def _sentence_pairs() -> dict[str, list[tuple[str, str]]]:
+    """All pairs (right, wrong) by kind."""
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for noun, verb, when in itertools.product(NOUNS, VERBS, WHEN):
+        one, many = f"The {noun} {verb}s {when}.", f"The {noun}s {verb} {when}."
+        pairs["subject-verb"] += [
+            (one, f"The {noun} {verb} {when}."),
+            (many, f"The {noun}s {verb}s {when}."),
+        ]
+        pairs["auxiliary"] += [
+            (f"The {noun} did not {verb} {when}.", f"The {noun} did not {verb}s {when}."),
+            (f"The {noun} never {verb}s {when}.", f"The {noun} never {verb} {when}."),
+        ]
+    for noun, place in itertools.product(NOUNS, PLACES):
+        one, many = (f"{noun} {place}." for noun in (noun, f"{noun}s"))
+        pairs["determiner-noun"] += [
+            (f"I have seen {right} {form}", f"I have seen {right} {other}")
+            for right, form, other in (
+                ("this", one, many),
+                ("that", one, many),
+                ("these", many, one),
+                ("those", many, one),
+            )
+        ]
+        pairs["word-order"] += [
+            (f"The {adjective} {noun} was {place}.", f"The {noun} {adjective} was {place}.")
+            for adjective in ADJECTIVES
+        ]
+    return pairs
 
 
 def prepare_contrasts(
@@ -148,7 +188,7 @@ def prepare_contrasts(
     pairs: int = 200,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Writes both sets, each pair spoken by two voices; run again, it goes on.
+    """Writes both sets, each pair spoken by two voices; run again with the same, it goes on.
 
     Args:
         text_folder: folder of `<book>.txt`, whose words are used.
@@ -160,17 +200,21 @@ def prepare_contrasts(
         recordings of each set.
 
     Raises:
-        ValueError: there are no texts, too few words, or flite or espeak-ng is not installed.
+        ValueError: there are no texts, too few words, the folder was begun with other options or
+            texts, or flite or espeak-ng is not installed.
     """
     if pairs < 1 or seed < 0:
         raise ValueError(f"pairs {pairs}, seed {seed}: expected at least 1 pair, a seed from 0 on.")
     if missing := missing_programs():
         raise ValueError(f"Not installed: {', '.join(missing)}; apt-get install flite espeak-ng.")
-    voices = (make_voices(0, "flite")[0], make_voices(0, "espeak-ng")[0])
+    books = read_books(text_folder)
+    said = hashlib.sha256(repr(sorted(books.items())).encode()).hexdigest()[:16]
     sets = {
-        "lexical": word_contrasts(read_books(text_folder), pairs, seed),
+        "lexical": word_contrasts(books, pairs, seed),
         "syntactic": sentence_contrasts(pairs, seed),
     }
+    keep_options(output_folder, pairs=pairs, seed=seed, texts=said)
+    voices = (make_voices(0, "flite")[0], make_voices(0, "espeak-ng")[0])
     output = Path(output_folder)
     return {name: _write_set(output / name, contrasts, voices) for name, contrasts in sets.items()}
 

@@ -1,5 +1,6 @@
 """Whether words survive resynthesis: the word error of recordings before and after."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from keras_speechssm.evaluation.transcription import (
     open_transcriber,
     plain_words,
 )
-from keras_speechssm.pipeline import SpeechContinuation
+from keras_speechssm.pipeline import MIN_PROMPT_SECONDS, SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.training.option_checks import check_at_least
 
@@ -33,7 +34,8 @@ def word_errors(
 
     Returns:
         `original` and `resynthesised`, edits for each word that was said, over all excerpts
-        together; their `ratio`, and `num_words`, `num_excerpts`.
+        together; their `ratio` (NaN where the originals have none), `num_words` and
+        `num_excerpts`.
     """
     edits = {"original": 0, "resynthesised": 0}
     num_words = 0
@@ -48,7 +50,7 @@ def word_errors(
     rates = {name: count / num_words for name, count in edits.items()}
     return {
         **rates,
-        "ratio": rates["resynthesised"] / max(rates["original"], 1e-9),
+        "ratio": rates["resynthesised"] / rates["original"] if rates["original"] else float("nan"),
         "num_words": num_words,
         "num_excerpts": len(excerpts),
     }
@@ -85,11 +87,14 @@ def evaluate_intelligibility(
     paths = [path for path in find_audio(audio_folders) if name_contains in path.stem]
     found = [(path, span) for path in paths if (span := _span(path, excerpt_seconds))]
     if not found:
-        raise ValueError(f"No transcribed recording named *{name_contains}* in the folders.")
-    stride = max(1, -(-len(found) // max_excerpts))
+        raise ValueError(
+            f"No transcribed recording named *{name_contains}* begins with a segment of at most "
+            f"{excerpt_seconds:g} s."
+        )
+    chosen = np.linspace(0, len(found) - 1, min(max_excerpts, len(found))).round().astype(int)
     excerpts = [
         (read_audio(path, start=start, duration=end - start), text)
-        for path, (start, end, text) in found[::stride]
+        for path, (start, end, text) in (found[place] for place in chosen)
     ]
     transcribe = open_transcriber(transcriber)
     speech = SpeechContinuation.from_preset(preset)
@@ -97,9 +102,14 @@ def evaluate_intelligibility(
 
 
 def _span(path: Path, seconds: float) -> tuple[float, float, str] | None:
-    """Start, end and words of the first segments that fit, or `None`."""
-    segments = [segment for segment in read_segments(path) or () if segment.text]
-    fitting = [s for s in segments if s.end - segments[0].start <= seconds]
-    if not fitting:
+    """Start, end and words of the first segments that fit, or `None`.
+
+    They end where the words are not known, and are long enough for a voice prompt.
+    """
+    segments = read_segments(path) or []
+    fitting = list(
+        itertools.takewhile(lambda s: s.text and s.end - segments[0].start <= seconds, segments)
+    )
+    if not fitting or fitting[-1].end - fitting[0].start < MIN_PROMPT_SECONDS:
         return None
     return fitting[0].start, fitting[-1].end, " ".join(segment.text for segment in fitting)

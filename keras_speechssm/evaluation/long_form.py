@@ -9,8 +9,10 @@ import numpy as np
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+from keras_speechssm.data.voice_activity import speech_turns
 from keras_speechssm.evaluation.comparison_files import plot_curves
 from keras_speechssm.evaluation.confidence import mean_interval
+from keras_speechssm.evaluation.generation_log import check_options
 from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
 from keras_speechssm.evaluation.repetition import entropy, repeated_share
 from keras_speechssm.evaluation.silence import silent_share
@@ -32,8 +34,10 @@ def measure_minutes(
     tokenize: Callable[[np.ndarray], np.ndarray],
     embed: Callable[[np.ndarray], np.ndarray],
     predict: Callable[[np.ndarray], float],
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """All measures of each whole minute; of less than a minute, of the whole.
+
+    A minute in which nobody speaks has no voice: `None`.
 
     Args:
         prompt, continuation: float (samples,) at 16 kHz.
@@ -49,7 +53,7 @@ def measure_minutes(
     """
     minutes = max(1, len(continuation) // (MINUTE * SAMPLE_RATE))
     tokens, voice = np.asarray(tokenize(continuation)), embed(prompt)
-    measured: dict[str, list[float]] = {name: [] for name in MEASURES}
+    measured: dict[str, list[float | None]] = {name: [] for name in MEASURES}
     measured["silent_share"] = silent_share(continuation, float(MINUTE))[:minutes]
     for minute in range(minutes):
         samples = continuation[minute * MINUTE * SAMPLE_RATE :][: MINUTE * SAMPLE_RATE]
@@ -57,18 +61,21 @@ def measure_minutes(
         middle, half = len(samples) // 2, min(5 * SAMPLE_RATE, len(samples) // 2)
         measured["repeated_4_grams"].append(repeated_share(said))
         measured["token_entropy"].append(entropy(said))
-        measured["speaker_similarity"].append(float(np.dot(embed(samples), voice)))
+        heard = bool(speech_turns(samples))
+        measured["speaker_similarity"].append(
+            float(np.dot(embed(samples), voice)) if heard else None
+        )
         measured["mos"].append(float(predict(samples[middle - half : middle + half])))
     return measured
 
 
-def trend(values: Sequence[float], first_minute: int) -> float | None:
-    """Slope of the least-squares line through the minutes from `first_minute` on, a minute.
+def trend(values: Sequence[float | None], skipped_minutes: int) -> float | None:
+    """Slope of the least-squares line through the minutes after the skipped ones, a minute.
 
-    `None` for fewer than three of them.
+    `None` for fewer than three values.
     """
-    late = np.asarray(values[first_minute:], "float64")
-    return float(np.polyfit(np.arange(len(late)), late, 1)[0]) if len(late) >= 3 else None
+    late = [(minute, v) for minute, v in enumerate(values[skipped_minutes:]) if v is not None]
+    return float(np.polyfit(*zip(*late, strict=True), 1)[0]) if len(late) >= 3 else None
 
 
 def evaluate_long_form(
@@ -78,7 +85,7 @@ def evaluate_long_form(
     *,
     preset: str = DEFAULT_PRESET,
     prompt_seconds: float = 10.0,
-    trend_from_minute: int = 4,
+    skipped_minutes: int = 4,
 ) -> dict:
     """Measures the minutes of continuations, and of the true ones next to them.
 
@@ -90,18 +97,21 @@ def evaluate_long_form(
         output_folder: folder to write.
         preset: whose tokenizer counts repetitions.
         prompt_seconds: length of the prompts.
-        trend_from_minute: minutes before it do not count for the trends.
+        skipped_minutes: so many first ones do not count for the trends.
 
     Returns:
         `{"continuation": {measure: [interval of each minute]}, "truth": the same, "trends":
         {measure: interval of the slopes a minute, of the continuations}, "num_recordings"}`;
-        the intervals are those of `confidence.mean_interval` over the recordings.
+        the intervals are those of `confidence.mean_interval` over the recordings. A recording
+        counts in the minutes that it has; trends want three minutes and more after the skipped.
 
     Raises:
-        ValueError: a continuation has no recording, or a number is out of range.
+        ValueError: a continuation has no recording or lasts less than a second, the folder was
+            generated with other prompts, or a number is out of range.
     """
     check_at_least(0.5, prompt_seconds=prompt_seconds)
-    check_at_least(0, trend_from_minute=trend_from_minute)
+    check_at_least(0, skipped_minutes=skipped_minutes)
+    check_options(continuation_folder, prompt_seconds, 0.0)
     recordings = name_recordings([benchmark_folder])
     continuations = name_recordings([continuation_folder])
     if unknown := sorted(set(continuations) - set(recordings)):
@@ -114,10 +124,11 @@ def evaluate_long_form(
         recording = read_audio(recordings[name])
         cut = round(prompt_seconds * SAMPLE_RATE)
         prompt, truth = recording[:cut], recording[cut:]
-        for kind, waveform in (("continuation", read_audio(path)), ("truth", truth)):
-            if len(waveform) >= SAMPLE_RATE:
-                rows[kind].append(measure_minutes(prompt, waveform, *tools))
-    report = summarise_minutes(rows, trend_from_minute)
+        continuation = read_audio(path, min_seconds=1.0)
+        rows["continuation"].append(measure_minutes(prompt, continuation, *tools))
+        if len(truth) >= SAMPLE_RATE:
+            rows["truth"].append(measure_minutes(prompt, truth, *tools))
+    report = summarise_minutes(rows, skipped_minutes)
     output = Path(output_folder)
     write_json(output / "long-form.json", report)
     for measure in MEASURES:
@@ -127,20 +138,22 @@ def evaluate_long_form(
     return report
 
 
-def summarise_minutes(rows: dict[str, list[dict]], trend_from_minute: int) -> dict:
+def summarise_minutes(rows: dict[str, list[dict]], skipped_minutes: int) -> dict:
     """The report of `evaluate_long_form`, of what `measure_minutes` gave for each recording."""
     report: dict = {"num_recordings": len(rows["continuation"])}
     for kind, measured in rows.items():
         longest = max((len(row["mos"]) for row in measured), default=0)
         report[kind] = {
             name: [
-                mean_interval([row[name][minute] for row in measured if minute < len(row[name])])
+                mean_interval(
+                    [v for row in measured for v in row[name][minute : minute + 1] if v is not None]
+                )
                 for minute in range(longest)
             ]
             for name in MEASURES
         }
     slopes = {
-        name: [trend(row[name], trend_from_minute) for row in rows["continuation"]]
+        name: [trend(row[name], skipped_minutes) for row in rows["continuation"]]
         for name in MEASURES
     }
     report["trends"] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.audio import read_audio
+from keras_speechssm.data.voice_activity import speech_turns
 from keras_speechssm.evaluation.generation import read_benchmark
 from keras_speechssm.evaluation.transcription import OFFLINE_TRANSCRIBER, open_transcriber
 from keras_speechssm.pipeline import SpeechContinuation
@@ -24,22 +25,29 @@ def shuffle_tokens(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def confidence_report(confidences: dict[str, Sequence[float]]) -> dict[str, float]:
-    """Shares of words that the recogniser is surer of than of half of the shuffled ones.
+    """Shares of words that the recogniser is surer of than of the middle one of the shuffled.
 
     Args:
         confidences: of each word, by kind; `shuffled` is one of the kinds.
 
     Returns:
-        for each other kind the share, `<kind>_above_shuffled`; for all the number of words,
-        `<kind>_words`, and their mean confidence, `<kind>_confidence`.
+        for each other kind the share, `<kind>_above_shuffled`, words as sure as the middle one
+        counting half (by chance 0.5); for all the number of words, `<kind>_words`, and their
+        mean confidence, `<kind>_confidence`.
+
+    Raises:
+        ValueError: the shuffled tokens gave no word, or all words are equally sure.
     """
     if not len(confidences["shuffled"]):
         raise ValueError("The recogniser heard no word in the shuffled tokens; give longer ones.")
+    if len({value for values in confidences.values() for value in values}) == 1:
+        raise ValueError("This recogniser is equally sure of all words; take pocketsphinx.")
     threshold = float(np.median(confidences["shuffled"]))
     report: dict[str, float] = {}
     for kind, values in confidences.items():
         if kind != "shuffled":
-            share = np.mean(np.asarray(values) > threshold) if len(values) else 0.0
+            marks = 0.5 * (np.sign(np.asarray(values) - threshold) + 1.0)
+            share = marks.mean() if len(values) else 0.0
             report[f"{kind}_above_shuffled"] = float(share)
         report[f"{kind}_words"] = len(values)
         report[f"{kind}_confidence"] = float(np.mean(values)) if len(values) else 0.0
@@ -60,7 +68,8 @@ def evaluate_recognised_words(
     """Words heard in continuations, in resynthesised truth, and in shuffled tokens.
 
     All three are spoken in the prompt's voice by the same pipeline: the tokens of the language
-    model, those of the true continuation, and the first in disorder, run by run.
+    model, those of the true continuation, and the first in disorder, run by run. Prompt and
+    truth are tokenised together, so the prompt's last tokens have heard what follows.
 
     Args:
         benchmark_folder: recordings, each a prompt and its true continuation.
@@ -85,7 +94,9 @@ def evaluate_recognised_words(
         recording = read_audio(item.audio, duration=prompt_seconds + seconds)
         own = (seed, zlib.crc32(item.name.encode()))
         for kind, waveform in _speak(speech, recording, prompt_seconds, temperature, own).items():
-            confidences[kind] += [word.confidence for word in transcribe(waveform)]
+            # Recognisers make words of silence too, and sure ones.
+            words = transcribe(waveform) if speech_turns(waveform) else []
+            confidences[kind] += [word.confidence for word in words]
     return confidence_report(confidences)
 
 

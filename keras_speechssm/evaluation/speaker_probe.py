@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +16,58 @@ from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.training.option_checks import check_at_least
 
 
-def probe_accuracy(features: Sequence[np.ndarray], speakers: Sequence[str]) -> float:
-    """Share of the held-out excerpts whose speaker a linear classifier tells.
+@dataclass(frozen=True)
+class Excerpts:
+    """Excerpts of recordings: who speaks in each, and which recording it is of.
 
-    Logistic regression on standardised features. Of each speaker the first half of the
-    excerpts trains, the second is judged.
+    Those of a speaker with several recordings are split by recordings, so that neither a room
+    nor a story is known; those of one recording by time.
+    """
+
+    speakers: tuple[str, ...]
+    recordings: tuple[int, ...]
+
+    def split(self) -> tuple[list[int], list[int]]:
+        """Places to train on, the first half of each speaker's, and to judge, the second.
+
+        Raises:
+            ValueError: fewer than two speakers have two excerpts or more.
+        """
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, speaker in enumerate(self.speakers):
+            places[speaker].append(place)
+        kept = [group for group in places.values() if len(group) >= 2]
+        if len(kept) < 2:
+            raise ValueError("A probe needs two speakers of two excerpts or more; give more audio.")
+        halves = [self._halve(group) for group in kept]
+        return [p for first, _ in halves for p in first], [p for _, last in halves for p in last]
+
+    def _halve(self, group: list[int]) -> tuple[list[int], list[int]]:
+        kinds = list(dict.fromkeys(self.recordings[place] for place in group))
+        if len(kinds) == 1:
+            return group[: len(group) // 2], group[len(group) // 2 :]
+        known = set(kinds[: len(kinds) // 2])
+        halves: tuple[list[int], list[int]] = ([], [])
+        for place in group:
+            halves[self.recordings[place] not in known].append(place)
+        return halves
+
+
+def probe_accuracy(features: Sequence[np.ndarray], excerpts: Excerpts) -> float:
+    """Share of the judged excerpts whose speaker a linear classifier tells.
+
+    Logistic regression on standardised features.
 
     Args:
-        features: a vector for each excerpt, in the order of time.
-        speakers: who speaks in each.
-
-    Raises:
-        ValueError: fewer than two speakers have two excerpts or more.
+        features: a vector for each excerpt.
+        excerpts: whose they are.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, speaker in enumerate(speakers):
-        places[speaker].append(place)
-    kept = [group for group in places.values() if len(group) >= 2]
-    if len(kept) < 2:
-        raise ValueError("A probe needs two speakers of two excerpts or more; give more audio.")
-    training = [place for group in kept for place in group[: len(group) // 2]]
-    judged = [place for group in kept for place in group[len(group) // 2 :]]
-    x, y = np.stack(features), np.asarray(speakers)
+    training, judged = excerpts.split()
+    x, y = np.stack(features), np.asarray(excerpts.speakers)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     probe.fit(x[training], y[training])
     return float(probe.score(x[judged], y[judged]))
@@ -73,17 +100,21 @@ def evaluate_speaker_probe(
     Returns:
         `tokens`, the accuracy of the probe on how often each token occurs; next to it `chance`,
         the share of the most frequent speaker, and `log_mel`, the accuracy on the mean and
-        deviation of 80 mel bands: what there is to know. And `num_speakers`, `num_excerpts`.
+        deviation of 80 mel bands: what there is to know. And `num_speakers`, `num_excerpts`: of
+        those judged.
     """
     check_at_least(1.0, excerpt_seconds=excerpt_seconds)
     check_at_least(2, max_excerpts=max_excerpts)
     if bool(speaker_folders) == bool(audio_folders):
         raise ValueError("Give speaker_folders, or audio_folders of synthesised speech.")
     recordings = [
-        (Path(folder).name, path) for folder in speaker_folders for path in find_audio([folder])
+        (str(folder), path) for folder in speaker_folders for path in find_audio([folder])
     ]
-    if audio_folders:
-        recordings = [(path.stem.partition("_")[2], path) for path in find_audio(audio_folders)]
+    for path in find_audio(audio_folders) if audio_folders else ():
+        _, separator, voice = path.stem.partition("_")
+        if not separator:
+            raise ValueError(f"{path} should be named <number>_<voice>{path.suffix}.")
+        recordings.append((voice, path))
     tokenizer = SemanticTokenizer.from_preset(preset)
     return probe_recordings(
         recordings, tokenizer.tokenize, tokenizer.vocabulary_size, excerpt_seconds, max_excerpts
@@ -98,29 +129,31 @@ def probe_recordings(
     max_excerpts: int,
 ) -> dict[str, float]:
     """What `evaluate_speaker_probe` returns, of (speaker, recording) pairs."""
-    speakers: list[str] = []
+    names: list[str] = []
+    sources: list[int] = []
     shares, spectra = [], []
     counts: Counter = Counter()
     size = round(excerpt_seconds * SAMPLE_RATE)
-    for speaker, path in recordings:
-        if counts[speaker] >= max_excerpts:
-            continue
+    for number, (speaker, path) in enumerate(recordings):
         waveform = read_audio(path)
         for start in range(0, len(waveform) - size + 1, size):
             if counts[speaker] == max_excerpts:
                 break
             excerpt = waveform[start : start + size]
             counts[speaker] += 1
-            speakers.append(speaker)
+            names.append(speaker)
+            sources.append(number)
             shares.append(token_shares(np.asarray(tokenize(excerpt)), vocabulary_size))
             bands = log_mel(excerpt)
             spectra.append(np.concatenate([bands.mean(axis=0), bands.std(axis=0)]))
-    if not speakers:
+    if not names:
         raise ValueError(f"No recording lasts {excerpt_seconds:g} s; give longer ones.")
+    excerpts = Excerpts(tuple(names), tuple(sources))
+    judged = Counter(names[place] for place in excerpts.split()[1])
     return {
-        "tokens": probe_accuracy(shares, speakers),
-        "chance": max(counts.values()) / len(speakers),
-        "log_mel": probe_accuracy(spectra, speakers),
-        "num_speakers": len(counts),
-        "num_excerpts": len(speakers),
+        "tokens": probe_accuracy(shares, excerpts),
+        "chance": max(judged.values()) / judged.total(),
+        "log_mel": probe_accuracy(spectra, excerpts),
+        "num_speakers": len(judged),
+        "num_excerpts": judged.total(),
     }

@@ -33,9 +33,9 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
     and drop who says it. Log-mel frames pass a Conformer, whose output a vector
     quantizer turns into tokens (paper, section 3.1). Three losses teach it:
 
-    - CTC on phonemes, where transcripts exist. It reads the *quantized* vectors twice: as
-      they are, so that each token by itself must tell phonemes apart, and through further
-      Conformer layers, which see its neighbours too.
+    - CTC on phonemes, where transcripts exist. It reads the *quantized* vectors through
+      further Conformer layers, so that the tokens themselves must tell phonemes apart; with
+      `code_head` also as they are, so that each token must do so by itself.
     - BEST-RQ masked prediction on all speech. It reads the encoder *before* the
       quantizer: its targets are acoustic, and routed through the codes they would
       spend them on voice and channel.
@@ -66,6 +66,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             `1.0`.
         commitment_weight: float. See `VectorQuantizer`. Defaults to `1.0`.
         agreement_weight: float. See `PairAgreement`. Defaults to `0.0`: no pairs.
+        code_head: bool. Whether phonemes are read from each token alone too. Defaults to
+            `False`.
         seed: int or None. Seed of masking, codebook and random projection.
 
     Inputs:
@@ -74,8 +76,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         steps.
 
     Returns:
-        A dict: `phoneme_logits` float32 (batch, time, num_phonemes + 1), `code_logits`, the
-        same read from each token alone, and `tokens` int32 (batch, time).
+        A dict: `phoneme_logits` float32 (batch, time, num_phonemes + 1), with `code_head`
+        `code_logits`, the same read from each token alone, and `tokens` int32 (batch, time).
 
     Example:
 
@@ -109,6 +111,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         masked_loss_weight: float = 1.0,
         commitment_weight: float = 1.0,
         agreement_weight: float = 0.0,
+        code_head: bool = False,
         seed: int | None = None,
         dtype=None,
         **kwargs,
@@ -158,27 +161,23 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         self.decoder_dense = keras.layers.Dense(hidden_dim, dtype=dtype, name="decoder_dense")
         self.decoder_layers = [conformer(f"decoder_{i}") for i in range(num_decoder_layers)]
         self.phoneme_head = PhonemeHead(num_phonemes, dtype=dtype, name="phoneme_head")
-        self.code_head = PhonemeHead(num_phonemes, dtype=dtype, name="code_head")
 
         # === Functional Model ===
         waveform = keras.Input((None,), dtype="float32", name="waveform")
         padding_mask = keras.Input((None,), dtype="bool", name="padding_mask")
         features = self.perturbation(self.log_mel(waveform))
         masked, mask = self.masking(features, padding_mask)
-        x = self._encode(masked, padding_mask)
-        x = self.masked_prediction(x, features, mask)
+        x = self.masked_prediction(self._encode(masked, padding_mask), features, mask)
         latents = self.agreement(self.code_norm(self.code_dense(x)), padding_mask)
         quantized, tokens = self.quantizer(latents, padding_mask=padding_mask)
-        # Still linear in the code; read from its 16 numbers alone, a head learned far slower.
         widened = self.decoder_dense(quantized)
-        code_logits = self.code_head(widened, padding_mask=padding_mask)
-        logits = self._recognise(widened, padding_mask)
-        super().__init__(
-            inputs={"waveform": waveform, "padding_mask": padding_mask},
-            outputs={"phoneme_logits": logits, "code_logits": code_logits, "tokens": tokens},
-            dtype=dtype,
-            **kwargs,
-        )
+        outputs = {"phoneme_logits": self._recognise(widened, padding_mask), "tokens": tokens}
+        if code_head:
+            # Linear in the code all the same; read from its few numbers a head learns slower.
+            head = PhonemeHead(num_phonemes, dtype=dtype, name="code_head")
+            outputs["code_logits"] = head(widened, padding_mask=padding_mask)
+        inputs = {"waveform": waveform, "padding_mask": padding_mask}
+        super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
 
         # === Config ===
         self._arguments = {
@@ -202,6 +201,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             "masked_loss_weight": masked_loss_weight,
             "commitment_weight": commitment_weight,
             "agreement_weight": agreement_weight,
+            "code_head": code_head,
             "seed": seed,
         }
         for name, value in self._arguments.items():

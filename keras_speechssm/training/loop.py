@@ -4,10 +4,11 @@ It knows nothing about what is trained: a compiled Keras model and a function fr
 the number of a step to its batch are all it takes.
 """
 
+import contextlib
 import importlib.util
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -69,8 +70,8 @@ def fit_resumable(
         The lines of `metrics.jsonl`.
 
     Raises:
-        ValueError: a number is out of range (nothing has been written then), or the loss is
-            no number any more.
+        ValueError: a number is out of range or another process trains in `output_dir` (nothing
+            has been written then), or the loss is no number any more.
     """
     check_at_least(1, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     check_at_least(0, learning_rate=learning_rate, max_seconds=max_seconds)
@@ -83,43 +84,70 @@ def fit_resumable(
         )
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    log = output_dir / "metrics.jsonl"
-    checkpoints, best = Checkpoints(output_dir / "checkpoints"), Checkpoints(output_dir / "best", 1)
-    epochs = -(-total_steps // steps_per_epoch)
-    warmup_epochs = 5 if warmup_steps is None else max(1.0, warmup_steps / steps_per_epoch)
-    if validation_batches is None:
-        monitor = "loss"
-    first_epoch = checkpoints.restore(model).get("epoch", 0)
-    keep_lines(log, first_epoch)
-    if first_epoch < epochs:
-        budget = Budget(output_dir, epochs, max_seconds)
-        per_epoch = steps_per_epoch * batches_per_step
-        # A plain iterator: Keras' PyDataset fetches ahead, across the ends of epochs.
-        batches = (make_batch(number) for number in itertools.count(first_epoch * per_epoch))
-        validation = None if validation_batches is None else _Fixed(validation_batches)
-        averages = _averages_weights(model.optimizer) and validation is not None
-        model.fit(
-            batches,
-            initial_epoch=first_epoch,
-            steps_per_epoch=per_epoch,
-            epochs=epochs,
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                StopAtNaN(output_dir),
-                LearningRate(budget, learning_rate, warmup_epochs, final_learning_rate),
-                *callbacks,
-                *([keras.callbacks.SwapEMAWeights()] if averages else []),
-                MetricsLog(log, steps_per_epoch, max_seconds),
-                *_tensorboard(output_dir, steps_per_epoch, first_epoch),
-                KeepBest(best, monitor, read_metrics(log), budget, best_from),
-                KeepCheckpoint(checkpoints),
-            ],
-            validation_data=validation,
+    with claimed(output_dir):
+        log = output_dir / "metrics.jsonl"
+        checkpoints, best = (
+            Checkpoints(output_dir / "checkpoints"),
+            Checkpoints(output_dir / "best", 1),
         )
-    if best.restore(model) and _averages_weights(model.optimizer):
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-    return read_metrics(log)
+        epochs, per_epoch = -(-total_steps // steps_per_epoch), steps_per_epoch * batches_per_step
+        warmup_epochs = 5 if warmup_steps is None else max(1.0, warmup_steps / steps_per_epoch)
+        monitor = "loss" if validation_batches is None else monitor
+        first_epoch = checkpoints.restore(model).get("epoch", 0)
+        keep_lines(log, first_epoch)
+        if first_epoch < epochs:
+            budget = Budget(output_dir, epochs, max_seconds)
+            # A plain iterator: Keras' PyDataset fetches ahead, across the ends of epochs.
+            batches = (make_batch(number) for number in itertools.count(first_epoch * per_epoch))
+            validation = None if validation_batches is None else _Fixed(validation_batches)
+            averages = _averages_weights(model.optimizer) and validation is not None
+            model.fit(
+                batches,
+                initial_epoch=first_epoch,
+                steps_per_epoch=per_epoch,
+                epochs=epochs,
+                shuffle=False,
+                verbose=0,
+                callbacks=[
+                    StopAtNaN(output_dir),
+                    LearningRate(budget, learning_rate, warmup_epochs, final_learning_rate),
+                    *callbacks,
+                    *([keras.callbacks.SwapEMAWeights()] if averages else []),
+                    MetricsLog(log, steps_per_epoch, max_seconds),
+                    *_tensorboard(output_dir, steps_per_epoch, first_epoch),
+                    KeepBest(best, monitor, read_metrics(log), budget, best_from),
+                    KeepCheckpoint(checkpoints),
+                ],
+                validation_data=validation,
+            )
+        if best.restore(model) and _averages_weights(model.optimizer):
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+        return read_metrics(log)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a run's folder while the block lasts; a kill frees it.
+
+    Two runs in one folder would mix their metrics and overwrite each other's checkpoints.
+
+    Raises:
+        ValueError: another process, on this machine, is at it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"Another run is training in {folder}; wait for its end, or give another "
+                "output_dir."
+            ) from None
+        yield
 
 
 class _Fixed(keras.utils.PyDataset):

@@ -133,10 +133,11 @@ def train_soundstorm(
         level_shares: how often each level is the one to learn, the coarsest first, in
             any unit: the coarse levels carry the words. Defaults to all alike, as in
             the paper.
-        initial_preset: preset of a `SoundStorm` for this codec to start from, in the dtype
-            policy that it was saved with. One for a tokenizer of another vocabulary's size
-            keeps all but what it knows of that (`change_vocabulary`). Defaults to a new model,
-            see `start_from_codebooks`.
+        initial_preset: preset of a `SoundStorm` for this codec and tokenizer to start from, in
+            the dtype policy that it was saved with. Where the tokenizer has another number of
+            tokens, all is kept but what it knows of them (`change_vocabulary`); another
+            tokenizer of the same number is not noticed. Defaults to a new model, see
+            `start_from_codebooks`.
         batch_size, crop_seconds: crops in a step and their length.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
         learning_rate: peak of Adam's learning rate, see `LearningRate`.

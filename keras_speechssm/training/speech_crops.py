@@ -60,6 +60,7 @@ class CropBatches:
         augmented: bool. Speed of 0.88 to 1.14 and `augment`. Defaults to `True`.
         paired: bool. Rows 2 i and 2 i + 1 are the same crop at the same speed, each augmented
             in its own way, as `PairAgreement` wants them. Defaults to `False`.
+        outputs: names of the model's outputs that the labels are for.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class CropBatches:
         untranscribed_share: float = 0.2,
         augmented: bool = True,
         paired: bool = False,
+        outputs: Sequence[str] = ("phoneme_logits",),
     ):
         if paired and batch_size % 2:
             raise ValueError(f"Pairs of rows need an even batch_size, got {batch_size}.")
@@ -80,6 +82,7 @@ class CropBatches:
         self.seed = seed
         self.augmented = augmented
         self.views = 2 if paired else 1
+        self.outputs = tuple(outputs)
         self.ids = {phoneme: number for number, phoneme in enumerate(PHONEMES, start=1)}
         recordings = [_describe(path) for path in find_audio(folders)]
         self.plain = [r for r in recordings if not r.segments]
@@ -95,8 +98,7 @@ class CropBatches:
 
         Returns:
             `({"waveform": float32 (batch, samples), "padding_mask": bool (batch, time)},
-            {"phoneme_logits": int32 (batch, 2, time), "code_logits": the same})`; the labels
-            of `PhonemeLoss`.
+            {output: int32 (batch, 2, time)})`; the labels of `PhonemeLoss`, the same for each.
         """
         rng = np.random.default_rng((self.seed, step))
         size = (self.batch_size, self.crop_steps)
@@ -112,7 +114,7 @@ class CropBatches:
             for phoneme, start, end in spans:
                 labels[rows, 1, start:end] = phoneme
         inputs = {"waveform": waveform, "padding_mask": padding_mask}
-        return inputs, {"phoneme_logits": labels, "code_logits": labels}
+        return inputs, dict.fromkeys(self.outputs, labels)
 
     def _draw(self, rng) -> tuple[np.ndarray, list[int], list[tuple[int, int, int]]]:
         speed = rng.uniform(0.88, 1.14) if self.augmented else 1.0

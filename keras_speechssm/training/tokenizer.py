@@ -15,6 +15,7 @@ from keras_speechssm.preset_registry import begin_from_preset, has_weights
 from keras_speechssm.semantic.phoneme_head import BLANK
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.option_checks import check_between
 from keras_speechssm.training.schedule import Budget
 from keras_speechssm.training.speech_crops import CropBatches
 
@@ -144,6 +145,7 @@ def train_tokenizer(
     Returns:
         The tokenizer with its best weights; it lies in `output_dir/preset` too.
     """
+    check_between(0, 1, quantize_from=quantize_from)
     keras.utils.set_random_seed(seed)
     config = {"masked_loss_weight": best_rq_weight, "seed": seed, **(model_config or {})}
     if preset is None:
@@ -159,12 +161,21 @@ def train_tokenizer(
         seed,
         untranscribed_share,
         paired=model.agreement_weight > 0,
+        outputs=phoneme_outputs(model),
     )
     if preset is None or not has_weights(SemanticTokenizer, preset):
         model.log_mel.adapt(batches.example_waveforms())
     validation = None
     if validation_folders:
-        held_out = CropBatches(validation_folders, crop_seconds, batch_size, seed, 0.0, False)
+        held_out = CropBatches(
+            validation_folders,
+            crop_seconds,
+            batch_size,
+            seed,
+            untranscribed_share=0.0,
+            augmented=False,
+            outputs=phoneme_outputs(model),
+        )
         validation = [held_out(step) for step in range(num_validation_batches)]
     compile_tokenizer(model, ctc_weight=ctc_weight)
     budget = Budget(Path(output_dir), -(-total_steps // steps_per_epoch), max_seconds)
@@ -190,15 +201,20 @@ def compile_tokenizer(
     """Compiles `model` with AdamW (gradients clipped to a norm of 1) and its CTC loss."""
     model.compile(
         optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=0.01, global_clipnorm=1.0),
-        loss={"phoneme_logits": PhonemeLoss(), "code_logits": PhonemeLoss()},
-        loss_weights={"phoneme_logits": ctc_weight, "code_logits": ctc_weight},
+        loss={name: PhonemeLoss() for name in phoneme_outputs(model)},
+        loss_weights={name: ctc_weight for name in phoneme_outputs(model)},
     )
+
+
+def phoneme_outputs(model: SemanticTokenizer) -> list[str]:
+    """Names of the outputs that learn phonemes."""
+    return ["phoneme_logits", "code_logits"] if model.code_head else ["phoneme_logits"]
 
 
 class QuantizerPhaseIn(keras.callbacks.Callback):
     """Lets the quantizer in once the phonemes come.
 
-    Unquantized until the training loss has fallen to `threshold` of its second epoch's
+    Unquantized until the phonemes' training loss has fallen to `threshold` of its second epoch's
     (at the latest when a share of `latest` of the budget is used); from there the quantized
     share rises in a straight line to 1 over `epochs` epochs. See `GradualVectorQuantizer` for
     why.
@@ -224,7 +240,9 @@ class QuantizerPhaseIn(keras.callbacks.Callback):
 
     def share(self, epoch: int) -> float:
         """Quantized share of an epoch (from 0), read off the metrics of those before."""
-        losses = [line["loss"] for line in self.budget.metrics()[:epoch]]
+        lines = self.budget.metrics()[:epoch]
+        # With one output Keras logs no loss of its own for it.
+        losses = [line.get("phoneme_logits_loss", line["loss"]) for line in lines]
         for done in range(1, epoch + 1):
             fallen = len(losses) >= done > 1 and losses[done - 1] <= self.threshold * losses[1]
             if fallen or self.budget.used(done) >= self.latest:

@@ -15,9 +15,10 @@ needs_programs = pytest.mark.skipif(
 )
 
 WORDS = "house garden window mother father river letter summer winter evening".split()
-BOOKS = {"a": [" ".join(WORDS)] * 25, "b": ["It was the best of times."]}
+BOOKS = {"a": [" ".join(WORDS)] * 25, "b": ["Henry couldn't say. " * 30]}
 
 
+@needs_programs
 def test_made_up_words_occur_nowhere_and_keep_the_pattern_of_vowels():
     pairs = word_contrasts(BOOKS, 8)
     assert len(pairs) == 8 and pairs == word_contrasts(BOOKS, 8) != word_contrasts(BOOKS, 8, 1)
@@ -32,8 +33,14 @@ def test_made_up_words_occur_nowhere_and_keep_the_pattern_of_vowels():
         assert 1 <= differing <= 2
         assert pair.details["frequency"] == 25
     assert len({pair.wrong for pair in pairs}) == 8
-    with pytest.raises(ValueError, match="10 words to choose from; 11 are asked"):
-        word_contrasts(BOOKS, 11)
+    with pytest.raises(ValueError, match="words for 10 pairs; 11 are asked"):
+        word_contrasts(BOOKS, 11)  # a name and a contraction do not count
+
+
+def test_what_is_said_alike_is_no_contrast(monkeypatch):
+    monkeypatch.setattr(contrasts, "pronounce", lambda word: "collar")
+    with pytest.raises(ValueError, match="words for 0 pairs"):
+        word_contrasts(BOOKS, 1)
 
 
 def test_of_the_tries_the_one_nearest_in_likelihood_is_taken():
@@ -53,21 +60,25 @@ def test_of_the_tries_the_one_nearest_in_likelihood_is_taken():
 
 
 def test_sentences_differ_in_one_form_and_are_all_different():
-    pairs = sentence_contrasts(60)
-    assert len({(pair.right, pair.wrong) for pair in pairs}) == 60
-    kinds = {pair.details["type"] for pair in pairs}
-    assert kinds == {"subject-verb", "determiner-noun", "auxiliary", "word-order"}
+    pairs = sentence_contrasts(200)
+    assert len({(pair.right, pair.wrong) for pair in pairs}) == 200
+    assert pairs != sentence_contrasts(200, 1) and pairs[:10] == sentence_contrasts(10)
+    kinds = Counter(pair.details["type"] for pair in pairs)
+    assert set(kinds.values()) == {50} and len(kinds) == 4
+    longer: Counter = Counter()
     for pair in pairs:
         right, wrong = pair.right.split(), pair.wrong.split()
         differing = [(a, b) for a, b in zip(right, wrong, strict=True) if a != b]
+        longer[pair.details["type"]] += len(pair.right) > len(pair.wrong)
         if pair.details["type"] == "word-order":
             assert sorted(right) == sorted(wrong) and len(differing) == 2
         else:
             ((a, b),) = differing
-            a, b = a.strip("."), b.strip(".")
             assert a == f"{b}s" or b == f"{a}s"
-    third = next(p for p in pairs if re.match(r"The \w+[^s] \w+s ", p.right))
-    assert not re.match(r"The \w+ \w+s ", third.wrong)
+    # Nothing is to be gained by liking short sentences.
+    assert all(15 <= longer[kind] <= 35 for kind in kinds if kind != "word-order")
+    with pytest.raises(ValueError, match="are asked"):
+        sentence_contrasts(10**5)
 
 
 @needs_programs
@@ -88,6 +99,8 @@ def test_both_sets_are_read_as_zero_speech_has_them(tmp_path, monkeypatch):
         assert all(len(read_audio(path)) > 4800 for path in folder.glob("*.wav"))
     monkeypatch.setattr(contrasts, "speak", None)  # what is there is not made again
     assert prepare_contrasts(tmp_path / "text", tmp_path / "out", pairs=2) == found
+    with pytest.raises(ValueError, match="begun with"):
+        prepare_contrasts(tmp_path / "text", tmp_path / "out", pairs=2, seed=1)
 
 
 def test_what_cannot_be_made_is_said(tmp_path, monkeypatch):

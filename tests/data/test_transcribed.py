@@ -35,11 +35,34 @@ def test_words_and_phonemes_lie_beside_links(recordings, monkeypatch):
 
 @needs_flite
 def test_what_does_not_fit_is_said_before_anything_is_written(recordings):
-    for lines, message in (("LJ1\n", "line 1: expected <name>"), ("LJ9|Hello.\n", "No recording")):
+    write_audio(recordings / "in" / "LJ2.flac", np.full(16000, 0.1))
+    for lines, message in (
+        ("\nLJ1\n", "line 2: expected <name>"),
+        ("LJ9|Hello.\n", "No recording"),
+        ("LJ2|Hello.\n", "Two recordings"),
+    ):
         (recordings / "t.csv").write_text(lines)
         with pytest.raises(ValueError, match=message):
             prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "out")
-    assert not (recordings / "out").exists()
+    with pytest.raises(ValueError, match="would become a part"):
+        (recordings / "t.csv").write_text("LJ1|Hello.\n")
+        prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "in" / "out")
+    (recordings / "in" / "LJ1b.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match="LJ1b.wav cannot be read as audio"):
+        (recordings / "t.csv").write_text("LJ1b|Hello.\n")
+        prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "out")
+
+
+@needs_flite
+def test_changed_transcripts_and_moved_recordings_are_taken(recordings):
+    arguments = recordings / "t.csv", recordings / "out"
+    prepare_transcribed(recordings / "in", *arguments)
+    (recordings / "in").rename(recordings / "moved")
+    (recordings / "t.csv").write_text("\ufeffLJ1|A fa\u00e7ade.\n", encoding="utf-8")
+    prepare_transcribed(recordings / "moved", *arguments)
+    (segment,) = read_segments(recordings / "out" / "LJ1.flac")
+    assert segment.text == "A facade." and segment.phonemes[-1] == "d"
+    assert len(read_audio(recordings / "out" / "LJ1.flac")) == 16000
 
 
 def test_without_flite(recordings, monkeypatch):

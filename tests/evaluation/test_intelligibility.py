@@ -23,6 +23,8 @@ def test_errors_are_counted_over_all_words_and_set_in_relation():
     worse = word_errors(excerpts, lambda x: np.zeros_like(x), instruments.Transcriber())
     assert worse["resynthesised"] == 1.0 and worse["ratio"] == pytest.approx(4.0)
     assert (worse["num_words"], worse["num_excerpts"]) == (4, 2)
+    same = word_errors(excerpts[1:], lambda x: x, instruments.Transcriber())
+    assert np.isnan(same["ratio"])
     with pytest.raises(ValueError, match="No word is said"):
         word_errors([], restore, instruments.Transcriber())
 
@@ -50,5 +52,9 @@ def test_excerpts_are_whole_segments_of_the_recordings_that_are_meant(tmp_path, 
     found = evaluate_intelligibility([tmp_path], name_contains="flite", excerpt_seconds=3.5)
     assert seen == [48000, 48000] and found["num_words"] == 6
     assert found["original"] == found["resynthesised"] == 0.0
+    sidecar = tmp_path / "0000_flite-slt.json"
+    sidecar.write_text(sidecar.read_text().replace("Gull", ""))
+    evaluate_intelligibility([tmp_path], name_contains="flite-slt", excerpt_seconds=9)
+    assert seen[2:] == [32000]  # up to where the words are not known
     with pytest.raises(ValueError, match=r"named \*gold\*"):
         evaluate_intelligibility([tmp_path], name_contains="gold")

@@ -17,6 +17,11 @@ from tests import instruments
 MINUTE = 60 * 16000
 
 
+@pytest.fixture(autouse=True)
+def loud_is_speech(monkeypatch):
+    monkeypatch.setattr(long_form, "speech_turns", lambda x: [(0.0, 1.0)] * bool(x.any()))
+
+
 def tokenize(waveform):
     """A token tells the level of its 40 ms, in hundredths."""
     return np.round(100 * waveform[: len(waveform) // 640 * 640 : 640]).astype(int)
@@ -39,7 +44,8 @@ def test_each_minute_is_measured_by_itself():
     assert found["repeated_4_grams"][0] < 0.01 < 0.99 < found["repeated_4_grams"][1]
     assert found["token_entropy"][1] == pytest.approx(np.log(2), abs=1e-3)
     assert found["token_entropy"][0] > 4 and found["token_entropy"][2] == 0
-    assert found["speaker_similarity"] == pytest.approx([np.cos(0.25), 1.0, np.cos(0.25)], abs=0.05)
+    assert found["speaker_similarity"][:2] == pytest.approx([np.cos(0.25), 1.0], abs=0.05)
+    assert found["speaker_similarity"][2] is None  # nobody's voice
     assert found["mos"][1:] == pytest.approx([1 + 4 * 0.3, 1.0])
     short = measure_minutes(
         varied[:8000], varied[:32000], tokenize, instruments.voice, instruments.Loudness()
@@ -49,7 +55,8 @@ def test_each_minute_is_measured_by_itself():
 
 def test_trends_are_slopes_of_the_late_minutes():
     assert trend([9, 9, 1, 2, 3, 4], 2) == pytest.approx(1.0)
-    assert trend([1, 2, 3], 1) is None
+    assert trend([1, 2, 3], 1) is None and trend([1, None, 3, None], 0) is None
+    assert trend([1, None, 3, 4], 0) == pytest.approx(1.0)
     rows = [{name: [0.0, 0.0, n, 2.0 * n, 3.0 * n] for name in MEASURES} for n in (1, 3)]
     report = summarise_minutes({"continuation": rows, "truth": []}, 2)
     assert report["trends"]["mos"]["mean"] == pytest.approx(2.0)
@@ -70,7 +77,8 @@ def test_report_and_plots_of_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(long_form, "DNSMOSPredictor", instruments.Loudness)
     for folder in ("truth", "ours"):
         (tmp_path / folder).mkdir()
-    write_audio(tmp_path / "truth" / "a.wav", np.full(3 * 16000, 0.5))
+    truth = np.repeat([0.9, 0.5], [16000, 32000])  # the prompt is louder
+    write_audio(tmp_path / "truth" / "a.wav", truth)
     write_audio(tmp_path / "ours" / "a.wav", np.full(5 * 16000, 0.25))
     arguments = tmp_path / "ours", tmp_path / "truth", tmp_path / "report"
     report = evaluate_long_form(*arguments, prompt_seconds=1.0)

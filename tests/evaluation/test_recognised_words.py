@@ -25,13 +25,17 @@ def test_shares_above_the_middle_of_the_shuffled():
         {"continuation": [0.1, 0.4, 0.6, 0.9], "truth": [], "shuffled": [0.1, 0.5, 0.8]}
     )
     assert found["continuation_above_shuffled"] == 0.5 and found["truth_above_shuffled"] == 0.0
+    tied = confidence_report({"continuation": [0.5, 0.5, 0.9], "shuffled": [0.1, 0.5, 0.8]})
+    assert tied["continuation_above_shuffled"] == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="equally sure"):
+        confidence_report({"continuation": [1.0], "shuffled": [1.0, 1.0]})
     assert found["continuation_words"] == 4 and found["shuffled_confidence"] > 0.46
     with pytest.raises(ValueError, match="no word in the shuffled"):
         confidence_report({"continuation": [0.1], "shuffled": []})
 
 
 class Pipeline:
-    """Tokens are levels in hundredths; the model goes on counting."""
+    """Tokens are levels in hundredths; the model goes on counting by two."""
 
     @classmethod
     def from_preset(cls, preset):
@@ -43,7 +47,7 @@ class Pipeline:
         return np.round(100 * waveform[::640]).astype("int32")
 
     def generate(self, tokens, num_tokens, temperature, seed):
-        return (tokens[:, -1:] + 1 + np.arange(num_tokens)) % 90
+        return (tokens[:, -1:] + 2 + 2 * np.arange(num_tokens)) % 90
 
     def speak_tokens(self, tokens, voice, seed):
         return np.repeat(tokens / 100, 640).astype("float32")
@@ -63,13 +67,18 @@ def test_what_is_compared(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recognised_words, "SpeechContinuation", Pipeline)
     monkeypatch.setattr(recognised_words, "open_transcriber", lambda name: Transcriber())
-    levels = np.arange(75) / 100
+    monkeypatch.setattr(recognised_words, "speech_turns", lambda x: [(0.0, 1.0)] * bool(x.any()))
+    levels = np.arange(50) / 100
     write_audio(tmp_path / "a.wav", np.repeat(levels, 640))
-    found = evaluate_recognised_words(tmp_path, prompt_seconds=1.0, seconds=2.0)
-    np.testing.assert_array_equal(heard[0], np.arange(25, 75))
-    np.testing.assert_array_equal(heard[1], np.arange(25, 75))
-    np.testing.assert_array_equal(np.sort(heard[2]), np.arange(25, 75))
+    found = evaluate_recognised_words(tmp_path, prompt_seconds=1.0, seconds=1.0)
+    np.testing.assert_array_equal(heard[0], np.arange(26, 76, 2))
+    np.testing.assert_array_equal(heard[1], np.arange(25, 50))
+    np.testing.assert_array_equal(np.sort(heard[2]), heard[0])
+    assert not np.array_equal(heard[2], heard[0])
     assert found["continuation_above_shuffled"] == found["truth_above_shuffled"] == 1.0
     assert found["shuffled_confidence"] < 0.8
+    monkeypatch.setattr(recognised_words, "speech_turns", lambda x: [])
+    with pytest.raises(ValueError, match="no word in the shuffled"):
+        evaluate_recognised_words(tmp_path, prompt_seconds=1.0, seconds=1.0)
     with pytest.raises(ValueError, match="goes on for 30 s"):
         evaluate_recognised_words(tmp_path, prompt_seconds=1.0)

@@ -3,6 +3,7 @@ import pytest
 
 from keras_speechssm.audio import write_audio
 from keras_speechssm.evaluation.speaker_probe import (
+    Excerpts,
     evaluate_speaker_probe,
     probe_accuracy,
     probe_recordings,
@@ -10,21 +11,29 @@ from keras_speechssm.evaluation.speaker_probe import (
 )
 
 
+def one_each(speakers):
+    """Excerpts of one recording a speaker."""
+    return Excerpts(tuple(speakers), tuple(ord(speaker) for speaker in speakers))
+
+
 def test_what_tells_the_speaker_is_found_and_what_does_not_is_not():
     rng = np.random.default_rng(0)
-    speakers = [name for name in "abcd" for _ in range(40)]
+    speakers = "".join(name * 40 for name in "abcd")
     plain = rng.normal(size=(160, 12))
-    telling = plain + 3.0 * np.array(
-        [[name == other for other in "abcdefghijkl"] for name in speakers]
-    )
-    assert probe_accuracy(list(telling), speakers) > 0.9
-    assert probe_accuracy(list(plain), speakers) < 0.45  # chance 0.25
+    telling = plain + 3.0 * np.array([[a == b for b in "abcdefghijkl"] for a in speakers])
+    assert probe_accuracy(list(telling), one_each(speakers)) > 0.9
+    assert probe_accuracy(list(plain), one_each(speakers)) < 0.45  # chance 0.25
 
 
 def test_the_second_half_is_judged_by_what_the_first_taught():
     """Who sounds like the other from half-time on is always taken for the other."""
     features = [np.array([x]) for x in (0.0, 0.1, 1.0, 0.9, 1.0, 1.1, 0.0, 0.1)]
-    assert probe_accuracy(features, list("aaaabbbb")) == 0.0
+    assert probe_accuracy(features, one_each("aaaabbbb")) == 0.0
+
+
+def test_a_recording_is_not_known_from_training_where_there_is_another():
+    excerpts = Excerpts(tuple("aaaaabbbc"), (0, 0, 0, 0, 1, 2, 2, 2, 3))
+    assert excerpts.split() == ([0, 1, 2, 3, 5], [4, 6, 7])
 
 
 def test_shares_of_tokens_do_not_depend_on_the_length():
@@ -45,13 +54,15 @@ def recordings(tmp_path):
     return [(path.stem.partition("_")[2], path) for path in sorted(tmp_path.glob("*.wav"))]
 
 
-def test_the_voice_is_in_the_spectra_and_not_in_tokens_that_leave_it_out(recordings):
-    rng = np.random.default_rng(0)
-    found = probe_recordings(recordings, lambda x: rng.integers(0, 4, 25), 4, 1.0, 5)
-    assert found["log_mel"] == 1.0 and found["chance"] == 0.5
-    assert (found["num_speakers"], found["num_excerpts"]) == (2, 10)
-    loud = probe_recordings(recordings, lambda x: np.array([int(x[5] > x[2])]), 2, 1.0, 5)
-    assert loud["num_excerpts"] == 10
+def test_the_voice_is_in_the_spectra_and_in_tokens_that_keep_it(recordings):
+    blind = probe_recordings(recordings, lambda x: np.arange(25) % 4, 4, 1.0, 6)
+    assert blind["log_mel"] == 1.0 and blind["tokens"] == blind["chance"] == 0.5
+    assert (blind["num_speakers"], blind["num_excerpts"]) == (2, 6)
+
+    def crossings(waveform):
+        return np.array([int((np.diff(np.sign(waveform)) != 0).mean() > 0.1)])
+
+    assert probe_recordings(recordings, crossings, 2, 1.0, 6)["tokens"] == 1.0
     with pytest.raises(ValueError, match="No recording lasts 60 s"):
         probe_recordings(recordings, lambda x: np.zeros(1, int), 4, 60.0, 5)
 
@@ -60,4 +71,10 @@ def test_one_kind_of_folder_is_asked_for():
     with pytest.raises(ValueError, match="speaker_folders, or audio_folders"):
         evaluate_speaker_probe()
     with pytest.raises(ValueError, match="two speakers of two excerpts"):
-        probe_accuracy([np.zeros(1)] * 3, ["a", "a", "b"])
+        one_each("aab").split()
+
+
+def test_a_name_without_a_voice_is_refused(tmp_path):
+    write_audio(tmp_path / "plain.wav", np.zeros(16000))
+    with pytest.raises(ValueError, match="plain.wav should be named"):
+        evaluate_speaker_probe(audio_folders=[tmp_path])

@@ -19,6 +19,7 @@ SIZES = {
     "num_mels": 16,
     "attention_context": 8,
     "masked_codebook_size": 8,
+    "code_head": True,
     "seed": 0,
 }
 

@@ -56,6 +56,15 @@ def test_a_broken_run_equals_an_unbroken_one(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_two_runs_in_one_folder_would_mix_so_the_second_is_refused(tmp_path):
+    _, before = run(tmp_path, 10)
+    with loop.claimed(tmp_path):
+        with pytest.raises(ValueError, match="Another run is training in"):
+            run(tmp_path, 20)
+    assert read_metrics(tmp_path / "metrics.jsonl") == before
+    assert len(run(tmp_path, 20)[1]) == 4
+
+
 def test_each_step_gets_its_own_batch(tmp_path):
     seen = []
 

@@ -154,7 +154,7 @@ def test_pairs_say_the_same_and_sound_apart(tmp_path):
     noise = np.random.default_rng(0).normal(size=9 * 16000) * 0.05
     write_audio(tmp_path / "a" / "x.wav", noise)
     inputs, labels = CropBatches([tmp_path / "a"], 1.4, 6, seed=1, paired=True)(2)
-    mask, labels = inputs["padding_mask"], labels["code_logits"]
+    mask, labels = inputs["padding_mask"], labels["phoneme_logits"]
     np.testing.assert_array_equal(mask[0::2], mask[1::2])
     np.testing.assert_array_equal(labels[0::2], labels[1::2])
     rows = inputs["waveform"]
@@ -197,7 +197,7 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
             [tmp_path / "a", tmp_path / "b"],
             tmp_path / "run",
             validation_folders=[tmp_path / "a"],
-            model_config=TINY,
+            model_config={**TINY, "code_head": True, "agreement_weight": 0.1},
             crop_seconds=2.0,
             batch_size=2,
             total_steps=total_steps,
@@ -210,11 +210,18 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert all(np.isfinite(line["loss"]) and line["val_loss"] > 0 for line in lines)
+    assert all(line["val_code_logits_loss"] > 0 for line in lines)
     loaded = SemanticTokenizer.from_preset(str(tmp_path / "run" / "preset"))
     waveform = np.random.default_rng(0).normal(size=9000) * 0.1
     np.testing.assert_array_equal(loaded.tokenize(waveform), model.tokenize(waveform))
     # The front end was fitted to the corpus.
     assert not np.allclose(ops.convert_to_numpy(loaded.log_mel.mean), -3.0)
+
+
+def test_a_share_that_is_meant_as_per_cent_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="quantize_from"):
+        train_tokenizer([tmp_path], tmp_path / "run", quantize_from=40)
+    assert not (tmp_path / "run").exists()
 
 
 def test_loss_survives_serialisation():
