@@ -53,6 +53,15 @@ class PhonemeHead(keras.layers.Layer):
         return config
 
 
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class CodeHead(PhonemeHead):
+    """A `PhonemeHead` that reads each token alone.
+
+    A class of its own, because Keras stores the weights of equal layers by their order, which
+    backends disagree on.
+    """
+
+
 def collapse(classes) -> list[int]:
     """Phoneme ids of a sequence of CTC classes: repeats merged, then blanks dropped."""
     previous, phonemes = BLANK, []

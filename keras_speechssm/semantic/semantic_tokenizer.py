@@ -13,7 +13,7 @@ from keras_speechssm.semantic.gradual_quantizer import GradualVectorQuantizer
 from keras_speechssm.semantic.log_mel import LogMelFrames
 from keras_speechssm.semantic.masked_prediction import MaskedPrediction, SpanMasking
 from keras_speechssm.semantic.pair_agreement import PairAgreement
-from keras_speechssm.semantic.phoneme_head import PhonemeHead, collapse
+from keras_speechssm.semantic.phoneme_head import CodeHead, PhonemeHead, collapse
 from keras_speechssm.semantic.voice_perturbation import VoicePerturbation
 from keras_speechssm.shapes import SAMPLES_PER_TOKEN
 from keras_speechssm.windows import (
@@ -174,7 +174,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         outputs = {"phoneme_logits": self._recognise(widened, padding_mask), "tokens": tokens}
         if code_head:
             # Linear in the code all the same; read from its few numbers a head learns slower.
-            head = PhonemeHead(num_phonemes, dtype=dtype, name="code_head")
+            head = CodeHead(num_phonemes, dtype=dtype, name="code_head")
             outputs["code_logits"] = head(widened, padding_mask=padding_mask)
         inputs = {"waveform": waveform, "padding_mask": padding_mask}
         super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)

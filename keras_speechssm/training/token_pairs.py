@@ -75,11 +75,15 @@ def _cache_name(folder: Path) -> str:
 
 def _check_models(cache_dir: Path, tokenizer, codec) -> None:
     """Ties a cache to the two models that fill it."""
-    digest = hashlib.sha256()
-    for model in (tokenizer, codec):
-        for weight in model.get_weights():
-            digest.update(np.ascontiguousarray(weight).tobytes())
-    models = {"models_sha256": digest.hexdigest()}
+    # Sorted: in which order a model names its weights may differ from backend to backend.
+    digests = [
+        sorted(
+            hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()
+            for weight in model.get_weights()
+        )
+        for model in (tokenizer, codec)
+    ]
+    models = {"models_sha256": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}
     manifest = cache_dir / "manifest.json"
     if not manifest.exists():
         write_json(manifest, models)

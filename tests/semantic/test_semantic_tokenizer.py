@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import keras_hub
 import numpy as np
@@ -154,6 +156,21 @@ def test_training_adds_the_distance_of_the_pairs_before_they_are_quantized():
     without, distance = first_loss(0.0)
     assert distance > 0.05
     np.testing.assert_allclose(first_loss(3.0)[0] - without, 3.0 * distance, rtol=1e-3)
+
+
+def test_weights_of_before_there_was_a_code_head_find_their_places(tokenizer, tmp_path):
+    """Keras stores equal layers by their order: the two heads must not be mixed up."""
+    keras.utils.set_random_seed(3)
+    plain = SemanticTokenizer(**{**SIZES, "code_head": False})
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    keras.utils.set_random_seed(4)
+    with_head = SemanticTokenizer(**SIZES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the head that the file does not have
+        with_head.load_weights(tmp_path / "plain.weights.h5", skip_mismatch=True)
+    for name in ("phoneme_head", "decoder_dense", "code_dense", "input_dense"):
+        old, new = (getattr(model, name).get_weights()[0] for model in (plain, with_head))
+        np.testing.assert_array_equal(new, old)
 
 
 def test_preset_round_trip(tokenizer, tmp_path):

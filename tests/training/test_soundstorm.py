@@ -8,6 +8,7 @@ import soundfile
 from keras import ops
 
 from keras_speechssm.training import soundstorm as training
+from keras_speechssm.training import token_pairs
 from keras_speechssm.training.token_pairs import prepare_token_pairs, read_token_pairs
 
 LEVELS, CODES, VOCABULARY = 2, 5, 6
@@ -196,6 +197,20 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, settings, m
     with pytest.raises(ValueError, match=message):
         training.train_soundstorm([tmp_path], tmp_path / "run", **presets, **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_knows_its_models_whatever_the_order_of_their_weights(tmp_path):
+    weights = [np.arange(3.0), np.ones((2, 2))]
+
+    def model(*weights):
+        return SimpleNamespace(get_weights=lambda: list(weights))
+
+    token_pairs._check_models(tmp_path, model(*weights), model(np.zeros(1)))
+    token_pairs._check_models(tmp_path, model(*weights[::-1]), model(np.zeros(1)))
+    with pytest.raises(ValueError, match="another tokenizer or codec"):
+        token_pairs._check_models(tmp_path, model(weights[0], weights[1] + 1), model(np.zeros(1)))
+    with pytest.raises(ValueError, match="another tokenizer or codec"):
+        token_pairs._check_models(tmp_path, model(np.zeros(1)), model(*weights))
 
 
 def test_another_vocabulary_changes_the_semantic_table_only():
