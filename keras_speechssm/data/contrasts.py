@@ -126,7 +126,8 @@ def _made_up(word: str, words: Counter, trigrams: Counter, rng) -> str | None:
 def sentence_contrasts(count: int, seed: int = 0) -> list[Contrast]:
     """Short sentences against the same with one word in a wrong form, four kinds in turn.
 
-    In each kind the right sentence is the longer one as often as the shorter one.
+    In each kind the right sentence is the longer one as often as the shorter one; in the one of
+    word order both are equally long.
 
     Args:
         count: pairs, up to four times as many as the smallest kind has.
