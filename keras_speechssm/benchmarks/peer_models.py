@@ -1,5 +1,6 @@
 """The peers of this package's Griffin, each as calls to be timed; see `griffin_models`."""
 
+import inspect
 from collections.abc import Callable
 
 from keras_speechssm.benchmarks.griffin_size import GriffinSize
@@ -224,15 +225,17 @@ class HuggingFace:
         import torch
         from transformers import DynamicCache
 
-        cache = DynamicCache(config=self.model.config)
+        # transformers 5.24 renamed the argument.
+        arguments = inspect.signature(self.model.forward).parameters
+        name = "cache" if "cache" in arguments else "past_key_values"
+        inputs = {name: DynamicCache(config=self.model.config), "use_cache": True}
         token = self._tokens(batch, max(2, context))  # its first call refuses a single one
 
         def step_on():
             nonlocal token
             with torch.no_grad():
                 for _ in range(steps):
-                    inputs = dict(use_cache=True, past_key_values=cache, logits_to_keep=1)
-                    token = self.model(token, **inputs).logits.argmax(dim=-1)
+                    token = self.model(token, logits_to_keep=1, **inputs).logits.argmax(dim=-1)
             self._wait()
 
         return step_on

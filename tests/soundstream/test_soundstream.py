@@ -66,8 +66,9 @@ def test_single_waveform_equals_its_row_in_a_batch(codec):
     x = waveform(3, 960)
     tokens = codec.encode(x)
     np.testing.assert_array_equal(codec.encode(x[1]), tokens[1])
-    # A batch rounds its products otherwise than one row, and pulses sum that up over time.
-    tolerance = 1e-5 if codec.stem == "source_filter" else 1e-6
+    # A batch rounds its products otherwise than one row. Pulses are as steep as they have
+    # harmonics: one unit in the last place of the weights moves these by up to 7e-5, of 0.08.
+    tolerance = 3e-4 if codec.stem == "source_filter" else 1e-6
     np.testing.assert_allclose(codec.decode(tokens[1]), codec.decode(tokens)[1], atol=tolerance)
 
 
