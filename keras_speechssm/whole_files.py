@@ -90,6 +90,30 @@ def remove_partial_files(folder: str | Path) -> None:
         left.unlink(missing_ok=True)
 
 
+@contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """Keeps other runs out of a run's folder while the block lasts; a kill frees it.
+
+    Two runs in one folder would mix their records and overwrite each other's files.
+
+    Raises:
+        ValueError: another process, on this machine, is at it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    with open(Path(folder) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"Another run is at work in {folder}; wait for its end, or give another folder."
+            ) from None
+        yield
+
+
 def keep_options(output_dir: str | Path, **options) -> None:
     """Writes a run's options into its folder; a run that goes on must have the same.
 

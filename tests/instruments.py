@@ -51,11 +51,15 @@ class Loudness:
         return 1.0 + 4.0 * float(np.abs(waveform).max())
 
 
-def voice(waveform):
+class Voice:
     """Who speaks is told by the mean level."""
-    angle = float(np.mean(waveform))
-    return np.array([np.cos(angle), np.sin(angle)])
+
+    name = "mean level"
+
+    def __call__(self, waveform):
+        angle = float(np.mean(waveform))
+        return np.array([np.cos(angle), np.sin(angle)])
 
 
 def instruments() -> Instruments:
-    return Instruments(Transcriber(), TextModel(), Embedder(), voice, Loudness())
+    return Instruments(Transcriber(), TextModel(), Embedder(), Voice(), Loudness())

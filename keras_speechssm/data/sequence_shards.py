@@ -168,9 +168,9 @@ def _tokenizer(preset: str) -> SemanticTokenizer:
 
 @functools.cache
 def _speaker_embedder():
-    from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+    from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 
-    return SpeakerEmbedder()
+    return open_speaker_embedder()
 
 
 def plan_content(plan: SequencePlan, names: list[str]) -> dict:

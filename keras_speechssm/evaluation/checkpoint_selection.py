@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_speechssm.audio import read_audio
+from keras_speechssm.data.voice_activity import speech_turns
 from keras_speechssm.evaluation.generation import (
     check_times,
     generate_continuations,
@@ -43,7 +44,8 @@ def evaluate_checkpoints(
 ) -> dict:
     """Generates with each checkpoint and finds the one of the least transcript perplexity.
 
-    Run again, it goes on where it was.
+    Those that fall silent in more recordings than others are not taken. Run again, it goes
+    on where it was.
 
     Args:
         checkpoints: presets of language models, such as `run/presets/*` of `speechssm train
@@ -83,7 +85,8 @@ def evaluate_checkpoints(
             seed=seed,
         )
         audio = [read_audio(output / name / f"{item.name}.flac") for item in items]
-        texts = [words_to_text(transcribe(waveform)) for waveform in audio]
+        # Recognisers make words of silence too: only who is heard has said something.
+        texts = [words_to_text(transcribe(w)) if speech_turns(w) else "" for w in audio]
         repeated = [repeated_share(plain_words(text)) for text in texts]
         found[str(checkpoint)] = {
             **transcript_perplexity(texts, judge),
@@ -92,6 +95,9 @@ def evaluate_checkpoints(
     speaking = {path: entry for path, entry in found.items() if entry["num_units"]}
     if not speaking:
         raise ValueError("No word was recognised in any checkpoint's continuations.")
+    # One fluent recording among silent ones is no model to keep.
+    fewest = min(entry["num_empty"] for entry in speaking.values())
+    speaking = {path: e for path, e in speaking.items() if e["num_empty"] == fewest}
     best = min(speaking, key=lambda path: speaking[path]["nll_nats_per_unit"])
     report = {"best": best, "checkpoints": found}
     write_json(output / "selection.json", report)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from keras_speechssm.data.speaker_embedding import OFFLINE_SPEAKER_EMBEDDER
 from keras_speechssm.evaluation.comparison_files import write_report
 from keras_speechssm.evaluation.comparison_items import (
     GROUND_TRUTH,
@@ -18,7 +19,7 @@ from keras_speechssm.evaluation.comparison_items import (
     parse_systems,
 )
 from keras_speechssm.evaluation.comparison_summary import summarise
-from keras_speechssm.evaluation.generation_log import check_options, read_real_time_factor
+from keras_speechssm.evaluation.generation_log import read_real_time_factor
 from keras_speechssm.evaluation.item_measures import Instruments, measure_item, open_instruments
 from keras_speechssm.evaluation.judges import OFFLINE_JUDGE, RememberedJudge, open_judge
 from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER
@@ -38,13 +39,14 @@ def evaluate_continuations(
     prompt_seconds: float = 10.0,
     until_seconds: float | None = None,
     with_prompt: Sequence[str] = (),
-    least_reference: float = 0.0,
+    least_reference: float | None = None,
     subset: int | None = None,
     subset_seed: int = 0,
     transcriber: str = OFFLINE_TRANSCRIBER,
     text_model: str = OFFLINE_TEXT_MODEL,
     embedder: str = OFFLINE_EMBEDDER,
     embedder_prompt: str | None = None,
+    speaker_embedder: str = OFFLINE_SPEAKER_EMBEDDER,
     judge: str = OFFLINE_JUDGE,
     judge_model: str | None = None,
     players: int = 3,
@@ -64,12 +66,14 @@ def evaluate_continuations(
         until_seconds: judge no further than this, from the start of the prompt. Defaults to
             `None`: up to where each recording ends. Beyond that there is no ground truth.
         with_prompt: names of the systems whose audio begins with the prompt.
-        least_reference: seconds that must follow the prompt in a recording; the paper's win
-            rates are of those of 3.5 min and more.
+        least_reference: seconds that must follow the prompt in a recording: 200 for the
+            paper's win rates, which are of recordings of 3.5 min and more. Defaults to `None`:
+            what the systems were generated with.
         subset, subset_seed: only so many recordings, as `evaluate generate` draws them.
         transcriber: see `transcription.open_transcriber`.
         text_model: see `text_models.open_text_model`.
         embedder, embedder_prompt: see `sentence_embedding.open_embedder`.
+        speaker_embedder: see `speaker_embedding.open_speaker_embedder`.
         judge, judge_model: see `judges.open_judge`.
         players: recordings that one can listen to in `report.html`.
 
@@ -93,15 +97,12 @@ def evaluate_continuations(
         subset_seed=subset_seed,
     )
     folders = parse_systems(systems)
-    longest = max(entry.item.seconds for entry in compared)
-    for folder in folders.values():
-        check_options(folder, prompt_seconds, min(longest, until_seconds or longest))
     output = Path(output_folder)
     if output.is_file():
         raise ValueError(f"Cannot write a report to {output}: a file lies there.")
     asked = RememberedJudge(open_judge(judge, judge_model), output / "verdicts")
     instruments = open_instruments(
-        output / "transcripts", transcriber, text_model, embedder, embedder_prompt
+        output / "transcripts", transcriber, text_model, embedder, embedder_prompt, speaker_embedder
     )
     factors = {name: read_real_time_factor(folder) for name, folder in folders.items()}
     measured = _measure_all(compared, instruments, output)
@@ -119,10 +120,13 @@ def evaluate_continuations(
             }
             for name, items in measured.items()
         },
-        "side_by_side": _side_by_side(measured, next(iter(folders)), asked),
+        "side_by_side": _side_by_side(compared, measured, next(iter(folders)), asked),
     }
     waveforms = {
-        entry.item.name: {name: entry.read(name) for name in entry.systems}
+        entry.item.name: {
+            "prompt": entry.read_prompt(),
+            **{name: entry.read(name) for name in entry.systems},
+        }
         for entry in compared[:players]
     }
     write_report(report, waveforms, output)
@@ -163,26 +167,38 @@ def _measure(entry: ComparedItem, system: str, instruments: Instruments) -> dict
     return measure_item(
         entry.read_prompt(),
         continuation,
-        reference,
+        reference if entry.has_reference else None,
         instruments,
         entry.spans(system),
         judged / SAMPLE_RATE,
     )
 
 
-def _side_by_side(measured: dict[str, dict[str, dict]], first: str, judge: Judge) -> dict:
-    """Win rates of each system against the ground truth and against the first system."""
+def _side_by_side(
+    compared: Sequence[ComparedItem],
+    measured: dict[str, dict[str, dict]],
+    first: str,
+    judge: Judge,
+) -> dict:
+    """Win rates of each system against the ground truth and against the first system.
+
+    The truth plays where there is one: not for 16 min after recordings of four (section 7.3).
+    """
     report: dict = {}
     for other in (GROUND_TRUTH, first):
-        report[f"against {other}"] = {
-            system: win_rates(_play(judge, measured[system], measured[other]))
-            for system in measured
-            if system != other
-        }
+        games = {}
+        for system in (name for name in measured if name != other):
+            true = GROUND_TRUTH in (system, other)
+            names = [e.item.name for e in compared if e.has_reference or not true]
+            if names:
+                played = _play(judge, measured[system], measured[other], names)
+                games[system] = win_rates(played)
+        if games:
+            report[f"against {other}"] = games
     return report
 
 
-def _play(judge: Judge, ours: dict[str, dict], theirs: dict[str, dict]) -> list:
-    """Games on every item, prompt and continuation together."""
-    texts = [[items[name]["text"] for name in ours] for items in (ours, theirs)]
-    return play_games(judge, *texts, prompts=[ours[name]["prompt_text"] for name in ours])
+def _play(judge: Judge, ours: dict[str, dict], theirs: dict[str, dict], names: list) -> list:
+    """Games on the items of these names, prompt and continuation together."""
+    texts = [[items[name]["text"] for name in names] for items in (ours, theirs)]
+    return play_games(judge, *texts, prompts=[ours[name]["prompt_text"] for name in names])

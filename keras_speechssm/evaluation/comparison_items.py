@@ -11,7 +11,8 @@ import soundfile
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.evaluation.generation import BenchmarkItem, check_times, read_benchmark
-from keras_speechssm.evaluation.naturalness import minute_spans
+from keras_speechssm.evaluation.generation_log import check_options, read_least_reference
+from keras_speechssm.evaluation.naturalness import LONGEST_FOURTH_MINUTE, minute_spans
 from keras_speechssm.shapes import SAMPLE_RATE
 
 GROUND_TRUTH = "ground truth"
@@ -59,9 +60,21 @@ class ComparedItem:
         """How long a continuation is where it is judged."""
         return round((self.until_seconds - self.prompt_seconds) * SAMPLE_RATE)
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether the recording goes on, to a minute, as long as what is judged."""
+        return self.until_seconds - self.item.seconds <= 60.0
+
     def spans(self, system: str) -> list[tuple[float, float] | None]:
-        """The 5 s of each minute, the same for all; the truth has none beyond its own end."""
-        spans = minute_spans(self.item.name, self.prompt_seconds, self.until_seconds)
+        """The 5 s of each minute, the same for all; the truth has none beyond its own end.
+
+        In four minutes nobody has: the last of them ends where the truth does, as the paper's
+        t_max (section 7.2).
+        """
+        end = self.until_seconds
+        if end <= LONGEST_FOURTH_MINUTE:
+            end = min(end, self.item.seconds)
+        spans = minute_spans(self.item.name, self.prompt_seconds, end)
         if system != GROUND_TRUTH:
             return spans
         return [span if span and span[1] <= self.item.seconds + 0.01 else None for span in spans]
@@ -104,7 +117,7 @@ def compare_folders(
     prompt_seconds: float,
     until_seconds: float | None,
     with_prompt: Sequence[str] = (),
-    least_reference: float = 0.0,
+    least_reference: float | None = None,
     subset: int | None = None,
     subset_seed: int = 0,
 ) -> tuple[list[ComparedItem], dict[str, int]]:
@@ -116,20 +129,24 @@ def compare_folders(
         prompt_seconds: length of the prompts.
         until_seconds: where the judged time ends, or `None` for the recordings' ends.
         with_prompt: systems whose audio begins with the prompt.
-        least_reference, subset, subset_seed: see `generation.read_benchmark`.
+        least_reference, subset, subset_seed: see `generation.read_benchmark`. Without
+            `least_reference`, it is what the folders were generated with, so that a subset is
+            drawn from the same recordings.
 
     Returns:
         The recordings, and by system how many it lacks.
 
     Raises:
-        ValueError: a folder is missing, numbers are out of range, or no recording was continued
-            by all.
+        ValueError: a folder is missing, numbers are out of range, no recording was continued
+            by all, or a folder was generated with other prompts or not as far.
     """
     check_times(prompt_seconds, until_seconds)
     folders = parse_systems(systems)
     unknown = sorted(set(with_prompt) - set(folders))
     if unknown:
         raise ValueError(f"with_prompt names {unknown[0]!r}, which is no system.")
+    if least_reference is None:
+        least_reference = max(map(read_least_reference, folders.values()))
     items = read_benchmark(
         benchmark_folder,
         prompt_seconds,
@@ -156,4 +173,7 @@ def compare_folders(
             f"No recording of {benchmark_folder} was continued by all systems; {fewest!r} lacks "
             f"{lacking[fewest]} of {len(items)}, such as {items[0].name!r}."
         )
+    longest = max(entry.item.seconds for entry in compared)
+    for folder in folders.values():
+        check_options(folder, prompt_seconds, until_seconds or longest)
     return compared, lacking

@@ -1,16 +1,18 @@
 """One system's measures over all items: means with confidence intervals, curves over time."""
 
+from collections.abc import Callable
 from itertools import zip_longest
 
 import numpy as np
 
-from keras_speechssm.evaluation.confidence import mean_interval
+from keras_speechssm.evaluation.confidence import mean_interval, share_interval
 
 FAILED_NON_SPEECH = 0.5
 FAILED_REPETITION = 0.5
 """A minute has failed if more than this share of it is no speech, or repeats what was said."""
 
 SCALARS = (
+    "n_mos",
     "nll_nats_per_unit",
     "semantic_similarity",
     "speaker_similarity",
@@ -33,7 +35,8 @@ def summarise(items: dict[str, dict]) -> dict:
     Returns:
         dict: each of `SCALARS` as `mean_interval` gives it, `perplexity_per_unit` (the
         exponential of the mean likelihood), `pooled_nll_nats_per_unit`, `sc_l`, `n_mos_t` and
-        `over_time` as lists of intervals, `num_items`, `num_without_words`, `seconds`.
+        `over_time` as lists of intervals (`share_interval`'s of `failed`), `num_items`,
+        `num_without_words`, `seconds`.
     """
     rows = list(items.values())
     summary: dict = {"num_items": len(rows)}
@@ -52,7 +55,8 @@ def summarise(items: dict[str, dict]) -> dict:
         name: _curve([[minute[name] for minute in row] for row in minutes])
         for name in ("silent_share", "non_speech_share", "repeated_4_grams", "words")
     }
-    summary["over_time"]["failed"] = _curve([list(map(has_failed, row)) for row in minutes])
+    failed = [list(map(has_failed, row)) for row in minutes]
+    summary["over_time"]["failed"] = _curve(failed, share_interval)
     return summary
 
 
@@ -65,7 +69,7 @@ def has_failed(minute: dict) -> float:
     )
 
 
-def _curve(rows: list[list]) -> list[dict[str, float]]:
+def _curve(rows: list[list], interval: Callable = mean_interval) -> list[dict[str, float]]:
     """Interval at each place over the rows that reach it and have a value there."""
     columns = zip_longest(*rows)
-    return [mean_interval([value for value in column if value is not None]) for column in columns]
+    return [interval([value for value in column if value is not None]) for column in columns]

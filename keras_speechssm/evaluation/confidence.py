@@ -1,4 +1,4 @@
-"""How sure a mean is: Student's interval and the bootstrap."""
+"""How sure a mean is: Student's interval, Wilson's for shares, and the bootstrap."""
 
 from collections.abc import Sequence
 
@@ -25,6 +25,28 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> di
         error = values.std(ddof=1) / np.sqrt(len(values))
         half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * error)
     return {"mean": float(values.mean()), "half_width": half, "num": len(values)}
+
+
+def share_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> dict[str, float]:
+    """Share of independent zeros and ones, with Wilson's interval.
+
+    Of few that are all alike, Student's says that it is sure; this one does not.
+
+    Returns:
+        `{"mean", "low", "high", "num"}`, NaN but for `num` of no values.
+    """
+    from scipy import stats
+
+    num = len(values)
+    if not num:
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "num": 0}
+    share = float(np.mean(values))
+    square = float(stats.norm.ppf(0.5 + confidence / 2)) ** 2 / num
+    centre = (share + square / 2) / (1 + square)
+    half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    # Rounding must not take the share itself out.
+    low, high = min(share, float(centre - half)), max(share, float(centre + half))
+    return {"mean": share, "low": max(0.0, low), "high": min(1.0, high), "num": num}
 
 
 def bootstrap_interval(

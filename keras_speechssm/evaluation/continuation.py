@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_speechssm.audio import AudioWriter, read_audio
-from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 from keras_speechssm.evaluation.silence import silent_share
 from keras_speechssm.evaluation.speaker_similarity import speaker_similarity
 from keras_speechssm.pipeline import SpeechContinuation, read_speech
@@ -56,7 +56,7 @@ def evaluate_continuation(
     if other_speakers:
         others = [read_audio(path) for path in other_speakers]
         report["speaker_similarity"] = speaker_similarity(
-            waveform, continuation[: 60 * SAMPLE_RATE], others, SpeakerEmbedder()
+            waveform, continuation[: 60 * SAMPLE_RATE], others, open_speaker_embedder()
         )
     return report
 

@@ -21,7 +21,7 @@ from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
 from keras_speechssm.shapes import TOKEN_RATE
 from keras_speechssm.speech_lm.slide_and_prompt import SlideAndPrompt
 from keras_speechssm.training.option_checks import check_at_least
-from keras_speechssm.whole_files import checksum, keep_options, remove_partial_files
+from keras_speechssm.whole_files import checksum, claimed, keep_options, remove_partial_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +145,10 @@ def generate_continuations(
         now}`.
 
     Raises:
-        ValueError: an unknown protocol, options out of range, a folder that was begun with
-            others or continues other recordings of the same names, or one inside the benchmark;
-            and, when all others are done, recordings that could not be continued.
+        ValueError: an unknown protocol, options out of range, a folder that another process is
+            writing, that was begun with other options, that continues other recordings of the
+            same names, or that lies inside the benchmark; and, when all others are done,
+            recordings that could not be continued.
     """
     plan = _plan(protocol, prompt_seconds, until_seconds)
     check_at_least(0, temperature=temperature, seed=seed)
@@ -173,7 +174,23 @@ def generate_continuations(
     speech = _load(preset, speech_lm, slide_and_prompt_seconds, plan.until_seconds)
     keep_options(output_folder, **kept)
     folder = Path(output_folder)
-    missing = _missing(items, folder)
+    # Two at once would make every item twice, and clear each other's unfinished files away.
+    with claimed(folder):
+        missing = _missing(items, folder)
+        factor = _generate_all(speech, missing, plan, folder, temperature, seed, len(items))
+    return {"generated": len(missing), "items": len(items), "real_time_factor": factor}
+
+
+def _generate_all(
+    speech: SpeechContinuation,
+    missing: list[BenchmarkItem],
+    plan: Protocol,
+    folder: Path,
+    temperature: float,
+    seed: int,
+    num_items: int,
+) -> float | None:
+    """Continues what is missing, and says the real-time factor."""
     spoken = taken = 0.0
     failed = []
     for number, item in enumerate(missing, start=1):
@@ -188,11 +205,8 @@ def generate_continuations(
             file=sys.stderr,
         )
     if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(items)} recordings were not continued: {failed[0]}"
-        )
-    factor = round(taken / spoken, 3) if spoken else None
-    return {"generated": len(missing), "items": len(items), "real_time_factor": factor}
+        raise ValueError(f"{len(failed)} of {num_items} recordings were not continued: {failed[0]}")
+    return round(taken / spoken, 3) if spoken else None
 
 
 def _one_name(preset: str) -> str:

@@ -51,18 +51,28 @@ def check_options(folder: str | Path, prompt_seconds: float, seconds: float) -> 
         prompt_seconds: length of the prompts.
         seconds: up to where they are judged, from the start of the prompt.
     """
-    path = Path(folder) / "options.json"
-    if not path.is_file():
-        return
-    try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-        prompt, until = options.get("prompt_seconds"), options.get("until_seconds")
-    except (ValueError, AttributeError):
-        raise ValueError(f"{path} is damaged.") from None
+    options = _read_options(folder)
+    prompt, until = options.get("prompt_seconds"), options.get("until_seconds")
     if prompt not in (None, prompt_seconds):
         raise ValueError(f"{folder} goes on from prompts of {prompt:g} s: give prompt_seconds.")
     if until is not None and seconds > until + 1:
         raise ValueError(f"{folder} goes on to {until:g} s: give until_seconds of at most that.")
+
+
+def read_least_reference(folder: str | Path) -> float:
+    """Seconds that had to follow the prompt in a recording; 0 where nothing was noted."""
+    return float(_read_options(folder).get("least_reference") or 0.0)
+
+
+def _read_options(folder: str | Path) -> dict:
+    """Of `evaluate generate`; none for others' folders."""
+    path = Path(folder) / "options.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is damaged.") from None
 
 
 def read_real_time_factor(folder: str | Path) -> float | None:

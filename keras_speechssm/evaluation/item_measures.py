@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.data.segments import Span
-from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+from keras_speechssm.data.speaker_embedding import (
+    OFFLINE_SPEAKER_EMBEDDER,
+    SpeakerEmbedder,
+    open_speaker_embedder,
+)
 from keras_speechssm.data.voice_activity import speech_turns
 from keras_speechssm.evaluation.auto_bleu import auto_bleu, slamkit_auto_bleu
 from keras_speechssm.evaluation.naturalness import (
@@ -32,6 +36,9 @@ from keras_speechssm.shapes import SAMPLE_RATE
 
 MINUTE = 60.0
 
+SHORT_FORM_SECONDS = 15.0
+"""Continuations up to here are rated as a whole (N-MOS), the paper's 7 s among them."""
+
 
 @dataclass(frozen=True)
 class Instruments:
@@ -48,7 +55,7 @@ class Instruments:
     transcriber: Transcriber
     text_model: TextModel
     sentence_embedder: SentenceEmbedder
-    speaker_embedder: Callable[[np.ndarray], np.ndarray]
+    speaker_embedder: SpeakerEmbedder
     mos_predictor: MOSPredictor
 
     def names(self) -> dict[str, str]:
@@ -57,7 +64,7 @@ class Instruments:
             "transcriber": self.transcriber.name,
             "text_model": self.text_model.name,
             "sentence_embedder": self.sentence_embedder.name,
-            "speaker_embedder": "resemblyzer",
+            "speaker_embedder": self.speaker_embedder.name,
             "mos_predictor": self.mos_predictor.name,
         }
 
@@ -68,13 +75,14 @@ def open_instruments(
     text_model: str,
     embedder: str,
     embedder_prompt: str | None = None,
+    speaker_embedder: str = OFFLINE_SPEAKER_EMBEDDER,
 ) -> Instruments:
     """Instruments by their names, with transcripts kept in a folder; see `Instruments`."""
     return Instruments(
         TranscriptStore(open_transcriber(transcriber), transcripts),
         open_text_model(text_model),
         open_embedder(embedder, embedder_prompt),
-        SpeakerEmbedder(),
+        open_speaker_embedder(speaker_embedder),
         DNSMOSPredictor(),
     )
 
@@ -82,7 +90,7 @@ def open_instruments(
 def measure_item(
     prompt: np.ndarray,
     continuation: np.ndarray,
-    reference: np.ndarray,
+    reference: np.ndarray | None,
     instruments: Instruments,
     spans: Sequence[tuple[float, float] | None],
     judged_seconds: float,
@@ -91,7 +99,7 @@ def measure_item(
 
     Args:
         prompt, continuation: float (samples,).
-        reference: the true continuation.
+        reference: the true continuation, or `None` where there is none of that length.
         instruments: what measures.
         spans: of N-MOS-T, from `naturalness.minute_spans`.
         judged_seconds: how long the continuation was to be. Whoever stops before is silent for
@@ -107,10 +115,8 @@ def measure_item(
     words = instruments.transcriber(continuation) if turns else []
     text = words_to_text(words)
     plain = plain_words(text)
-    true_text = words_to_text(instruments.transcriber(reference))
     nats, units = instruments.text_model.negative_log_likelihood(text)
     seconds = len(prompt) / SAMPLE_RATE
-    similarity = semantic_similarity([text], [true_text], instruments.sentence_embedder)
     return {
         "text": text,
         "prompt_text": prompt_text,
@@ -121,12 +127,13 @@ def measure_item(
         "nll_nats_per_unit": nats / units if units else None,
         "nats": nats,
         "units": units,
-        "semantic_similarity": float(similarity[0]),
+        "semantic_similarity": _similarity(text, reference, instruments),
         "sc_l": semantic_coherence(prompt_text, text, instruments.sentence_embedder),
         # Nobody's voice is like nobody's.
         "speaker_similarity": _cosine(prompt, continuation, instruments.speaker_embedder)
         if turns and speech_turns(prompt)
         else None,
+        "n_mos": _short_form(continuation, turns, judged_seconds, instruments.mos_predictor),
         "n_mos_t": naturalness_over_time(continuation, spans, seconds, instruments.mos_predictor),
         "auto_bleu": auto_bleu(plain),
         "auto_bleu_arithmetic": auto_bleu(plain, geometric=False),
@@ -134,6 +141,23 @@ def measure_item(
         "repeated_4_grams": repeated_share(plain),
         "over_time": _over_time(words, turns, continuation, judged_seconds),
     }
+
+
+def _similarity(text: str, reference: np.ndarray | None, tools: Instruments) -> float | None:
+    """Of what was said to what is true, both transcribed alike."""
+    if reference is None:
+        return None
+    true_text = words_to_text(tools.transcriber(reference))
+    return float(semantic_similarity([text], [true_text], tools.sentence_embedder)[0])
+
+
+def _short_form(
+    continuation: np.ndarray, turns: list[Span], judged_seconds: float, predict: MOSPredictor
+) -> float | None:
+    """Opinion of a whole short continuation: the worst of one without speech."""
+    if judged_seconds > SHORT_FORM_SECONDS:
+        return None
+    return float(predict(continuation)) if turns else 1.0
 
 
 def _cosine(first: np.ndarray, second: np.ndarray, embed: Callable) -> float | None:
@@ -152,7 +176,12 @@ def _over_time(
     missing = round(judged_seconds * SAMPLE_RATE) - len(continuation)
     silent = silent_share(np.pad(continuation, (0, max(0, missing))), MINUTE)
     outside = share_outside(turns, judged_seconds, MINUTE)
-    said = [(word.text, word.start) for word in words if word.start < judged_seconds]
+    said = [
+        (plain, word.start)
+        for word in words
+        if word.start < judged_seconds
+        for plain in plain_words(word.text)
+    ]
     texts, starts = [text for text, _ in said], [start for _, start in said]
     repeated = repetition_over_time(texts, starts, MINUTE, judged_seconds)
     return [

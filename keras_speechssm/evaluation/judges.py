@@ -4,7 +4,9 @@ import hashlib
 import http.client
 import json
 import os
+import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -15,6 +17,9 @@ from keras_speechssm.evaluation.text_models import TextModel, load_causal_lm, op
 from keras_speechssm.whole_files import remembered
 
 OFFLINE_JUDGE = "likelihood"
+
+_REFUSED = {400, 413, 422}
+"""What is wrong with one question, not with the service: too long, or filtered."""
 
 
 def open_judge(name: str = OFFLINE_JUDGE, model: str | None = None) -> Judge:
@@ -93,19 +98,23 @@ class KerasHubJudge:
     Args:
         causal_lm: the model, with its preprocessor.
         name: what to call it.
-        max_length: int. Tokens of question and reply together. Defaults to `4096`: two
-            transcripts of 4 min fit, two of 16 min take about three times as many.
+        reply_tokens: int. Room for the reply.
     """
 
-    def __init__(self, causal_lm: Any, name: str = "keras_hub", max_length: int = 4096):
+    def __init__(self, causal_lm: Any, name: str = "keras_hub", reply_tokens: int = 1024):
         self.name = name
         self._model = causal_lm
-        self._max_length = max_length
+        # KerasHub samples unless told otherwise: the same question would get other verdicts.
+        self._model.compile(sampler="greedy")
+        self._reply_tokens = reply_tokens
 
     def __call__(self, text_a: str, text_b: str) -> str:
         question = TEMPLATE.format(text_a=text_a, text_b=text_b)
         # The question holds the labels itself: only what follows it is the reply.
-        return self._model.generate(question, max_length=self._max_length, strip_prompt=True)
+        tokens = len(self._model.preprocessor.tokenizer(question)) + self._reply_tokens
+        # Few lengths, since each is compiled.
+        length = -(-tokens // 512) * 512
+        return self._model.generate(question, max_length=length, strip_prompt=True)
 
 
 class EndpointJudge:
@@ -116,7 +125,8 @@ class EndpointJudge:
         model: which to ask for.
         key: sent as bearer token, or `None`. It is never written anywhere.
         timeout: seconds for each reply.
-        attempts: how often a failing request is sent, after 1, 2, 4, ... s.
+        attempts: how often a failing request is sent, after 1, 2, 4, ... s. A pair that the
+            service refuses for itself (too long, say) is not sent again: it gets no verdict.
 
     Raises:
         ValueError: `address` is none, or no attempt was answered.
@@ -160,8 +170,13 @@ class EndpointJudge:
                 with urllib.request.urlopen(request, timeout=self._timeout) as response:
                     reply = json.load(response)
                 return str(reply["choices"][0]["message"]["content"] or "")
+            except urllib.error.HTTPError as error:
+                reason = f"HTTPError: {error}"
+                if error.code in _REFUSED:
+                    print(f"The judge refuses a pair ({reason}).", file=sys.stderr)
+                    return ""
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as e:
                 reason = f"{type(e).__name__}: {e}"
-                if attempt + 1 < self._attempts:
-                    time.sleep(2.0**attempt)
+            if attempt + 1 < self._attempts:
+                time.sleep(2.0**attempt)
         raise ValueError(f"The judge at {self._address} gave no reply ({reason}).")

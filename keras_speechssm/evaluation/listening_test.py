@@ -150,17 +150,22 @@ def write_sheets(
     prompt_seconds: float = 10.0,
     until_seconds: float | None = None,
     with_prompt: Sequence[str] = (),
+    least_reference: float | None = None,
     subset: int | None = 50,
+    subset_seed: int = 0,
+    whole: bool = False,
     seed: int = 0,
 ) -> dict:
     """Writes a blind listening test: 5 s of each minute of each system, for people to rate.
 
     Args:
-        systems, benchmark_folder, prompt_seconds, until_seconds, with_prompt: see
-            `evaluate_continuations`; the spans are those of its N-MOS-T.
+        systems, benchmark_folder, prompt_seconds, until_seconds, with_prompt, least_reference:
+            see `evaluate_continuations`; the spans are those of its N-MOS-T.
         output_folder: new folder: clips, `sheet.csv` for each rater to copy and fill in,
             `instructions.txt`, and `key.csv`, which is not for raters.
-        subset: recordings at most. Defaults to `50`, as in the paper.
+        subset, subset_seed: recordings at most. Defaults to `50`, as in the paper's long form;
+            its short form has 200.
+        whole: clips are whole continuations: the paper's N-MOS, of short form.
         seed: of the clips' order.
 
     Returns:
@@ -174,13 +179,17 @@ def write_sheets(
         prompt_seconds=prompt_seconds,
         until_seconds=until_seconds,
         with_prompt=with_prompt,
+        least_reference=least_reference,
         subset=subset,
+        subset_seed=subset_seed,
     )
     clips = []
     for entry in compared:
+        end = min(entry.until_seconds, entry.item.seconds)
         for system in entry.systems:
             heard = entry.read(system)
-            for number, span in enumerate(entry.spans(system)):
+            spans = [(prompt_seconds, end)] if whole else entry.spans(system)
+            for number, span in enumerate(spans):
                 if span is None:
                     continue
                 start, stop = (round((t - prompt_seconds) * SAMPLE_RATE) for t in span)

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import name_recordings
-from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 from keras_speechssm.data.voice_activity import speech_turns
 from keras_speechssm.evaluation.comparison_files import plot_curves
 from keras_speechssm.evaluation.confidence import mean_interval
@@ -117,7 +117,7 @@ def evaluate_long_form(
     if unknown := sorted(set(continuations) - set(recordings)):
         raise ValueError(f"{continuations[unknown[0]]} continues no recording of the benchmark.")
     tokenizer = SemanticTokenizer.from_preset(preset)
-    tools = tokenizer.tokenize, SpeakerEmbedder(), DNSMOSPredictor()
+    tools = tokenizer.tokenize, open_speaker_embedder(), DNSMOSPredictor()
     rows: dict[str, list[dict]] = {"continuation": [], "truth": []}
     for number, (name, path) in enumerate(continuations.items(), start=1):
         print(f"{number} of {len(continuations)}: {name}", file=sys.stderr)

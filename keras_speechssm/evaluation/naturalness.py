@@ -3,6 +3,7 @@
 A predictor has a `name` and gives a mean opinion score, 1 .. 5, for a waveform. DNSMOS (from
 the package `speechmos`, offline) was made for noise suppression: it hears noise and distortion,
 not prosody, and says nothing of content. People's ratings come by `listening_test.py`.
+N-MOS is of a whole continuation of some seconds, N-MOS-T of 5 s in each minute of a long one.
 """
 
 import zlib
@@ -14,6 +15,9 @@ import numpy as np
 from keras_speechssm.shapes import SAMPLE_RATE
 
 SPAN_SECONDS = 5.0
+
+LONGEST_FOURTH_MINUTE = 255.0
+"""Up to here the fourth minute goes on to the end (t_max in the paper); else minutes follow."""
 
 
 class MOSPredictor(Protocol):
@@ -59,8 +63,8 @@ def minute_spans(
         (start, end) in seconds for each minute, at least four entries; `None` where less than
         5 s lie in a minute.
     """
-    # The fourth minute goes on to the end up to 4 min and a little (t_max), else minutes follow.
-    minutes = max(4, int(np.ceil(end_seconds / 60.0 - 0.25)))
+    past = max(0.0, end_seconds - LONGEST_FOURTH_MINUTE)
+    minutes = 4 + int(np.ceil(past / 60.0))
     edges = [prompt_seconds, *(60.0 * minute for minute in range(1, minutes)), end_seconds]
     random = np.random.default_rng((0, zlib.crc32(name.encode())))
     spans: list[tuple[float, float] | None] = []

@@ -10,8 +10,10 @@ from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.evaluation.generation import check_times
 from keras_speechssm.evaluation.item_measures import Instruments, measure_item, open_instruments
+from keras_speechssm.evaluation.judges import LikelihoodJudge
 from keras_speechssm.evaluation.naturalness import minute_spans
 from keras_speechssm.evaluation.sentence_embedding import OFFLINE_EMBEDDER
+from keras_speechssm.evaluation.side_by_side import Judge, play_games, win_rates
 from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL
 from keras_speechssm.evaluation.transcription import (
     OFFLINE_TRANSCRIBER,
@@ -29,14 +31,14 @@ LESS_IS_BETTER = {
 }
 
 CAUGHT_BY = {
-    "shuffled words": ("nll_nats_per_unit",),
+    "shuffled words": ("nll_nats_per_unit", "side_by_side"),
     "time-reversed": (
         "word_confidence",
         "nll_nats_per_unit",
         "semantic_similarity",
         "speaker_similarity",
     ),
-    "another speaker": ("speaker_similarity", "semantic_similarity"),
+    "another speaker": ("speaker_similarity", "semantic_similarity", "sc_l"),
     "looped": ("repeated_4_grams", "auto_bleu", "semantic_similarity"),
     "noise": ("non_speech_share", "n_mos_t", "num_words"),
     "silence": ("silent_share", "non_speech_share", "n_mos_t", "num_words"),
@@ -139,7 +141,7 @@ def evaluate_sanity(
     Returns:
         for each ruin and measure `{"truth": mean, "ruined": mean, "caught": share of the
         speakers for whom the truth is better}`; `null` where nothing can be measured, which
-        counts as caught.
+        counts as caught. `side_by_side` has win rates for means, by the likelihood judge.
     """
     check_times(prompt_seconds, seconds)
     speakers = read_speakers(speaker_folders, prompt_seconds, seconds)
@@ -157,7 +159,12 @@ def evaluate_sanity(
                 judged = replace(instruments, transcriber=heard)
             waveform = ruin(kind, speech, other, seed)
             ruined.append(_measure(speech, waveform, judged, seconds))
-        report[kind] = {name: _verdict(name, truths, ruined) for name in measures}
+        report[kind] = {
+            name: _games(truths, ruined, LikelihoodJudge(instruments.text_model))
+            if name == "side_by_side"
+            else _verdict(name, truths, ruined)
+            for name in measures
+        }
     with whole_file(Path(output_folder) / "sanity.md") as temporary:
         temporary.write_text(sanity_table(report), encoding="utf-8")
     return report
@@ -185,11 +192,11 @@ def _measure(
         minute_spans(speech.name, prompt_seconds, end),
         len(speech.continuation) / SAMPLE_RATE,
     )
-    scores = [score for score in found["n_mos_t"] if score is not None]
     minutes = found["over_time"]
     return {
         **found,
-        "n_mos_t": float(np.mean(scores)) if scores else None,
+        "n_mos_t": _mean(found["n_mos_t"]),
+        "sc_l": _mean(found["sc_l"]),
         "silent_share": float(np.mean([minute["silent_share"] for minute in minutes])),
         "non_speech_share": float(np.mean([minute["non_speech_share"] for minute in minutes])),
     }
@@ -207,6 +214,15 @@ def _verdict(name: str, truths: Sequence[dict], ruined: Sequence[dict]) -> dict:
         "ruined": _mean([wrong[name] for wrong in ruined]),
         "caught": float(np.mean(caught)),
     }
+
+
+def _games(truths: Sequence[dict], ruined: Sequence[dict], judge: Judge) -> dict:
+    """The truth's and the ruin's win rates, and how often the truth wins both games."""
+    texts = [[found["text"] for found in side] for side in (truths, ruined)]
+    games = play_games(judge, *texts, prompts=[found["prompt_text"] for found in truths])
+    won = win_rates(games)["win_rate"]
+    caught = [min(pair) > 0 for pair in games]
+    return {"truth": won, "ruined": 100.0 - won, "caught": float(np.mean(caught))}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

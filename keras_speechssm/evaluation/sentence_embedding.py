@@ -45,14 +45,14 @@ class TransformersEmbedder:
 
     Args:
         model: name or folder.
-        name: what to call it.
+        name: what to call it; the prompt is a part of its `name`.
         prompt: put before each text, or `None`.
     """
 
     def __init__(self, model: str, name: str, prompt: str | None = None):
         from sentence_transformers import SentenceTransformer
 
-        self.name = name
+        self.name = f"{name} ({prompt!r})" if prompt else name
         self._prompt = prompt or ""
         self._model = SentenceTransformer(model, device="cpu")
         # A word is at most about two tokens of English.

@@ -13,7 +13,7 @@ def speaker_similarity(
     Args:
         prompt, continuation: float (samples,) at 16 kHz.
         others: waveforms of other speakers.
-        embed: function from a waveform to a unit vector, such as a `SpeakerEmbedder`.
+        embed: function from a waveform to a unit vector, such as `open_speaker_embedder()`.
 
     Returns:
         dict of cosines: `to_prompt`; `to_others_mean` and `to_others_max`, of the

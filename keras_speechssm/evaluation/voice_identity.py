@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
-from keras_speechssm.data.speaker_embedding import SpeakerEmbedder
+from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 
@@ -34,7 +34,9 @@ def evaluate_voices(
     recordings = [[read_audio(path) for path in speaker] for speaker in paths]
     speech = SpeechContinuation.from_preset(preset)
     return voice_identity(
-        recordings, lambda waveform: speech.resynthesize(waveform, seed=seed), SpeakerEmbedder()
+        recordings,
+        lambda waveform: speech.resynthesize(waveform, seed=seed),
+        open_speaker_embedder(),
     )
 
 
@@ -48,7 +50,7 @@ def voice_identity(
     Args:
         recordings: for each speaker, at least two waveforms (samples,) at 16 kHz.
         restore: what is judged, from waveform to waveform.
-        embed: function from a waveform to a unit vector, such as a `SpeakerEmbedder`.
+        embed: function from a waveform to a unit vector, such as `open_speaker_embedder()`.
 
     Returns:
         dict: `to_own` and `to_others`, mean cosines of the restored to the originals of the

@@ -4,11 +4,10 @@ It knows nothing about what is trained: a compiled Keras model and a function fr
 the number of a step to its batch are all it takes.
 """
 
-import contextlib
 import importlib.util
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -17,6 +16,7 @@ from keras_speechssm.training.checkpoints import Checkpoints
 from keras_speechssm.training.metrics import MetricsLog, TensorBoardLog, keep_lines, read_metrics
 from keras_speechssm.training.option_checks import check_at_least, check_between
 from keras_speechssm.training.schedule import Budget, LearningRate
+from keras_speechssm.whole_files import claimed
 
 
 def fit_resumable(
@@ -123,31 +123,6 @@ def fit_resumable(
         if best.restore(model) and _averages_weights(model.optimizer):
             model.optimizer.finalize_variable_values(model.trainable_variables)
         return read_metrics(log)
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a run's folder while the block lasts; a kill frees it.
-
-    Two runs in one folder would mix their metrics and overwrite each other's checkpoints.
-
-    Raises:
-        ValueError: another process, on this machine, is at it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks
-        yield
-        return
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"Another run is training in {folder}; wait for its end, or give another "
-                "output_dir."
-            ) from None
-        yield
 
 
 class _Fixed(keras.utils.PyDataset):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import instruments as fakes
@@ -32,7 +33,7 @@ def tools(monkeypatch):
     monkeypatch.setattr(item_measures, "open_transcriber", lambda name: fakes.Transcriber())
     monkeypatch.setattr(item_measures, "open_text_model", lambda name: fakes.TextModel())
     monkeypatch.setattr(item_measures, "open_embedder", lambda name, prompt=None: fakes.Embedder())
-    monkeypatch.setattr(item_measures, "SpeakerEmbedder", lambda: fakes.voice)
+    monkeypatch.setattr(item_measures, "open_speaker_embedder", lambda name: fakes.Voice())
     monkeypatch.setattr(item_measures, "DNSMOSPredictor", fakes.Loudness)
     judge = LikelihoodJudge(fakes.TextModel())
     monkeypatch.setattr(comparison, "open_judge", lambda name, model: judge)
@@ -99,7 +100,8 @@ def test_what_is_written_can_be_read_and_heard(folders):
     text = (folders / "out" / "report.md").read_text()
     assert "NLL (nats a unit)" in text and "| jumpy | 2 |" in text
     page = (folders / "out" / "report.html").read_text()
-    assert page.count("<audio") == 3 and "data:audio/ogg;base64," in page
+    # The prompt, both systems, the truth.
+    assert page.count("<audio") == 4 and "data:audio/ogg;base64," in page
     assert "http" not in page.replace("http-equiv", "")  # one file, nothing from outside
     for name in ("sc_l", "n_mos_t", "failed", "non_speech_share"):
         assert (folders / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
@@ -157,10 +159,45 @@ def test_the_same_spans_are_judged_of_all_and_the_truth_only_where_it_is(folders
         prompt_seconds=2.0,
         until_seconds=100.0,
     )
+    # In four minutes the last span ends where the truth does, for everybody.
     spans = compared[0].spans("good")
-    assert spans == minute_spans("61/a", 2.0, 100.0)
-    truth = compared[0].spans(GROUND_TRUTH)
+    assert spans == minute_spans("61/a", 2.0, 14.0) == compared[0].spans(GROUND_TRUTH)
+    # For 16 min there is no truth to share spans with.
+    longer = dataclasses.replace(compared[0], until_seconds=960.0)
+    spans = longer.spans("good")
+    assert spans == minute_spans("61/a", 2.0, 960.0) and len(spans) == 16
+    truth = longer.spans(GROUND_TRUTH)
     assert truth == [span if span and span[1] <= 14.0 else None for span in spans]
+
+
+def test_beyond_the_truth_nothing_is_compared_with_it(folders):
+    assert "against ground truth" in run(folders, until_seconds=74.0)["side_by_side"]
+    report = run(folders, until_seconds=75.0)
+    assert list(report["side_by_side"]) == ["against good"]
+    assert list(report["side_by_side"]["against good"]) == ["jumpy"]
+    assert np.isnan(report["systems"]["good"]["semantic_similarity"]["mean"])
+    assert "similarity to the true text" not in (folders / "out" / "report.md").read_text()
+
+
+def test_another_embedder_prompt_measures_anew(folders, tools, monkeypatch):
+    class Prompted(fakes.Embedder):
+        def __init__(self, prompt):
+            self.name = f"counts {prompt!r}"
+
+    monkeypatch.setattr(item_measures, "open_embedder", lambda name, prompt=None: Prompted(prompt))
+    run(folders)
+    run(folders, embedder_prompt="search results: ")
+    assert len(tools) == 12
+
+
+def test_a_subset_is_drawn_from_what_was_generated(folders):
+    put(folders / "benchmark", "8/c", PROMPT + TRUE[:3])  # too short for short form
+    for system in ("good", "jumpy"):
+        (folders / system / "options.json").write_text(
+            '{"prompt_seconds": 2.0, "until_seconds": 14.0, "least_reference": 5.0}'
+        )
+    compared = [run(folders, subset=1, subset_seed=seed)["num_items"] for seed in range(8)]
+    assert compared == [1] * 8
 
 
 def test_a_log_that_a_kill_has_cut_costs_no_report(folders):
@@ -178,6 +215,11 @@ def test_continuations_of_other_prompts_or_shorter_ones_are_refused(folders):
     options.write_text('{"prompt_seconds": 2.0, "until_seconds": 8.0}')
     with pytest.raises(ValueError, match=r"jumpy goes on to 8 s: give until_seconds"):
         run(folders)
+    # Further than the recordings, too: what was not generated is no silence.
+    options.write_text('{"prompt_seconds": 2.0, "until_seconds": 14.0}')
+    with pytest.raises(ValueError, match=r"jumpy goes on to 14 s: give until_seconds"):
+        run(folders, until_seconds=100.0)
+    options.write_text('{"prompt_seconds": 2.0, "until_seconds": 8.0}')
     assert not (folders / "out").exists()
     assert run(folders, until_seconds=8.0)["num_items"] == 2
     options.write_text("[")

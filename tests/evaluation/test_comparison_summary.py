@@ -19,6 +19,7 @@ def minute(**changes):
 def item(**changes):
     return {
         "nll_nats_per_unit": 4.0,
+        "n_mos": None,
         "nats": 40.0,
         "units": 10,
         "num_words": 10,
@@ -49,6 +50,11 @@ def test_means_leave_out_what_could_not_be_measured():
     assert found["num_without_words"] == 1 and found["num_items"] == 3
     assert [entry["num"] for entry in found["sc_l"]] == [2, 2]
     assert found["n_mos_t"][1]["num"] == 0 and np.isnan(found["n_mos_t"][1]["mean"])
+
+
+def test_minutes_that_failed_of_few_recordings_are_not_sure():
+    found = summarise({"a": item(), "b": item()})["over_time"]["failed"]
+    assert found[0]["mean"] == 0.0 and found[0]["high"] > 0.7
 
 
 def test_curves_are_as_long_as_the_longest():

@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from keras_speechssm.evaluation.confidence import bootstrap_interval, mean_interval
+from keras_speechssm.evaluation.confidence import bootstrap_interval, mean_interval, share_interval
 
 
 def test_student_s_interval_by_hand():
@@ -12,6 +12,24 @@ def test_student_s_interval_by_hand():
     assert found["mean"] == 2.0
     assert found["half_width"] == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
     assert found["num"] == 3
+
+
+def test_confidence_is_the_papers_unless_told_otherwise():
+    # t with two degrees of freedom at 99.5 % is 9.9248.
+    assert mean_interval([1.0, 2.0, 3.0])["half_width"] == pytest.approx(
+        9.9248 / np.sqrt(3), rel=1e-4
+    )
+
+
+def test_a_share_of_few_is_not_sure():
+    # Wilson's for none of n ends at z² / (n + z²); z at 99.5 % is 2.5758.
+    found = share_interval([0.0] * 3)
+    assert (found["mean"], found["low"], found["num"]) == (0.0, 0.0, 3)
+    assert found["high"] == pytest.approx(2.5758**2 / (3 + 2.5758**2), rel=1e-4)
+    assert share_interval([1.0] * 3)["low"] == pytest.approx(1 - found["high"])
+    half = share_interval([0.0, 1.0] * 50, confidence=0.95)
+    assert (half["low"], half["high"]) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert np.isnan(share_interval([])["mean"])
 
 
 def test_too_few_values_have_no_width():

@@ -13,6 +13,7 @@ from keras_speechssm.evaluation.generation import (
 )
 from keras_speechssm.evaluation.generation_log import log_item, read_log, read_real_time_factor
 from keras_speechssm.models import SpeechSSM, SpeechTransformer
+from keras_speechssm.whole_files import claimed
 
 SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
 
@@ -85,6 +86,15 @@ def test_a_killed_run_goes_on_and_nothing_is_generated_twice(benchmark, tmp_path
     for path in whole.rglob("*.flac"):
         same = broken / path.relative_to(whole)
         np.testing.assert_array_equal(read_audio(path), read_audio(same))
+
+
+def test_two_at_once_are_refused(benchmark, tmp_path):
+    options = {"preset": shared_tiny_preset(), "subset": 1, **SHORT}
+    (tmp_path / "out").mkdir()
+    with claimed(tmp_path / "out"):
+        with pytest.raises(ValueError, match="Another run is at work"):
+            generate_continuations(benchmark, tmp_path / "out", **options)
+    assert generate_continuations(benchmark, tmp_path / "out", **options)["generated"] == 1
 
 
 def test_a_silent_prompt_is_named_and_the_others_are_continued(benchmark, tmp_path):

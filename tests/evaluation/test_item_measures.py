@@ -9,6 +9,7 @@ pytest.importorskip("scipy")
 from keras_speechssm.evaluation import item_measures
 from keras_speechssm.evaluation.comparison_summary import has_failed
 from keras_speechssm.evaluation.naturalness import minute_spans
+from keras_speechssm.evaluation.transcription import Word
 
 
 def whole(waveform):
@@ -119,3 +120,38 @@ def test_punctuation_and_case_do_not_hide_repetition(monkeypatch):
     )
     monkeypatch.setattr(fakes.TextModel, "negative_log_likelihood", lambda self, text: (1.0, 1))
     assert measure(fakes.speak(["sea"]))["repeated_4_grams"] == pytest.approx(1 / 5)
+
+
+def test_punctuation_does_not_hide_repetition_over_time_either():
+    tools = fakes.instruments()
+    texts = ["Sea,", "ship.", "gull", "wave", "sea", "ship", "gull!", "wave?"]
+    words = [Word(text, float(place), place + 1.0) for place, text in enumerate(texts)]
+    prompt, said = fakes.speak(["sea"]), fakes.speak(["sea"] * 8)
+
+    class Transcriber:
+        name = "punctuates"
+
+        def __call__(self, waveform):
+            return words if len(waveform) == len(said) else []
+
+    class Likelihood:
+        name, unit = "none", "word"
+
+        def negative_log_likelihood(self, text):
+            return 1.0, 1
+
+    tools = dataclasses.replace(tools, transcriber=Transcriber(), text_model=Likelihood())
+    found = item_measures.measure_item(prompt, said, None, tools, [None] * 4, 8.0)
+    assert found["over_time"][0]["repeated_4_grams"] == found["repeated_4_grams"] == 1 / 5
+
+
+def test_a_short_continuation_is_rated_as_a_whole():
+    assert measure(fakes.speak(["sea"] * 6 + ["gull"]))["n_mos"] == pytest.approx(2.2, abs=0.01)
+    assert measure(np.zeros(7 * 16000, "float32"))["n_mos"] == 1.0
+    assert measure(fakes.speak(["sea"] * 16))["n_mos"] is None
+
+
+def test_without_a_reference_nothing_is_compared_with_it():
+    prompt = said = fakes.speak(["sea"] * 3)
+    found = item_measures.measure_item(prompt, said, None, fakes.instruments(), [None] * 4, 3.0)
+    assert found["semantic_similarity"] is None and found["num_words"] == 3

@@ -1,6 +1,7 @@
 import json
 import socket
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -65,6 +66,15 @@ def test_a_failing_service_is_asked_again(service):
     assert len(Service.asked) == 3 and Service.asked[0][1] is None
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_pair_that_the_service_refuses_gets_no_verdict(service, status, capsys):
+    Service.replies = [(status, "context length exceeded"), (200, content("[[A>B]]"))]
+    judge = EndpointJudge(service, "gemma")
+    assert parse_verdict(judge("a", "b")) is None and len(Service.asked) == 1
+    assert str(status) in capsys.readouterr().err
+    assert parse_verdict(judge("a", "b")) == 1
+
+
 def test_a_service_that_never_replies_is_one_clear_line(service):
     Service.replies = [(500, "busy"), (200, "{}"), (404, "")]
     with pytest.raises(ValueError, match="gave no reply"):
@@ -125,13 +135,36 @@ def test_a_service_needs_a_model():
 
 
 def test_a_local_models_labels_in_the_question_are_no_reply():
-    class Model:
-        def generate(self, question, max_length, strip_prompt):
-            assert strip_prompt and max_length == 64
-            assert "[[A=B]]" in question
-            return "Text B is better: [[B>A]]"
+    model = LocalModel()
+    assert parse_verdict(KerasHubJudge(model, reply_tokens=64)("x", "y")) == -1
+    # The same question gets the same verdict: nothing is drawn.
+    assert model.sampler == "greedy"
 
-    assert parse_verdict(KerasHubJudge(Model(), max_length=64)("x", "y")) == -1
+
+def test_long_transcripts_fit_a_local_model():
+    model = LocalModel()
+    judge = KerasHubJudge(model, reply_tokens=64)
+    judge("word " * 3000, "word " * 3000)
+    judge("word " * 3001, "word " * 3000)
+    long, other = model.lengths
+    assert 6000 + 64 < long < 7000 and long % 512 == 0
+    assert other == long  # compiled once
+
+
+class LocalModel:
+    """Its tokens are words."""
+
+    def __init__(self):
+        self.lengths = []
+        self.preprocessor = types.SimpleNamespace(tokenizer=str.split)
+
+    def compile(self, sampler):
+        self.sampler = sampler
+
+    def generate(self, question, max_length, strip_prompt):
+        self.lengths.append(max_length)
+        assert strip_prompt and "[[A=B]]" in question
+        return "Text B is better: [[B>A]]"
 
 
 class Lengths:

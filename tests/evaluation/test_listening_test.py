@@ -1,10 +1,12 @@
 import csv
+import json
 
 import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
 
+from keras_speechssm import cli
 from keras_speechssm.audio import read_audio, write_audio
 from keras_speechssm.evaluation.listening_test import (
     evaluate_ratings,
@@ -137,3 +139,29 @@ def test_systems_are_cut_at_the_same_spans(tmp_path):
         spans.setdefault(row["span"], []).append(heard)
     for first, second in spans.values():
         np.testing.assert_allclose(first, second, atol=1e-4)
+
+
+def test_short_form_is_heard_as_a_whole_by_the_command(tmp_path, capsys):
+    for name, seconds in (("benchmark", 10), ("ours", 7)):
+        (tmp_path / name).mkdir()
+        write_audio(tmp_path / name / "x.flac", np.full(seconds * 16000, 0.5, "float32"))
+    arguments = ["evaluate", "sheets", "--systems", f"ours={tmp_path / 'ours'}", "--whole"]
+    arguments += ["--benchmark-folder", str(tmp_path / "benchmark"), "--prompt-seconds", "3"]
+    assert cli.main([*arguments, "--output-folder", str(tmp_path / "sheets")]) == 0
+    clips = sorted((tmp_path / "sheets" / "clips").iterdir())
+    assert [len(read_audio(clip)) for clip in clips] == [7 * 16000] * 2
+    sheet = fill(tmp_path / "sheets", lambda row: "4.5")
+    arguments = ["evaluate", "ratings", "--key-file", str(tmp_path / "sheets" / "key.csv")]
+    capsys.readouterr()
+    assert cli.main([*arguments, "--sheets", str(sheet)]) == 0
+    assert json.loads(capsys.readouterr().out)["ours"]["all"]["mean"] == 4.5
+
+
+def test_what_was_not_generated_is_no_silence_to_rate(tmp_path):
+    for name in ("benchmark", "ours"):
+        (tmp_path / name).mkdir()
+        write_audio(tmp_path / name / "x.flac", np.full(70 * 16000, 0.5, "float32"))
+    (tmp_path / "ours" / "options.json").write_text('{"prompt_seconds": 10, "until_seconds": 30}')
+    with pytest.raises(ValueError, match="goes on to 30 s"):
+        write_sheets([f"ours={tmp_path / 'ours'}"], tmp_path / "benchmark", tmp_path / "sheets")
+    assert not (tmp_path / "sheets").exists()

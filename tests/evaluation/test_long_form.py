@@ -36,7 +36,7 @@ def test_each_minute_is_measured_by_itself():
         np.full(16000, 0.25, "float32"),
         waveform,
         tokenize,
-        instruments.voice,
+        instruments.Voice(),
         instruments.Loudness(),
     )
     assert all(len(found[name]) == 3 for name in MEASURES)
@@ -48,7 +48,7 @@ def test_each_minute_is_measured_by_itself():
     assert found["speaker_similarity"][2] is None  # nobody's voice
     assert found["mos"][1:] == pytest.approx([1 + 4 * 0.3, 1.0])
     short = measure_minutes(
-        varied[:8000], varied[:32000], tokenize, instruments.voice, instruments.Loudness()
+        varied[:8000], varied[:32000], tokenize, instruments.Voice(), instruments.Loudness()
     )
     assert all(len(short[name]) == 1 for name in MEASURES)
 
@@ -73,7 +73,7 @@ def test_report_and_plots_of_folders(tmp_path, monkeypatch):
         tokenize = staticmethod(tokenize)
 
     monkeypatch.setattr(long_form, "SemanticTokenizer", Tokenizer)
-    monkeypatch.setattr(long_form, "SpeakerEmbedder", lambda: instruments.voice)
+    monkeypatch.setattr(long_form, "open_speaker_embedder", instruments.Voice)
     monkeypatch.setattr(long_form, "DNSMOSPredictor", instruments.Loudness)
     for folder in ("truth", "ours"):
         (tmp_path / folder).mkdir()

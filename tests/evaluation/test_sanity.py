@@ -52,24 +52,36 @@ def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):
     monkeypatch.setattr(item_measures, "open_transcriber", lambda name: fakes.Transcriber())
     monkeypatch.setattr(item_measures, "open_text_model", lambda name: fakes.TextModel())
     monkeypatch.setattr(item_measures, "open_embedder", lambda name, prompt=None: fakes.Embedder())
-    monkeypatch.setattr(item_measures, "SpeakerEmbedder", lambda: fakes.voice)
+    monkeypatch.setattr(item_measures, "open_speaker_embedder", lambda name: fakes.Voice())
     monkeypatch.setattr(item_measures, "DNSMOSPredictor", fakes.Loudness)
     monkeypatch.setattr(
         item_measures, "speech_turns", lambda w: [(0, len(w) / 16000)] * bool(w.any())
     )
-    texts = {"a": ["sea", "ship"] * 3 + ["gull"] * 20, "b": ["deck"] * 10 + ["crew"] * 16}
+    texts = {"a": ["sea", "ship"] * 3 + ["gull"] * 110, "b": ["deck"] * 60 + ["crew"] * 56}
     for name, words in texts.items():
         (tmp_path / name).mkdir()
         write_audio(tmp_path / name / "x.flac", fakes.speak(words))
     found = evaluate_sanity(
-        [tmp_path / "a", tmp_path / "b"], tmp_path / "out", prompt_seconds=2.0, seconds=26.0
+        [tmp_path / "a", tmp_path / "b"], tmp_path / "out", prompt_seconds=2.0, seconds=116.0
     )
     assert found["speakers"] == ["a", "b"]
+    caught = {(kind, name) for kind in sanity.CAUGHT_BY for name in sanity.CAUGHT_BY[kind]}
+    # Words of these instruments are levels: they have neither direction nor confidence, the
+    # loop's first words are as near to the truth as one may hear, and noise is loud.
+    blind = {("time-reversed", name) for name in sanity.CAUGHT_BY["time-reversed"]}
+    blind |= {("noise", "non_speech_share"), ("noise", "n_mos_t")}
+    for kind, name in sorted(caught - blind):
+        assert found[kind][name]["caught"] >= 0.5, (kind, name, found[kind][name])
     assert found["shuffled words"]["nll_nats_per_unit"]["caught"] == 1.0
+    assert found["shuffled words"]["side_by_side"] == {
+        "truth": 100.0,
+        "ruined": 0.0,
+        "caught": 1.0,
+    }
     assert found["another speaker"]["semantic_similarity"]["caught"] == 1.0
-    assert found["silence"]["num_words"] == {"truth": 24.0, "ruined": 0.0, "caught": 1.0}
+    assert found["silence"]["num_words"] == {"truth": 114.0, "ruined": 0.0, "caught": 1.0}
     assert found["silence"]["silent_share"]["caught"] == 1.0
     table = (tmp_path / "out" / "sanity.md").read_text()
-    assert "| silence | num_words | 24 | 0 | 100% |" in table
+    assert "| silence | num_words | 114 | 0 | 100% |" in table
     # Constant levels of one word are no worse backwards: the measure must not say so.
     assert found["time-reversed"]["semantic_similarity"]["caught"] == 0.0

@@ -27,5 +27,12 @@ def test_the_end_of_a_long_text_counts(embed):
     assert wheat @ horses > ships @ horses + 0.1
 
 
+def test_a_prompt_is_a_part_of_the_name(embed):
+    # What is kept under a name was measured so.
+    other = open_embedder(prompt="search results: ")
+    assert other.name == "all-MiniLM-L6-v2 ('search results: ')" != embed.name
+    assert not np.allclose(other(["a dog"]), embed(["a dog"]))
+
+
 def test_an_empty_text_has_a_vector(embed):
     assert np.isfinite(embed(["", "a dog"])).all()

@@ -96,6 +96,8 @@ def test_rates_by_hand():
     assert (rates["wins"], rates["ties"], rates["losses"]) == (2, 3, 1)
     low, high = rates["interval_95"]
     assert low <= rates["win_rate"] <= high
+    # Over items, not games: of each item's two games one is won.
+    assert win_rates([(1, -1)] * 4)["interval_95"] == [50.0, 50.0]
 
 
 def test_no_game_is_no_rate():

@@ -9,6 +9,7 @@ import pytest
 from keras_speechssm.training import loop, metrics
 from keras_speechssm.training.loop import fit_resumable
 from keras_speechssm.training.metrics import read_metrics
+from keras_speechssm.whole_files import claimed
 
 
 def make_model():
@@ -58,8 +59,8 @@ def test_a_broken_run_equals_an_unbroken_one(tmp_path):
 
 def test_two_runs_in_one_folder_would_mix_so_the_second_is_refused(tmp_path):
     _, before = run(tmp_path, 10)
-    with loop.claimed(tmp_path):
-        with pytest.raises(ValueError, match="Another run is training in"):
+    with claimed(tmp_path):
+        with pytest.raises(ValueError, match="Another run is at work in"):
             run(tmp_path, 20)
     assert read_metrics(tmp_path / "metrics.jsonl") == before
     assert len(run(tmp_path, 20)[1]) == 4
