@@ -196,8 +196,19 @@ def test_a_subset_is_drawn_from_what_was_generated(folders):
         (folders / system / "options.json").write_text(
             '{"prompt_seconds": 2.0, "until_seconds": 14.0, "least_reference": 5.0}'
         )
-    compared = [run(folders, subset=1, subset_seed=seed)["num_items"] for seed in range(8)]
-    assert compared == [1] * 8
+    systems = [f"{name}={folders / name}" for name in ("good", "jumpy")]
+    drawn = {
+        compare_folders(
+            systems,
+            folders / "benchmark",
+            prompt_seconds=2.0,
+            until_seconds=None,
+            subset=1,
+            subset_seed=seed,
+        )[0][0].item.name
+        for seed in range(8)
+    }
+    assert drawn == {"61/a", "7/b"}
 
 
 def test_a_log_that_a_kill_has_cut_costs_no_report(folders):
