@@ -88,7 +88,7 @@ def parse_systems(systems: Sequence[str]) -> dict[str, Path]:
             letters, digits, spaces, dots, plus, minus and underscores.
     """
     found: dict[str, Path] = {}
-    taken = {folder_name(GROUND_TRUTH)}
+    taken = {folder_name(GROUND_TRUTH), "prompt"}  # both are heard beside the systems
     for entry in map(str, systems):
         name, sign, folder = entry.partition("=")
         if not sign or Path(entry).is_dir():

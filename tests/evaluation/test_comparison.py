@@ -270,6 +270,7 @@ def test_a_system_of_other_recordings_is_refused(folders):
     for systems in (
         [f"{folder}", f"good={folder}"],
         [f"ground truth={folder}"],
+        [f"prompt={folder}"],
         [f"Ground_Truth={folder}"],
         [f"a b={folder}", f"a_b={folder}"],
         [f"../x={folder}"],
