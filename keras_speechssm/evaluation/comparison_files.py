@@ -108,6 +108,8 @@ def _tables(report: dict) -> list[tuple[str, Sequence[str], list[list[str]]]]:
     for name, (title, axis) in _CURVES.items():
         curves = {system: _curve(entry, name) for system, entry in systems.items()}
         longest = max(map(len, curves.values()), default=0)
+        if not longest:
+            continue  # such as spans of 100 words in short form
         header = ["system", *(f"{axis} {place + 1}" for place in range(longest))]
         rows = [[system, *map(_cell, curve)] for system, curve in curves.items()]
         rows = [row + [""] * (len(header) - len(row)) for row in rows]
