@@ -66,8 +66,8 @@ def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):
     )
     assert found["speakers"] == ["a", "b"]
     caught = {(kind, name) for kind in sanity.CAUGHT_BY for name in sanity.CAUGHT_BY[kind]}
-    # Words of these instruments are levels: they have neither direction nor confidence, the
-    # loop's first words are as near to the truth as one may hear, and noise is loud.
+    # Words of these instruments are levels, which have neither direction nor confidence, and
+    # noise is loud.
     blind = {("time-reversed", name) for name in sanity.CAUGHT_BY["time-reversed"]}
     blind |= {("noise", "non_speech_share"), ("noise", "n_mos_t")}
     for kind, name in sorted(caught - blind):
