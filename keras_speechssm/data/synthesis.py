@@ -31,7 +31,7 @@ from keras_speechssm.data.voices import (
     speak,
 )
 from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.whole_files import whole_file
+from keras_speechssm.whole_files import keep_options, whole_file
 
 HELDOUT_BOOKS = ("alices-adventures-in-wonderland", "the-railway-children")
 FLITE_SHARE = 0.45
@@ -83,7 +83,8 @@ def prepare_synthesized(
 
     Raises:
         ValueError: If there are no texts, a held-out book is missing, a number is out of
-            range, or flite or espeak-ng is not installed.
+            range, the folder was begun with another seed, other books or another length of
+            recordings, or flite or espeak-ng is not installed.
     """
     if min(hours, heldout_hours, parallel_sentences) < 0 or workers < 1 or recording_seconds <= 0:
         raise ValueError(
@@ -99,6 +100,14 @@ def prepare_synthesized(
     if not books or not heldout:
         raise ValueError(f"{text_folder} must hold at least one book to train on, one held out.")
     root = Path(output_folder)
+    # More hours only add recordings; anything else here would give others the old ones' places.
+    keep_options(
+        root,
+        seed=seed,
+        recording_seconds=float(recording_seconds),
+        heldout_books=sorted(heldout_books),
+        training_books=sorted(books),
+    )
     length = recording_seconds
     plan = _plan_heldout(root, heldout, heldout_hours, parallel_sentences, seed, length)
     voices = _voices(seed, heldout=False)

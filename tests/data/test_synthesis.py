@@ -144,6 +144,19 @@ def test_resuming_and_workers_change_nothing(texts, tmp_path):
 
 
 @needs_programs
+@pytest.mark.parametrize("option", [{"seed": 1}, {"recording_seconds": 9.0}])
+def test_a_folder_goes_on_with_its_own_options_only(texts, tmp_path, option):
+    options = {"hours": 0, "heldout_hours": 0, "parallel_sentences": 0, "progress": None}
+    options |= {"heldout_books": ("heldout",), "recording_seconds": 8}
+    prepare_synthesized(texts, tmp_path / "corpus", **options)
+    prepare_synthesized(texts, tmp_path / "corpus", **options, workers=2)
+    before = contents(tmp_path / "corpus")
+    with pytest.raises(ValueError, match=f"was begun with {next(iter(option))}"):
+        prepare_synthesized(texts, tmp_path / "corpus", **(options | option))
+    assert contents(tmp_path / "corpus") == before
+
+
+@needs_programs
 def test_an_interrupt_leaves_only_whole_recordings(texts, tmp_path, monkeypatch):
     calls = []
 
