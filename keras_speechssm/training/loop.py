@@ -5,13 +5,13 @@ the number of a step to its batch are all it takes.
 """
 
 import importlib.util
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 
+from keras_speechssm.training.batches_ahead import made_ahead
 from keras_speechssm.training.checkpoints import Checkpoints
 from keras_speechssm.training.metrics import MetricsLog, TensorBoardLog, keep_lines, read_metrics
 from keras_speechssm.training.option_checks import check_at_least, check_between
@@ -28,6 +28,7 @@ def fit_resumable(
     total_steps: int,
     steps_per_epoch: int = 100,
     batches_per_step: int = 1,
+    batch_threads: int = 1,
     warmup_steps: int | None = None,
     final_learning_rate: float = 0.02,
     validation_batches: Sequence[tuple] | None = None,
@@ -57,6 +58,8 @@ def fit_resumable(
         steps_per_epoch: int. Steps between validations, log lines and checkpoints.
         batches_per_step: int. Batches that make one step, as many as the optimizer's
             `gradient_accumulation_steps`.
+        batch_threads: int. How many threads make batches ahead; with more than one, several
+            calls of `make_batch` run at a time.
         warmup_steps: int. Steps over which the learning rate rises. Defaults to five
             epochs.
         final_learning_rate: float. What the learning rate falls to, as a share of its peak.
@@ -74,6 +77,7 @@ def fit_resumable(
             has been written then), or the loss is no number any more.
     """
     check_at_least(1, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    check_at_least(1, batch_threads=batch_threads)
     check_at_least(0, learning_rate=learning_rate, max_seconds=max_seconds)
     check_at_least(0, warmup_steps=warmup_steps)
     check_between(0, 1, final_learning_rate=final_learning_rate, best_from=best_from)
@@ -97,8 +101,7 @@ def fit_resumable(
         keep_lines(log, first_epoch)
         if first_epoch < epochs:
             budget = Budget(output_dir, epochs, max_seconds)
-            # A plain iterator: Keras' PyDataset fetches ahead, across the ends of epochs.
-            batches = (make_batch(number) for number in itertools.count(first_epoch * per_epoch))
+            batches = made_ahead(make_batch, first_epoch * per_epoch, batch_threads)
             validation = None if validation_batches is None else _Fixed(validation_batches)
             averages = _averages_weights(model.optimizer) and validation is not None
             model.fit(

@@ -4,6 +4,7 @@ The model adds the masked-prediction and commitment losses itself; `PhonemeLoss`
 loss to compile it with.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -186,6 +187,7 @@ def train_tokenizer(
         learning_rate=learning_rate,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
+        batch_threads=min(8, os.cpu_count() or 1),  # reading, stretching and noise by NumPy
         validation_batches=validation,
         max_seconds=max_seconds,
         callbacks=[QuantizerPhaseIn(budget, latest=quantize_from)],

@@ -1,6 +1,8 @@
 import errno
 import io
 import json
+import threading
+import time
 
 import keras
 import numpy as np
@@ -139,6 +141,38 @@ def test_a_damaged_newest_checkpoint_costs_one_epoch(tmp_path, capsys):
     assert "epoch-00004 is damaged" in capsys.readouterr().err
     assert [line["step"] for line in again] == [5, 10, 15, 20]
     assert again[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=1e-5)
+
+
+def test_batches_of_many_threads_come_in_the_order_of_their_numbers(tmp_path):
+    together = threading.Barrier(3)  # Broken, an error, unless three calls run at a time.
+
+    def slow_for_the_first(number):
+        if number < 3:
+            together.wait(timeout=60)
+        time.sleep(0.02 * (2 - number % 3))
+        return make_batch(number)
+
+    lines = {}
+    for threads, function in ((1, make_batch), (3, slow_for_the_first)):
+        folder = tmp_path / str(threads)
+        options = {"learning_rate": 0.01, "total_steps": 12, "steps_per_epoch": 4}
+        lines[threads] = fit_resumable(
+            make_model(), function, folder, batch_threads=threads, **options
+        )
+    assert [line["loss"] for line in lines[3]] == [line["loss"] for line in lines[1]]
+
+
+def test_a_batch_that_cannot_be_made_ends_the_run_with_its_error(tmp_path):
+    def broken(number):
+        if number == 7:
+            raise OSError("the disk is gone")
+        return make_batch(number)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit_resumable(
+            make_model(), broken, tmp_path, learning_rate=0.01, total_steps=20, steps_per_epoch=5
+        )
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5]
 
 
 def test_finished_run_trains_no_further(tmp_path):
