@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 def made_ahead(make_batch: Callable[[int], tuple], first: int, threads: int) -> Iterator[tuple]:
     """The batches from number `first` on, in order, each begun some batches before its turn.
 
-    An accelerator then never waits for a batch that one core makes in the time of many steps.
+    An accelerator then need not wait for a batch that one core makes in the time of many steps.
     A plain iterator for `fit`: Keras' PyDataset would fetch anew at the end of each epoch.
 
     Args:
