@@ -10,7 +10,7 @@ def made_ahead(make_batch: Callable[[int], tuple], first: int, threads: int) -> 
     """The batches from number `first` on, in order, each begun some batches before its turn.
 
     An accelerator then need not wait for a batch that one core makes in the time of many steps.
-    A plain iterator for `fit`: Keras' PyDataset would fetch anew at the end of each epoch.
+    A plain iterator for `fit`: Keras' PyDataset fetches ahead, across the ends of epochs.
 
     Args:
         make_batch: function of a batch's number.

@@ -281,6 +281,7 @@ def test_the_best_can_wait(tmp_path):
         {"total_steps": 0},
         {"total_steps": -4},
         {"steps_per_epoch": 0},
+        {"batch_threads": 0},
         {"learning_rate": -1.0},
         {"learning_rate": float("nan")},
         {"max_seconds": -1.0},
