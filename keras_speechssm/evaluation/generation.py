@@ -252,9 +252,10 @@ def _plan(protocol: str, prompt_seconds: float | None, until_seconds: float | No
 def _load(
     preset: str, speech_lm: str | None, slide_seconds: float | None, until_seconds: float
 ) -> SpeechContinuation:
+    # First, since a name that is wrong costs nothing then.
+    other = None if speech_lm is None else load_part(speech_lm, "speech_lm")
     speech = SpeechContinuation.from_preset(preset)
-    if speech_lm is not None:
-        other = load_part(speech_lm, "speech_lm")
+    if other is not None:
         sizes = (other.backbone.vocabulary_size, speech.speech_lm.backbone.vocabulary_size)
         if sizes[0] != sizes[1]:
             raise ValueError(f"{speech_lm} has {sizes[0]} tokens, {preset} has {sizes[1]}.")
