@@ -201,3 +201,10 @@ def test_wrong_options_write_nothing(benchmark, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         generate_continuations(benchmark, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_language_model_is_refused_before_the_pipeline_is_loaded(benchmark, tmp_path):
+    names = {"preset": "no_such_pipeline", "speech_lm": "no_such_language_model"}
+    with pytest.raises(ValueError, match="no_such_language_model"):
+        generate_continuations(benchmark, tmp_path / "out", **names, **SHORT)
+    assert not (tmp_path / "out").exists()
