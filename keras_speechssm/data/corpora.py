@@ -172,3 +172,38 @@ def read_turns(audio_path: str | Path) -> list[tuple[float, float]] | None:
 def _is_audio(path: Path) -> bool:
     hidden = path.name.startswith(".")
     return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()
+
+
+def number_and_voice(path: Path) -> tuple[str, str]:
+    """The two parts of a synthesised recording's name, `<number>_<voice>.<suffix>`.
+
+    Raises:
+        ValueError: another name.
+    """
+    number, separator, voice = path.stem.partition("_")
+    if not separator:
+        raise ValueError(f"{path} should be named <number>_<voice>{path.suffix}.")
+    return number, voice
+
+
+def recordings_of_speakers(
+    speaker_folders: Sequence[str | Path], audio_folders: Sequence[str | Path]
+) -> list[tuple[str, Path]]:
+    """Recordings with their speakers.
+
+    Args:
+        speaker_folders: a folder of recordings for each speaker.
+        audio_folders: in place of them, folders of synthesised speech, whose files are named
+            after their voices.
+
+    Returns:
+        (speaker, path) of each recording, in the order of the folders and of the names.
+
+    Raises:
+        ValueError: both or neither are given, or a file is not named after a voice.
+    """
+    if bool(speaker_folders) == bool(audio_folders):
+        raise ValueError("Give speaker_folders, or audio_folders of synthesised speech.")
+    if speaker_folders:
+        return [(str(folder), path) for folder in speaker_folders for path in find_audio([folder])]
+    return [(number_and_voice(path)[1], path) for path in find_audio(audio_folders)]

@@ -8,7 +8,7 @@ What is written:
     train/<book>/0000_<voice>.wav    16 kHz mono, PCM16, with 0000_<voice>.json beside it
     heldout_books/<book>/...         books never heard in training, voices of training
     heldout_voices/<book>/...        the same books further on, voices never heard in training
-    parallel/<sentence>_<voice>.wav  held-out sentences, each in four voices
+    parallel/<sentence>_<voice>.wav  held-out sentences, each in the same voices
 """
 
 import hashlib
@@ -56,6 +56,7 @@ def prepare_synthesized(
     workers: int = 1,
     heldout_hours: float = 0.5,
     parallel_sentences: int = 80,
+    parallel_voices: int = 1,
     heldout_books: tuple[str, ...] = HELDOUT_BOOKS,
     recording_seconds: float = 240.0,
     progress: Callable[[str], None] | None = print,
@@ -73,7 +74,10 @@ def prepare_synthesized(
         seed: Decides voices, pauses and which voice reads what.
         workers: How many synthesisers run at once.
         heldout_hours: About how much for each of the two held-out parts.
-        parallel_sentences: How many held-out sentences every one of four voices says.
+        parallel_sentences: How many held-out sentences each of some voices says.
+        parallel_voices: How many of each program's voices say them, of those that training
+            hears and as many of those that it never does: four times as many voices in all. At
+            most 12, as flite has no more that are held out, all of them one speaker's.
         heldout_books: Names of the books that training never hears.
         recording_seconds: About how long a recording is.
         progress: Called with a line now and then; None for silence.
@@ -86,10 +90,15 @@ def prepare_synthesized(
             range, the folder was begun with another seed, other books or another length of
             recordings, or flite or espeak-ng is not installed.
     """
-    if min(hours, heldout_hours, parallel_sentences) < 0 or workers < 1 or recording_seconds <= 0:
+    if min(hours, heldout_hours, parallel_sentences) < 0 or recording_seconds <= 0:
         raise ValueError(
-            f"hours {hours}, heldout_hours {heldout_hours}, workers {workers}, recording_seconds "
-            f"{recording_seconds}: expected 0 or more hours, 1 or more workers, some seconds."
+            f"hours {hours}, heldout_hours {heldout_hours}, recording_seconds "
+            f"{recording_seconds}: expected 0 or more hours, some seconds."
+        )
+    if workers < 1 or not 1 <= parallel_voices <= 12:
+        raise ValueError(
+            f"workers {workers}, parallel_voices {parallel_voices}: expected 1 or more, voices "
+            "up to 12."
         )
     if missing := missing_programs():
         raise ValueError(f"Not installed: {', '.join(missing)}; apt-get install flite espeak-ng.")
@@ -109,7 +118,13 @@ def prepare_synthesized(
         training_books=sorted(books),
     )
     length = recording_seconds
-    plan = _plan_heldout(root, heldout, heldout_hours, parallel_sentences, seed, length)
+    speakers = tuple(
+        voice
+        for kind in (*_voices(seed, heldout=False), *_voices(seed, heldout=True))
+        for voice in kind[:parallel_voices]
+    )
+    plan = _plan_parallel(root, heldout, parallel_sentences, speakers, seed)
+    plan += _plan_heldout(root, heldout, heldout_hours, seed, length)
     voices = _voices(seed, heldout=False)
     plan += _plan_readings(root / "train", books, voices, hours, seed, length)
     _record_all(plan, workers, progress)
@@ -160,29 +175,33 @@ def _plan_readings(
     return plan
 
 
-def _plan_heldout(
+def _plan_parallel(
     root: Path,
     books: dict[str, list[str]],
-    hours: float,
-    parallel_sentences: int,
+    num_sentences: int,
+    speakers: tuple[Voice, ...],
     seed: int,
-    seconds: float,
 ) -> list[Recording]:
-    # Three parts of the held-out text, so that no part repeats another's words.
-    first = {name: pieces[: len(pieces) // 2] for name, pieces in books.items()}
-    second = {name: pieces[len(pieces) // 2 :] for name, pieces in books.items()}
-    known, unknown = _voices(seed, heldout=False), _voices(seed, heldout=True)
+    # The last tenth of the longest held-out book: no other part has its words.
     longest = max(books.values(), key=len)
     cut = len(longest) * 9 // 10
-    second = {name: p[: max(len(p) * 4 // 5, 1)] for name, p in second.items()}
-    parallel = [piece for piece in longest[cut:] if piece[-1] in ".!?"][:parallel_sentences]
-    speakers = tuple(voices[0] for voices in (*known, *unknown))
-    plan = [
+    sentences = [piece for piece in longest[cut:] if piece[-1] in ".!?"][:num_sentences]
+    return [
         Recording(root / "parallel" / f"{i:03d}_{_file_name(voice)}.wav", voice, (text,), seed)
-        for i, text in enumerate(parallel)
+        for i, text in enumerate(sentences)
         for voice in speakers
     ]
-    plan += _plan_readings(root / "heldout_books", first, known, hours, seed, seconds)
+
+
+def _plan_heldout(
+    root: Path, books: dict[str, list[str]], hours: float, seed: int, seconds: float
+) -> list[Recording]:
+    # Two parts of the held-out text before its last tenth, so that none repeats another's words.
+    first = {name: pieces[: len(pieces) // 2] for name, pieces in books.items()}
+    second = {name: pieces[len(pieces) // 2 :] for name, pieces in books.items()}
+    second = {name: p[: max(len(p) * 4 // 5, 1)] for name, p in second.items()}
+    known, unknown = _voices(seed, heldout=False), _voices(seed, heldout=True)
+    plan = _plan_readings(root / "heldout_books", first, known, hours, seed, seconds)
     return plan + _plan_readings(root / "heldout_voices", second, unknown, hours, seed, seconds)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.audio import read_audio
-from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.data.corpora import recordings_of_speakers
 from keras_speechssm.evaluation.codec_quality import log_mel
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
@@ -105,16 +105,7 @@ def evaluate_speaker_probe(
     """
     check_at_least(1.0, excerpt_seconds=excerpt_seconds)
     check_at_least(2, max_excerpts=max_excerpts)
-    if bool(speaker_folders) == bool(audio_folders):
-        raise ValueError("Give speaker_folders, or audio_folders of synthesised speech.")
-    recordings = [
-        (str(folder), path) for folder in speaker_folders for path in find_audio([folder])
-    ]
-    for path in find_audio(audio_folders) if audio_folders else ():
-        _, separator, voice = path.stem.partition("_")
-        if not separator:
-            raise ValueError(f"{path} should be named <number>_<voice>{path.suffix}.")
-        recordings.append((voice, path))
+    recordings = recordings_of_speakers(speaker_folders, audio_folders)
     tokenizer = SemanticTokenizer.from_preset(preset)
     return probe_recordings(
         recordings, tokenizer.tokenize, tokenizer.vocabulary_size, excerpt_seconds, max_excerpts

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.audio import read_audio
-from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.data.corpora import find_audio, number_and_voice
 from keras_speechssm.evaluation.edit_distance import edit_distance
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 
@@ -64,7 +64,8 @@ def evaluate_token_agreement(
 
     Args:
         preset: the tokenizer, or a pipeline that has one.
-        parallel_folder: folder of recordings named `<sentence>_<voice>.<suffix>`.
+        parallel_folder: folder of recordings named `<number>_<voice>.<suffix>`, the number that
+            of the sentence.
         max_pairs: pairs of each kind at most.
 
     Returns:
@@ -73,10 +74,7 @@ def evaluate_token_agreement(
     streams = {}
     tokenizer = SemanticTokenizer.from_preset(preset)
     for path in find_audio([parallel_folder]):
-        sentence, separator, voice = path.stem.partition("_")
-        if not separator:
-            raise ValueError(f"{path} should be named <sentence>_<voice>{path.suffix}.")
-        streams[sentence, voice] = without_repeats(tokenizer.tokenize(read_audio(path)))
+        streams[number_and_voice(path)] = without_repeats(tokenizer.tokenize(read_audio(path)))
     return token_agreement(streams, max_pairs)
 
 

@@ -1,19 +1,21 @@
 """Whether resynthesis keeps voices apart: whose is a resynthesised voice?"""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from keras_speechssm.audio import read_audio
-from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.data.corpora import recordings_of_speakers
 from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 
 
 def evaluate_voices(
-    speaker_folders: Sequence[str | Path],
+    speaker_folders: Sequence[str | Path] = (),
+    audio_folders: Sequence[str | Path] = (),
     *,
     preset: str = DEFAULT_PRESET,
     per_speaker: int = 4,
@@ -23,15 +25,27 @@ def evaluate_voices(
 
     Args:
         speaker_folders: a folder of recordings for each speaker, at least two of each.
+        audio_folders: in place of them, folders of synthesised speech (`speechssm prepare
+            synthesized`), whose files are named after their voices, such as its `parallel/`, where
+            every voice says each sentence: a voice is then compared with the others' same words,
+            but not with its own, which is a little harder.
         preset: a pipeline preset.
         per_speaker: recordings of each speaker that are used, the first ones by name.
         seed: of SoundStorm's samples.
 
     Returns:
         See `voice_identity`.
+
+    Raises:
+        ValueError: there are fewer than two speakers, or one has a single recording.
     """
-    paths = [find_audio([folder])[:per_speaker] for folder in speaker_folders]
-    recordings = [[read_audio(path) for path in speaker] for speaker in paths]
+    speakers = defaultdict(list)
+    for speaker, path in recordings_of_speakers(speaker_folders, audio_folders):
+        speakers[speaker].append(path)
+    for speaker, paths in speakers.items():
+        if len(paths[:per_speaker]) < 2:
+            raise ValueError(f"Voices are compared over two recordings each; {speaker} has one.")
+    recordings = [[read_audio(p) for p in paths[:per_speaker]] for paths in speakers.values()]
     speech = SpeechContinuation.from_preset(preset)
     return voice_identity(
         recordings,

@@ -125,6 +125,10 @@ def test_what_is_held_out_stays_out_of_training(texts, tmp_path):
         spoken = sorted((output / "parallel").glob(f"{number:03d}_*.json"))
         assert len(spoken) == 4
         assert len({json.loads(p.read_text())["segments"][0]["text"] for p in spoken}) == 1
+    prepare(texts, output, parallel_voices=3)
+    assert len(list((output / "parallel").glob("001_*.wav"))) == len(voices("parallel")) == 12
+    unheard = {v.name for kind in synthesis._voices(0, heldout=True) for v in kind}
+    assert len(voices("parallel") & unheard) == 6
 
 
 @needs_programs
@@ -186,7 +190,13 @@ def test_bad_arguments_are_refused(texts, tmp_path, monkeypatch):
         prepare_synthesized(texts, tmp_path / "out", 1.0, heldout_books=())
     with pytest.raises(ValueError, match="No .txt files"):
         prepare_synthesized(tmp_path / "nowhere", tmp_path / "out", 1.0)
-    for options in ({"workers": 0}, {"recording_seconds": 0.0}, {"heldout_hours": -1.0}):
-        with pytest.raises(ValueError, match="expected 0 or more hours"):
+    for options, message in (
+        ({"workers": 0}, "expected 1 or more"),
+        ({"parallel_voices": 0}, "expected 1 or more"),
+        ({"parallel_voices": 13}, "up to 12"),
+        ({"recording_seconds": 0.0}, "expected 0 or more hours"),
+        ({"heldout_hours": -1.0}, "expected 0 or more hours"),
+    ):
+        with pytest.raises(ValueError, match=message):
             prepare_synthesized(texts, tmp_path / "out", 1.0, **options)
     assert not os.path.exists(tmp_path / "out")

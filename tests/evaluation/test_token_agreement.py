@@ -57,5 +57,5 @@ def test_file_names_give_sentence_and_voice(tmp_path, monkeypatch):
     found = evaluate_token_agreement("any", tmp_path)
     assert found["same_sentence"] == 0.5 and found["same_voice"] == 1.0
     write_audio(tmp_path / "nameless.wav", np.zeros(800))
-    with pytest.raises(ValueError, match="should be named <sentence>_<voice>.wav"):
+    with pytest.raises(ValueError, match="should be named <number>_<voice>.wav"):
         evaluate_token_agreement("any", tmp_path)

@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from keras_speechssm.evaluation.voice_identity import voice_identity
+from keras_speechssm.audio import write_audio
+from keras_speechssm.evaluation import voice_identity as module
+from keras_speechssm.evaluation.voice_identity import evaluate_voices, voice_identity
 
 
 def embed(waveform):
@@ -40,3 +44,27 @@ def test_the_recording_itself_is_left_out():
 def test_too_few_speakers_or_recordings(recordings):
     with pytest.raises(ValueError, match="two speakers or more"):
         voice_identity(recordings, lambda waveform: waveform, embed)
+
+
+def test_synthesised_speech_is_grouped_by_its_voices(tmp_path, monkeypatch):
+    # A voice is a level here, which a copy keeps.
+    for number in range(3):
+        for voice, level in (("flite-a-00", 0.1), ("espeak-b-01", 0.5)):
+            path = tmp_path / f"{number:03d}_{voice}.wav"
+            write_audio(path, np.full(16000, level + number / 100))
+    pipeline = SimpleNamespace(resynthesize=lambda waveform, seed: waveform)
+    loader = SimpleNamespace(from_preset=lambda preset: pipeline)
+    monkeypatch.setattr(module, "SpeechContinuation", loader)
+
+    def open_embedder():
+        return lambda w: np.array([np.cos(3 * w.mean()), np.sin(3 * w.mean())])
+
+    monkeypatch.setattr(module, "open_speaker_embedder", open_embedder)
+    measured = evaluate_voices(audio_folders=[tmp_path], per_speaker=2)
+    assert (measured["num_speakers"], measured["num_recordings"]) == (2, 4)
+    assert measured["nearest_share"] == 1.0 and measured["to_own"] > 0.99 > measured["to_others"]
+    with pytest.raises(ValueError, match="speaker_folders, or audio_folders"):
+        evaluate_voices()
+    (tmp_path / "000_flite-a-00.wav").rename(tmp_path / "000_flite-c-00.wav")
+    with pytest.raises(ValueError, match="flite-c-00 has one"):
+        evaluate_voices(audio_folders=[tmp_path])
