@@ -5,7 +5,7 @@ is its own affair. Everything between the stages is a plain NumPy array.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from keras_speechssm.audio import read_audio, validate_waveform
 from keras_speechssm.preset_files import save_parts
 from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, fetch_pipeline, load_part
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
+from keras_speechssm.soundstorm import check_guidance_scale
 from keras_speechssm.window_synthesis import WindowSynthesis
 from keras_speechssm.windows import (
     OVERLAP,
@@ -37,6 +38,8 @@ _SETTINGS = (
     "synthesis_temperature",
     "first_window",
     "windows_at_once",
+    "synthesis_guidance_scale",
+    "synthesis_iterations",
 )
 
 
@@ -64,6 +67,10 @@ class SpeechContinuation:
         windows_at_once: int. Windows that are synthesized as one batch, where there is memory:
             what is spoken stays the same, an accelerator is faster, and blocks come so many at
             a time, all but the first. Defaults to `1`.
+        synthesis_guidance_scale: float. Above 1, SoundStorm's choices are drawn towards the
+            semantic tokens, for twice its work (see `SoundStorm.generate`). Defaults to `1.0`.
+        synthesis_iterations: SoundStorm's passes of each level. Defaults to `None`: its own,
+            16 for the first and 1 for each other.
 
     Example:
 
@@ -87,12 +94,15 @@ class SpeechContinuation:
         synthesis_temperature: float = 1.0,
         first_window: int | None = None,
         windows_at_once: int = 1,
+        synthesis_guidance_scale: float = 1.0,
+        synthesis_iterations: Sequence[int] | None = None,
     ):
         if first_window is None:
             first_window = min(window, max(FIRST_WINDOW, 2 * overlap))
         StreamingWindows(window, overlap, first_window)  # Refuses lengths that do not fit.
         if windows_at_once < 1:
             raise ValueError(f"windows_at_once must be at least 1, got {windows_at_once}.")
+        check_guidance_scale(synthesis_guidance_scale)
         if voice_tokens < 1:
             raise ValueError(f"voice_tokens must be at least 1, got {voice_tokens}.")
         self.semantic_tokenizer = semantic_tokenizer
@@ -105,6 +115,8 @@ class SpeechContinuation:
         self.synthesis_temperature = synthesis_temperature
         self.first_window = first_window
         self.windows_at_once = windows_at_once
+        self.synthesis_guidance_scale = synthesis_guidance_scale
+        self.synthesis_iterations = synthesis_iterations
 
     @classmethod
     def from_preset(cls, preset: str = DEFAULT_PRESET) -> "SpeechContinuation":
@@ -238,6 +250,8 @@ class SpeechContinuation:
             self.soundstream,
             voice,
             temperature=self.synthesis_temperature,
+            guidance_scale=self.synthesis_guidance_scale,
+            iterations=self.synthesis_iterations,
             windows_at_once=self.windows_at_once,
         )
 

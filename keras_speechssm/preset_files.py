@@ -107,5 +107,7 @@ def check_weight_files(folder: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message: Keras' messages are long."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error's message says first, in one line: Keras' messages are long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first, *others = lines or [type(error).__name__]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first

@@ -1,7 +1,7 @@
 """Windows of semantic tokens -> speech: SoundStorm and SoundStream, in batches."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,19 +19,28 @@ class WindowSynthesis:
         soundstorm: a `SoundStorm`.
         soundstream: a `SoundStream`.
         voice: semantic (prompt,) and acoustic (2 prompt, levels) tokens of the voice.
-        temperature: float. Of SoundStorm's samples.
+        temperature, guidance_scale, iterations: of `SoundStorm.generate`.
         windows_at_once: int. Windows of a batch. The first goes alone: somebody waits for it.
 
     Source: SpeechSSM, sections 3 and 5, appendix B.1.
     """
 
     def __init__(
-        self, soundstorm, soundstream, voice: tuple, temperature: float, windows_at_once: int
+        self,
+        soundstorm,
+        soundstream,
+        voice: tuple,
+        temperature: float,
+        guidance_scale: float,
+        iterations: Sequence[int] | None,
+        windows_at_once: int,
     ):
         self.soundstorm = soundstorm
         self.soundstream = soundstream
         self.voice = voice
         self.temperature = temperature
+        self.guidance_scale = guidance_scale
+        self.iterations = iterations
         self.windows_at_once = windows_at_once
 
     def speak(
@@ -83,6 +92,8 @@ class WindowSynthesis:
             prompt_semantic=semantic,
             prompt_acoustic=acoustic,
             temperature=self.temperature,
+            guidance_scale=self.guidance_scale,
+            iterations=self.iterations,
             seed=[int(np.random.SeedSequence(seeds).generate_state(1)[0]) for *_, seeds in waiting],
             padding_mask=real,
             pad_to=len(semantic) + length,

@@ -50,8 +50,18 @@ class RepeatingSoundStorm:
         self.windows, self.shapes, self.batches = [], set(), []
 
     def generate(
-        self, tokens, prompt_semantic, prompt_acoustic, temperature, seed, padding_mask, pad_to
+        self,
+        tokens,
+        prompt_semantic,
+        prompt_acoustic,
+        temperature,
+        guidance_scale,
+        iterations,
+        seed,
+        padding_mask,
+        pad_to,
     ):
+        self.settings = (temperature, guidance_scale, iterations)
         assert len(prompt_acoustic) == 2 * len(prompt_semantic)
         assert len(prompt_semantic) + tokens.shape[1] <= pad_to
         assert tokens.shape == padding_mask.shape and len(tokens) == len(seed)
@@ -121,6 +131,20 @@ def test_windows_in_batches_say_the_same(at_once):
     assert speech.soundstorm.batches[0] == 1  # somebody waits for it
     assert at_once == 100 or set(speech.soundstorm.batches[1:]) == {at_once}
     np.testing.assert_array_equal(speech.resynthesize(paint(1, 1700)), paint(1, 1700))
+
+
+def test_the_settings_of_synthesis_reach_it():
+    settings = dict(
+        synthesis_temperature=0.5, synthesis_guidance_scale=2.5, synthesis_iterations=[8, 1]
+    )
+    speech = painted(**settings)
+    next(speech.stream(PROMPT))
+    assert speech.soundstorm.settings == tuple(settings.values())
+    speech = painted()
+    next(speech.stream(PROMPT))
+    assert speech.soundstorm.settings == (1.0, 1.0, None)
+    with pytest.raises(ValueError, match="guidance_scale must be"):
+        painted(synthesis_guidance_scale=-1.0)
 
 
 def test_stream_makes_no_more_tokens_than_it_needs():

@@ -80,7 +80,8 @@ def test_check_weight_files(tmp_path):
 
 @pytest.mark.parametrize(
     "error, line",
-    [(ValueError("one\ntwo"), "one"), (KeyError("name"), "'name'"), (OSError(), "OSError")],
+    [(ValueError("one\ntwo"), "one"), (KeyError("name"), "'name'"), (OSError(), "OSError")]
+    + [(ValueError("could not be loaded:\n\n 96 rows\nthree"), "could not be loaded: 96 rows")],
 )
 def test_first_line(error, line):
     assert first_line(error) == line

@@ -47,7 +47,15 @@ def bench_synthesis(
     )
     rows = []
     for at_once in windows_at_once:
-        synthesis = WindowSynthesis(speech.soundstorm, speech.soundstream, voice, 1.0, at_once)
+        synthesis = WindowSynthesis(
+            speech.soundstorm,
+            speech.soundstream,
+            voice,
+            temperature=1.0,
+            guidance_scale=speech.synthesis_guidance_scale,
+            iterations=speech.synthesis_iterations,
+            windows_at_once=at_once,
+        )
         batches = -(-num_windows // at_once)
         # One window goes alone, one batch compiles, the rest count; the last window is cut off.
         count = 1 + at_once * (batches + 1) + 1

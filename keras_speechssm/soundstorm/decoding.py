@@ -139,3 +139,28 @@ def decode_pass_of(model) -> Callable:
         )
 
     return compile_inference(model, decode_pass)
+
+
+def guided_decode_pass_of(model) -> Callable:
+    """As `decode_pass_of`, its logits guided; the guidance scale comes before the rest.
+
+    The logits are `hidden + scale * (seen - hidden)`, from one batch that holds each
+    example twice: its semantic tokens seen, and all of them hidden (classifier-free
+    guidance, Ho and Salimans 2022, equation 6).
+    """
+
+    def decode_pass(scale, semantic, padding_mask, acoustic, masked, level, counts, uniform, heat):
+        unspoken = ops.full_like(semantic, model.semantic_vocabulary_size)
+        inputs = {
+            "semantic_tokens": ops.concatenate([semantic, unspoken]),
+            "acoustic_tokens": ops.concatenate([acoustic, acoustic]),
+            "level": ops.concatenate([level, level]),
+            "padding_mask": ops.concatenate([padding_mask, padding_mask]),
+        }
+        seen, hidden = ops.split(model(inputs, training=False), 2)
+        logits = hidden + scale * (seen - hidden)
+        return fill_most_confident(
+            logits, acoustic, masked, level, counts, uniform, heat, model.codebook_size
+        )
+
+    return compile_inference(model, decode_pass)

@@ -15,7 +15,8 @@ class FrameEmbedding(keras.layers.Layer):
     SoundStorm cheap (Borsos et al. 2023, section 3.1).
 
     Args:
-        semantic_vocabulary_size: int.
+        semantic_vocabulary_size: int. Ids of semantic tokens; the id after them stands for a
+            hidden one.
         num_levels: int. Acoustic tokens of a frame.
         codebook_size: int. Codes of a level; id `codebook_size` is the mask.
         hidden_dim: int. Width of the output.
@@ -45,7 +46,7 @@ class FrameEmbedding(keras.layers.Layer):
         # The sum, not each part, has unit variance.
         spread = keras.initializers.RandomNormal(stddev=(num_levels + 1) ** -0.5)
         self.semantic_embedding = keras.layers.Embedding(
-            semantic_vocabulary_size,
+            semantic_vocabulary_size + 1,
             hidden_dim,
             embeddings_initializer=spread,
             dtype=self.dtype_policy,

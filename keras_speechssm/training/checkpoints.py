@@ -17,6 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_speechssm.preset_files import first_line
 from keras_speechssm.training.metrics import warn
 from keras_speechssm.whole_files import checksum, write_json
 
@@ -78,6 +79,9 @@ class Checkpoints:
 
         Returns:
             What its `checkpoint.json` says; an empty dict where there is none to load.
+
+        Raises:
+            ValueError: an intact checkpoint is of another model.
         """
         names = self._names()
         for name in names:
@@ -87,7 +91,13 @@ class Checkpoints:
             else:
                 if not model.optimizer.built:
                     model.optimizer.build(model.trainable_variables)
-                model.load_weights(str(self.folder / name / _STATE))
+                try:
+                    model.load_weights(str(self.folder / name / _STATE))
+                except ValueError as error:
+                    raise ValueError(
+                        f"Checkpoint {self.folder / name} is of another model; begin in another "
+                        f"folder ({first_line(error)})."
+                    ) from error
                 return about
         if names:
             warn(f"no checkpoint in {self.folder} is intact")

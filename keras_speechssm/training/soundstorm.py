@@ -25,6 +25,7 @@ class SoundStormBatches:
 
     Args:
         groups: lists of token pairs, one list for each source.
+        vocabulary_size: int. Semantic tokens; the id after them hides one.
         codebook_size: int. Codes of a level.
         batch_size: int. Crops in a batch.
         crop_tokens: int. Semantic tokens of each; shorter recordings are padded.
@@ -32,6 +33,7 @@ class SoundStormBatches:
         group_weights: share of the crops from each group. By default in proportion to
             its length.
         level_shares: how often each level is the one to learn. By default all alike.
+        unconditional_share: float. Share of the crops whose semantic tokens are all hidden.
 
     Calling it with a step gives `(x, y, sample_weight)` for `model.fit` with
     `SparseCategoricalCrossentropy(from_logits=True)`: the model's inputs, the true
@@ -43,21 +45,25 @@ class SoundStormBatches:
     def __init__(
         self,
         groups: Sequence[Sequence[TokenPair]],
+        vocabulary_size: int,
         codebook_size: int,
         batch_size: int,
         crop_tokens: int,
         seed: int,
         group_weights: Sequence[float] | None = None,
         level_shares: Sequence[float] | None = None,
+        unconditional_share: float = 0.0,
     ):
         if not groups or not all(groups):
             raise ValueError("Every source needs at least one recording of a token or more.")
         self.groups = groups
+        self.vocabulary_size = vocabulary_size
         self.codebook_size = codebook_size
         self.batch_size = batch_size
         self.crop_tokens = crop_tokens
         self.seed = seed
         self.level_shares = level_shares
+        self.unconditional_share = unconditional_share
         lengths = [np.array([len(pair[0]) for pair in group], dtype=float) for group in groups]
         self.shares = [length / length.sum() for length in lengths]
         weights = [length.sum() for length in lengths] if group_weights is None else group_weights
@@ -70,6 +76,7 @@ class SoundStormBatches:
         masked, level, target, loss_mask = mask_for_training(
             acoustic, real, self.codebook_size, rng, self.level_shares
         )
+        semantic[rng.random(len(semantic)) < self.unconditional_share] = self.vocabulary_size
         inputs = {
             "semantic_tokens": semantic,
             "acoustic_tokens": masked,
@@ -103,6 +110,7 @@ def train_soundstorm(
     model_config: dict | None = None,
     folder_weights: Sequence[float] | None = None,
     level_shares: Sequence[float] | None = None,
+    unconditional_share: float = 0.1,
     initial_preset: str | None = None,
     batch_size: int = 8,
     crop_seconds: float = 6.0,
@@ -133,6 +141,9 @@ def train_soundstorm(
         level_shares: how often each level is the one to learn, the coarsest first, in
             any unit: the coarse levels carry the words. Defaults to all alike, as in
             the paper.
+        unconditional_share: float, at least 0 and below 1. Share of the crops whose semantic
+            tokens are all hidden, which `SoundStorm.generate` needs for `guidance_scale`.
+            The validation has none. Defaults to `0.1`.
         initial_preset: preset of a `SoundStorm` for this codec and tokenizer to start from, in
             the dtype policy that it was saved with. Where the tokenizer has another number of
             tokens, all is kept but what it knows of them (`change_vocabulary`); another
@@ -150,24 +161,35 @@ def train_soundstorm(
 
     Raises:
         ValueError: `initial_preset` fits neither `model_config` nor tokenizer and codec,
-            or `level_shares` are not one positive number a level.
+            or `level_shares` are not one positive number a level, or `unconditional_share`
+            is no share.
     """
     keras.utils.set_random_seed(seed)
     tokenizer = SemanticTokenizer.from_preset(tokenizer_preset)
     codec = SoundStream.from_preset(codec_preset)
     _check_level_shares(level_shares, codec.num_quantizers)
+    if not 0.0 <= unconditional_share < 1.0:
+        raise ValueError(f"unconditional_share must lie in [0, 1), got {unconditional_share}.")
     model = _initial_model(initial_preset, model_config, tokenizer, codec)
     cache_dir = Path(output_dir) / "token_pairs" if cache_dir is None else Path(cache_dir)
 
-    def batches(folders, seed, weights=None):
+    def batches(folders, seed, weights=None, unconditional_share=0.0):
         paths = prepare_token_pairs(folders, cache_dir, tokenizer, codec)
         groups = [read_token_pairs(group) for group in paths]
         crop_tokens = round(crop_seconds * TOKEN_RATE)
         return SoundStormBatches(
-            groups, codec.codebook_size, batch_size, crop_tokens, seed, weights, level_shares
+            groups,
+            tokenizer.vocabulary_size,
+            codec.codebook_size,
+            batch_size,
+            crop_tokens,
+            seed,
+            weights,
+            level_shares,
+            unconditional_share,
         )
 
-    training = batches(audio_folders, seed, folder_weights)
+    training = batches(audio_folders, seed, folder_weights, unconditional_share)
     validation = None
     if validation_folders is not None:
         held_out = batches(validation_folders, seed + 1)
@@ -224,7 +246,7 @@ def change_vocabulary(model: SoundStorm, tokenizer, seed: int = 0) -> SoundStorm
     """The same model for another tokenizer: only its table of semantic tokens begins anew.
 
     The new rows are projections of the tokenizer's codes (see `start_from_codebooks`), as loud
-    as the old ones.
+    as the old ones. The last row, a hidden token's, stays.
 
     Args:
         model: a trained `SoundStorm`.
@@ -237,9 +259,10 @@ def change_vocabulary(model: SoundStorm, tokenizer, seed: int = 0) -> SoundStorm
     for source, target in zip(model.weights, changed.weights, strict=True):
         if target is not new:
             target.assign(source)
-    loudness = keras.ops.convert_to_numpy(old).std()
+    old = keras.ops.convert_to_numpy(old)
     rng = np.random.default_rng(seed)
-    new.assign(loudness * _project(np.asarray(tokenizer.codebook), model.hidden_dim, rng))
+    rows = old[:-1].std() * _project(np.asarray(tokenizer.codebook), model.hidden_dim, rng)
+    new.assign(np.concatenate([rows, old[-1:]]))
     return changed
 
 
@@ -272,7 +295,8 @@ def start_from_codebooks(model: SoundStorm, tokenizer, codec, seed: int = 0) -> 
         # The last row, the mask's, stays zero.
         acoustic[level, :-1] = _project(codebook, model.hidden_dim, rng)
         kernel[level] = _project(codebook, model.hidden_dim, rng).T
-    semantic_table.assign(0.5**0.5 * semantic)
+    hidden = np.zeros((1, model.hidden_dim))
+    semantic_table.assign(np.concatenate([0.5**0.5 * semantic, hidden]))
     acoustic_table.assign((0.5 / model.num_levels) ** 0.5 * acoustic.reshape(acoustic_table.shape))
     model.level_heads.kernel.assign(0.06 * kernel)
     for block in model.conformer_blocks:

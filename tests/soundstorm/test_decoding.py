@@ -125,6 +125,44 @@ def test_the_prompt_conditions_and_stays(model, monkeypatch):
     assert (model.generate(tokens(1, 6), prompt_semantic, other, seed=0) != with_prompt).any()
 
 
+def test_guidance_draws_the_logits_away_from_those_without_words(model):
+    semantic, content = tokens(2, 6), np.ones((2, 20), dtype=bool)
+    prompt = tokens(4, seed=1), tokens(8, LEVELS, high=CODES, seed=2)
+    window = np.concatenate([np.tile(prompt[0], (2, 1)), semantic], axis=1)
+
+    def logits(semantic, acoustic, level):
+        inputs = {
+            "semantic_tokens": semantic.astype("int32"),
+            "acoustic_tokens": acoustic.astype("int32"),
+            "level": np.full((2,), level, "int32"),
+            "padding_mask": content,
+        }
+        made = model({name: ops.convert_to_tensor(array) for name, array in inputs.items()})
+        return ops.convert_to_numpy(made)
+
+    def by_hand(scale):
+        acoustic = np.full((2, 20, LEVELS), CODES)
+        acoustic[:, :8] = prompt[1]
+        for level in range(LEVELS):
+            seen = logits(window, acoustic, level)
+            # The prompt's words are hidden too, its sound is not.
+            hidden = logits(np.full_like(window, 11), acoustic, level)
+            guided = hidden + scale * (seen - hidden)
+            acoustic[:, 8:, level] = guided.argmax(axis=-1)[:, 8:]
+        return acoustic[:, 8:]
+
+    settings = dict(iterations=(1, 1, 1), seed=0)
+    results = {
+        scale: model.generate(semantic, *prompt, guidance_scale=scale, **settings)
+        for scale in (0.0, 1.0, 3.0)
+    }
+    for scale, result in results.items():
+        np.testing.assert_array_equal(result, by_hand(scale))
+    assert (results[3.0] != results[1.0]).any() and (results[1.0] != results[0.0]).any()
+    other = model.generate(tokens(2, 6, seed=9), *prompt, guidance_scale=0.0, **settings)
+    np.testing.assert_array_equal(other, results[0.0])
+
+
 def test_same_seed_same_tokens(model):
     def generate(**arguments):
         return model.generate(tokens(1, 20), iterations=(4, 1, 1), **arguments)
@@ -137,11 +175,11 @@ def test_same_seed_same_tokens(model):
     np.testing.assert_array_equal(generate(temperature=0.0, seed=6), greedy)
 
 
-@pytest.mark.parametrize("seeds", [7, [7, 8, 9]])
-def test_a_batch_is_its_examples_one_by_one(model, seeds):
+@pytest.mark.parametrize(("seeds", "guidance_scale"), [(7, 1.0), ([7, 8, 9], 1.0), (7, 2.0)])
+def test_a_batch_is_its_examples_one_by_one(model, seeds, guidance_scale):
     semantic, prompt = tokens(3, 6), (tokens(4, seed=1), tokens(8, LEVELS, high=CODES, seed=2))
     padding_mask = np.arange(6)[None, :] < np.array([[6], [4], [1]])
-    settings = dict(iterations=(4, 1, 1), pad_to=12)
+    settings = dict(iterations=(4, 1, 1), pad_to=12, guidance_scale=guidance_scale)
     together = model.generate(semantic, *prompt, seed=seeds, padding_mask=padding_mask, **settings)
     for row, length in enumerate((6, 4, 1)):
         alone = model.generate(
@@ -188,6 +226,9 @@ def test_a_batch_is_its_examples_one_by_one(model, seeds):
         (dict(iterations=(4, 0, 1)), "positive number"),
         (dict(temperature=-1.0), "temperature"),
         (dict(temperature=float("nan")), "temperature"),
+        (dict(guidance_scale=-1.0), "guidance_scale"),
+        (dict(guidance_scale=float("nan")), "guidance_scale"),
+        (dict(guidance_scale=1e39), "guidance_scale"),
         (dict(seed=[1, 2]), "each of the 1 examples"),
         (dict(pad_to=3), "pad_to=3"),
         (dict(padding_mask=np.ones((5,), bool)), "padding_mask must be bool"),

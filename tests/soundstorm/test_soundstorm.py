@@ -105,6 +105,22 @@ def test_a_frame_is_the_sum_of_its_tokens(model):
     np.testing.assert_allclose(x[0, frame], expected, atol=1e-5)
 
 
+def test_a_hidden_semantic_token_has_a_row_of_its_own(model):
+    inputs = make_inputs()
+    hidden = {**inputs, "semantic_tokens": np.full_like(inputs["semantic_tokens"], 11)}
+    other = {**inputs, "semantic_tokens": np.full_like(inputs["semantic_tokens"], 10)}
+    assert np.isfinite(logits_of(model, hidden)).all()
+    assert (logits_of(model, hidden) != logits_of(model, other)).any()
+    table = model.frame_embedding.semantic_embedding.embeddings
+    before = np.array(ops.convert_to_numpy(table))
+    expected = logits_of(model, hidden)
+    table.assign(np.concatenate([np.zeros_like(before[:-1]), before[-1:]]))
+    try:
+        np.testing.assert_array_equal(logits_of(model, hidden), expected)
+    finally:
+        table.assign(before)
+
+
 def test_fit_learns_a_mapping_that_generate_recovers():
     keras.utils.set_random_seed(1)
     rng = np.random.default_rng(0)

@@ -72,6 +72,15 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path, capsys, damage):
     assert checkpoints.restore(make_model(9))["epoch"] == 3
 
 
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    checkpoints, _ = saved(tmp_path / "c")
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
+    other.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
+    with pytest.raises(ValueError, match="epoch-00003 is of another model") as error:
+        checkpoints.restore(other)
+    assert "\n" not in str(error.value)
+
+
 def test_what_a_kill_left_is_no_checkpoint(tmp_path):
     checkpoints, models = saved(tmp_path / "c", epochs=(1,))
     partial = tmp_path / "c" / ".epoch-00002.partial"

@@ -105,9 +105,17 @@ def make_groups(seed=0):
     return [[pair(40), pair(3)], [pair(20)]]
 
 
+def make_batches(groups, batch_size=4, seed=0, **settings):
+    return training.SoundStormBatches(
+        groups, VOCABULARY, CODES, batch_size, crop_tokens=8, seed=seed, **settings
+    )
+
+
 def test_batches_are_aligned_crops_and_repeatable():
     groups = make_groups()
-    batches = training.SoundStormBatches(groups, CODES, batch_size=64, crop_tokens=8, seed=3)
+    batches = training.SoundStormBatches(
+        groups, VOCABULARY, CODES, batch_size=64, crop_tokens=8, seed=3
+    )
     inputs, target, weight = batches(5)
     assert inputs["semantic_tokens"].shape == (64, 8)
     assert inputs["acoustic_tokens"].shape == (64, 16, LEVELS)
@@ -132,10 +140,44 @@ def test_batches_are_aligned_crops_and_repeatable():
 def test_group_weights_choose_the_source():
     groups = make_groups()
     groups[1][0][0][:] = 4
-    batches = training.SoundStormBatches(groups, CODES, 16, 8, seed=0, group_weights=[0.0, 1.0])
+    batches = training.SoundStormBatches(
+        groups, VOCABULARY, CODES, 16, 8, seed=0, group_weights=[0.0, 1.0]
+    )
     assert (batches(0)[0]["semantic_tokens"] == 4).all()
     with pytest.raises(ValueError, match="at least one recording"):
-        training.SoundStormBatches([groups[0], []], CODES, 16, 8, seed=0)
+        make_batches([groups[0], []])
+
+
+def test_a_share_of_the_crops_has_no_words():
+    plain, *plain_rest = make_batches(make_groups(), batch_size=400)(5)
+    batches = make_batches(make_groups(), batch_size=400, unconditional_share=0.25)
+    inputs, *rest = batches(5)
+    hidden = inputs["semantic_tokens"] == VOCABULARY
+    assert (hidden.all(axis=1) | ~hidden.any(axis=1)).all()
+    assert 0.18 < hidden.any(axis=1).mean() < 0.32
+    expected = np.where(hidden, VOCABULARY, plain["semantic_tokens"])
+    np.testing.assert_array_equal(inputs["semantic_tokens"], expected)
+    for array, other in zip(rest, plain_rest, strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
+def record_batches(monkeypatch):
+    """The semantic tokens of every batch, a list for each `SoundStormBatches` that is made."""
+    made = []
+
+    class Recorded(training.SoundStormBatches):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append([])
+            self.drawn = made[-1]
+
+        def __call__(self, step):
+            inputs, *rest = super().__call__(step)
+            self.drawn.append(inputs["semantic_tokens"])
+            return inputs, *rest
+
+    monkeypatch.setattr(training, "SoundStormBatches", Recorded)
+    return made
 
 
 def use_stand_ins(monkeypatch):
@@ -160,7 +202,12 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
         steps_per_epoch=20,
         learning_rate=1e-2,
     )
-    training.train_soundstorm(**arguments, total_steps=20)
+    drawn = record_batches(monkeypatch)
+    training.train_soundstorm(**arguments, total_steps=20, unconditional_share=0.3)
+    (learned, held_out_batches) = drawn
+    assert any((tokens == VOCABULARY).all(axis=1).any() for tokens in learned)
+    assert len(held_out_batches) == 8
+    assert not any((tokens == VOCABULARY).any() for tokens in held_out_batches)
     model = training.train_soundstorm(**arguments, total_steps=60)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["val_loss"] for line in lines]
@@ -187,6 +234,8 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
         (dict(level_shares=[1.0]), "for each of the 2 levels"),
         (dict(level_shares=[1.0, -1.0]), "0 or more"),
         (dict(level_shares=[0.0, 0.0]), "all zero"),
+        (dict(unconditional_share=1.0), "unconditional_share"),
+        (dict(unconditional_share=-0.1), "unconditional_share"),
         (dict(initial_preset="speech_ssm_demo_en", model_config={"num_layers": 1}), "not both"),
         (dict(initial_preset="speech_ssm_demo_en"), "tokenizer and codec need"),
     ],
@@ -228,8 +277,9 @@ def test_another_vocabulary_changes_the_semantic_table_only():
     )
     differing = [path for path in old if old[path].shape != new[path].shape]
     (table,) = differing
-    assert "semantic_embedding" in table and new[table].shape == (VOCABULARY + 3, 16)
-    assert new[table].std() == pytest.approx(old[table].std(), rel=0.1)
+    assert "semantic_embedding" in table and new[table].shape == (VOCABULARY + 3 + 1, 16)
+    assert new[table][:-1].std() == pytest.approx(old[table][:-1].std(), rel=0.1)
+    np.testing.assert_array_equal(new[table][-1], old[table][-1])
     for path in set(old) - {table}:
         np.testing.assert_array_equal(old[path], new[path])
 
@@ -250,6 +300,8 @@ def test_tables_start_with_the_geometry_of_the_codebooks():
 
     embedding = model.frame_embedding
     semantic = ops.convert_to_numpy(embedding.semantic_embedding.embeddings)
+    assert not semantic[-1].any()  # nor does a hidden one here
+    semantic = semantic[:-1]
     assert_same_geometry(semantic, CountingTokenizer.codebook)
     acoustic = ops.convert_to_numpy(embedding.acoustic_embedding.embeddings)
     kernel = ops.convert_to_numpy(model.level_heads.kernel)
@@ -264,7 +316,9 @@ def test_tables_start_with_the_geometry_of_the_codebooks():
 
 
 def test_the_loss_is_the_mean_over_hidden_tokens():
-    inputs, target, weight = training.SoundStormBatches(make_groups(), CODES, 4, 8, seed=0)(0)
+    inputs, target, weight = training.SoundStormBatches(
+        make_groups(), VOCABULARY, CODES, 4, 8, seed=0
+    )(0)
     logits = np.random.default_rng(0).normal(size=(*target.shape, CODES)).astype("float32")
     log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     picked = -np.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
