@@ -69,8 +69,7 @@ class SpeechContinuation:
             a time, all but the first. Defaults to `1`.
         synthesis_guidance_scale: float. Above 1, SoundStorm's choices are drawn towards the
             semantic tokens, for twice its work (see `SoundStorm.generate`). Defaults to `1.0`.
-        synthesis_iterations: SoundStorm's passes of each level. Defaults to `None`: its own,
-            16 for the first and 1 for each other.
+        synthesis_iterations: as `iterations` of `SoundStorm.generate`. Defaults to `None`.
 
     Example:
 
