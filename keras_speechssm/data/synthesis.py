@@ -118,12 +118,7 @@ def prepare_synthesized(
         training_books=sorted(books),
     )
     length = recording_seconds
-    speakers = tuple(
-        voice
-        for kind in (*_voices(seed, heldout=False), *_voices(seed, heldout=True))
-        for voice in kind[:parallel_voices]
-    )
-    plan = _plan_parallel(root, heldout, parallel_sentences, speakers, seed)
+    plan = _plan_parallel(root, heldout, parallel_sentences, parallel_voices, seed)
     plan += _plan_heldout(root, heldout, heldout_hours, seed, length)
     voices = _voices(seed, heldout=False)
     plan += _plan_readings(root / "train", books, voices, hours, seed, length)
@@ -179,9 +174,10 @@ def _plan_parallel(
     root: Path,
     books: dict[str, list[str]],
     num_sentences: int,
-    speakers: tuple[Voice, ...],
+    num_voices: int,
     seed: int,
 ) -> list[Recording]:
+    kinds = (*_voices(seed, heldout=False), *_voices(seed, heldout=True))
     # The last tenth of the longest held-out book: no other part has its words.
     longest = max(books.values(), key=len)
     cut = len(longest) * 9 // 10
@@ -189,7 +185,8 @@ def _plan_parallel(
     return [
         Recording(root / "parallel" / f"{i:03d}_{_file_name(voice)}.wav", voice, (text,), seed)
         for i, text in enumerate(sentences)
-        for voice in speakers
+        for kind in kinds
+        for voice in kind[:num_voices]
     ]
 
 

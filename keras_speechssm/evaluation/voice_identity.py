@@ -43,7 +43,7 @@ def evaluate_voices(
     for speaker, path in recordings_of_speakers(speaker_folders, audio_folders):
         speakers[speaker].append(path)
     for speaker, paths in speakers.items():
-        if len(paths[:per_speaker]) < 2:
+        if len(paths) < 2:
             raise ValueError(f"Voices are compared over two recordings each; {speaker} has one.")
     recordings = [[read_audio(p) for p in paths[:per_speaker]] for paths in speakers.values()]
     speech = SpeechContinuation.from_preset(preset)

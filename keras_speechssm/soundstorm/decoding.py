@@ -23,6 +23,7 @@ def decode_levels(
     iterations: Sequence[int],
     temperature: float,
     seeds: Sequence[int],
+    guidance_scale: float = 1.0,
 ) -> np.ndarray:
     """Fills in the hidden tokens of every level.
 
@@ -35,6 +36,7 @@ def decode_levels(
         iterations: passes of each level.
         temperature: float. 0 takes the likeliest token always.
         seeds: one for each example.
+        guidance_scale: float. 1 is no guidance.
 
     Returns:
         int32 (batch, frames, levels).
@@ -43,6 +45,7 @@ def decode_levels(
     fixed = [ops.convert_to_tensor(array) for array in (semantic_tokens, padding_mask)]
     content = ops.convert_to_tensor(content_mask)
     acoustic = ops.convert_to_tensor(acoustic_tokens)
+    guidance = () if guidance_scale == 1.0 else (ops.convert_to_tensor(np.float32(guidance_scale)),)
     generators = [np.random.default_rng(seed) for seed in seeds]
     for level, passes in enumerate(iterations):
         masked = content
@@ -59,6 +62,7 @@ def decode_levels(
                 ops.convert_to_tensor(counts[number]),
                 ops.convert_to_tensor(uniform.astype("float32")),
                 ops.convert_to_tensor(np.float32(heat)),
+                *guidance,
             )
     return ops.convert_to_numpy(acoustic).astype("int32")
 
@@ -122,18 +126,23 @@ def _sample(log_weights, uniform):
 def decode_pass_of(model) -> Callable:
     """One pass through `model` and `fill_most_confident`, compiled for each shape.
 
-    Level, schedule and temperature are inputs, so every pass of every window of one
-    length runs the same program.
+    Level, schedule, temperature and guidance scale are inputs, so every pass of every
+    window of one length runs the same program: one with guidance, one without.
     """
 
-    def decode_pass(semantic, padding_mask, acoustic, masked, level, counts, uniform, heat):
+    def decode_pass(
+        semantic, padding_mask, acoustic, masked, level, counts, uniform, heat, scale=None
+    ):
         inputs = {
             "semantic_tokens": semantic,
             "acoustic_tokens": acoustic,
             "level": level,
             "padding_mask": padding_mask,
         }
-        logits = model(inputs, training=False)
+        if scale is None:
+            logits = model(inputs, training=False)
+        else:
+            logits = _guided_logits(model, inputs, scale)
         return fill_most_confident(
             logits, acoustic, masked, level, counts, uniform, heat, model.codebook_size
         )
@@ -141,26 +150,14 @@ def decode_pass_of(model) -> Callable:
     return compile_inference(model, decode_pass)
 
 
-def guided_decode_pass_of(model) -> Callable:
-    """As `decode_pass_of`, its logits guided; the guidance scale comes before the rest.
+def _guided_logits(model, inputs: dict, scale):
+    """`hidden + scale * (seen - hidden)`: with the semantic tokens seen, and all of them hidden.
 
-    The logits are `hidden + scale * (seen - hidden)`, from one batch that holds each
-    example twice: its semantic tokens seen, and all of them hidden (classifier-free
-    guidance, Ho and Salimans 2022, equation 6).
+    One batch holds each example twice (classifier-free guidance, Ho and Salimans 2022,
+    equation 6).
     """
-
-    def decode_pass(scale, semantic, padding_mask, acoustic, masked, level, counts, uniform, heat):
-        unspoken = ops.full_like(semantic, model.semantic_vocabulary_size)
-        inputs = {
-            "semantic_tokens": ops.concatenate([semantic, unspoken]),
-            "acoustic_tokens": ops.concatenate([acoustic, acoustic]),
-            "level": ops.concatenate([level, level]),
-            "padding_mask": ops.concatenate([padding_mask, padding_mask]),
-        }
-        seen, hidden = ops.split(model(inputs, training=False), 2)
-        logits = hidden + scale * (seen - hidden)
-        return fill_most_confident(
-            logits, acoustic, masked, level, counts, uniform, heat, model.codebook_size
-        )
-
-    return compile_inference(model, decode_pass)
+    unspoken = ops.full_like(inputs["semantic_tokens"], model.semantic_vocabulary_size)
+    twice = {name: ops.concatenate([array, array]) for name, array in inputs.items()}
+    twice["semantic_tokens"] = ops.concatenate([inputs["semantic_tokens"], unspoken])
+    seen, hidden = ops.split(model(twice, training=False), 2)
+    return hidden + scale * (seen - hidden)

@@ -1,17 +1,15 @@
 """SoundStorm: acoustic tokens for semantic tokens, in the voice of a short prompt."""
 
-import functools
 from collections.abc import Sequence
 
 import keras
 import keras_hub
 import numpy as np
-from keras import ops
 
 from keras_speechssm.layers.conformer import ConformerBlock
 from keras_speechssm.preset_registry import PresetMixin
 from keras_speechssm.shapes import FRAMES_PER_TOKEN
-from keras_speechssm.soundstorm.decoding import decode_levels, decode_pass_of, guided_decode_pass_of
+from keras_speechssm.soundstorm.decoding import decode_levels, decode_pass_of
 from keras_speechssm.soundstorm.frame_embedding import FrameEmbedding
 from keras_speechssm.soundstorm.level_heads import LevelHeads
 from keras_speechssm.soundstorm.request import read_request
@@ -127,7 +125,6 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
         self.kernel_size = kernel_size
         self.dropout = dropout
         self._decode_pass = decode_pass_of(self)
-        self._guided_decode_pass = guided_decode_pass_of(self)
 
     def generate(
         self,
@@ -180,13 +177,8 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
         if not 0.0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or a positive number, got {temperature}.")
         check_guidance_scale(guidance_scale)
-        decode_pass = self._decode_pass
-        if guidance_scale != 1.0:
-            decode_pass = functools.partial(
-                self._guided_decode_pass, ops.convert_to_tensor(np.float32(guidance_scale))
-            )
         acoustic = decode_levels(
-            decode_pass,
+            self._decode_pass,
             request.semantic_tokens,
             request.acoustic_tokens,
             request.padding_mask,
@@ -194,6 +186,7 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
             iterations,
             float(temperature),
             _seeds(seed, len(request.semantic_tokens)),
+            float(guidance_scale),
         )
         acoustic = np.where(request.content_mask[..., None], acoustic, 0)
         first = request.num_prompt * FRAMES_PER_TOKEN

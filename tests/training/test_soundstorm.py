@@ -113,9 +113,7 @@ def make_batches(groups, batch_size=4, seed=0, **settings):
 
 def test_batches_are_aligned_crops_and_repeatable():
     groups = make_groups()
-    batches = training.SoundStormBatches(
-        groups, VOCABULARY, CODES, batch_size=64, crop_tokens=8, seed=3
-    )
+    batches = make_batches(groups, batch_size=64, seed=3)
     inputs, target, weight = batches(5)
     assert inputs["semantic_tokens"].shape == (64, 8)
     assert inputs["acoustic_tokens"].shape == (64, 16, LEVELS)
@@ -140,9 +138,7 @@ def test_batches_are_aligned_crops_and_repeatable():
 def test_group_weights_choose_the_source():
     groups = make_groups()
     groups[1][0][0][:] = 4
-    batches = training.SoundStormBatches(
-        groups, VOCABULARY, CODES, 16, 8, seed=0, group_weights=[0.0, 1.0]
-    )
+    batches = make_batches(groups, batch_size=16, group_weights=[0.0, 1.0])
     assert (batches(0)[0]["semantic_tokens"] == 4).all()
     with pytest.raises(ValueError, match="at least one recording"):
         make_batches([groups[0], []])
@@ -316,9 +312,7 @@ def test_tables_start_with_the_geometry_of_the_codebooks():
 
 
 def test_the_loss_is_the_mean_over_hidden_tokens():
-    inputs, target, weight = training.SoundStormBatches(
-        make_groups(), VOCABULARY, CODES, 4, 8, seed=0
-    )(0)
+    inputs, target, weight = make_batches(make_groups())(0)
     logits = np.random.default_rng(0).normal(size=(*target.shape, CODES)).astype("float32")
     log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     picked = -np.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
