@@ -16,6 +16,7 @@ import soundfile
 from keras_speechssm.audio import AudioWriter, read_audio
 from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.evaluation.generation_log import log_item, read_log
+from keras_speechssm.evaluation.token_perplexity import make_room
 from keras_speechssm.pipeline import MIN_PROMPT_SECONDS, SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
 from keras_speechssm.shapes import TOKEN_RATE
@@ -263,11 +264,9 @@ def _load(
     if slide_seconds is not None:
         limit = round(slide_seconds * TOKEN_RATE)
         speech.speech_lm = SlideAndPrompt(speech.speech_lm, limit)
-    elif hasattr(speech.speech_lm, "max_length"):
-        # A Transformer by itself goes on past the length that it was trained on; synthesis
-        # looks a window and a block ahead.
-        room = round(until_seconds * TOKEN_RATE) + speech.window + 500
-        speech.speech_lm.max_length = max(speech.speech_lm.max_length, room)
+    else:
+        # Synthesis looks a window and a block ahead.
+        make_room(speech.speech_lm, round(until_seconds * TOKEN_RATE) + speech.window + 500)
     return speech
 
 

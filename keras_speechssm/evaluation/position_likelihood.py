@@ -12,6 +12,7 @@ import numpy as np
 from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.evaluation.comparison_files import plot_curves
 from keras_speechssm.evaluation.confidence import mean_interval
+from keras_speechssm.evaluation.token_perplexity import make_room
 from keras_speechssm.preset_registry import load_part
 from keras_speechssm.shapes import TOKEN_RATE
 from keras_speechssm.whole_files import whole_file, write_json
@@ -32,8 +33,7 @@ def likelihood_by_position(
         `confidence.mean_interval` of each stretch, over the streams that reach its end.
     """
     longest = max(map(len, streams))
-    if hasattr(model, "max_length"):
-        model.max_length = max(model.max_length, longest)
+    make_room(model, longest)
     rows = []
     for stream in streams:
         nats = -model.log_probabilities(np.asarray(stream, "int32")[None])[0].astype("float64")

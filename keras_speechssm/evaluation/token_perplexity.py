@@ -75,17 +75,25 @@ class NGramModel:
         return grams
 
 
+def make_room(model: Any, num_tokens: int) -> None:
+    """Lets a `SpeechTransformer` read past the length that it was trained on."""
+    if hasattr(model, "max_length"):
+        model.max_length = max(model.max_length, num_tokens)
+
+
 def held_out_perplexity(model: Any, streams: Sequence[np.ndarray], batch_size: int = 8) -> float:
     """exp of the mean negative log-probability a token, each stream read from its start.
 
     The first token of a stream, which nothing precedes, is not counted.
 
     Args:
-        model: a `SpeechSSM` or `SpeechTransformer`.
+        model: a `SpeechSSM` or `SpeechTransformer`. The latter's `max_length` is raised to the
+            longest stream.
         streams: list of int (time,), each of at least two tokens.
         batch_size: int. Streams read side by side; changes the cost only.
     """
     ordered = sorted(_scorable(streams), key=len)
+    make_room(model, len(ordered[-1]))
     total, count = 0.0, 0
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]

@@ -1,5 +1,6 @@
 import types
 
+import keras_hub
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from keras_speechssm.evaluation.token_perplexity import (
     held_out_perplexity,
     n_gram_perplexity,
 )
+from keras_speechssm.models import SpeechTransformer
 
 
 def test_unigram_by_hand():
@@ -88,6 +90,24 @@ def test_held_out_perplexity_by_hand():
     streams = [np.zeros(5, int), np.zeros(1, int), np.zeros(3, int), np.zeros(2, int)]
     np.testing.assert_allclose(held_out_perplexity(model, streams, batch_size=2), 2.0)
     assert model.shapes == [(2, 3), (1, 5)]  # sorted by length; one token alone has no history
+
+
+def test_a_transformer_reads_past_the_length_that_it_was_trained_on():
+    backbone = keras_hub.models.GemmaBackbone(
+        vocabulary_size=8,
+        num_layers=1,
+        num_query_heads=1,
+        num_key_value_heads=1,
+        hidden_dim=8,
+        intermediate_dim=16,
+        head_dim=8,
+    )
+    streams = [np.random.default_rng(0).integers(0, 8, length) for length in (9, 30, 4)]
+    found, expected = (
+        held_out_perplexity(SpeechTransformer(backbone, max_length=length), streams)
+        for length in (10, 40)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_evaluation_counts_the_same_tokens_for_all():
