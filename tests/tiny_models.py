@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import keras
+import keras_hub
 
 from keras_speechssm.models import (
     GriffinBackbone,
@@ -64,6 +65,18 @@ def tiny_models() -> list:
         codebook_size=16,
     )
     return [tokenizer, SpeechSSM(backbone), soundstorm, codec]
+
+
+def tiny_gemma(vocabulary_size: int = VOCABULARY) -> keras_hub.models.GemmaBackbone:
+    return keras_hub.models.GemmaBackbone(
+        vocabulary_size=vocabulary_size,
+        num_layers=1,
+        num_query_heads=1,
+        num_key_value_heads=1,
+        hidden_dim=8,
+        intermediate_dim=16,
+        head_dim=8,
+    )
 
 
 def save_tiny_pipeline(folder) -> str:

@@ -1,9 +1,8 @@
 import json
 
-import keras_hub
 import numpy as np
 import pytest
-from tiny_models import VOCABULARY, shared_tiny_pipeline, shared_tiny_preset
+from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_gemma
 
 from keras_speechssm.audio import read_audio, write_audio
 from keras_speechssm.evaluation import generation
@@ -163,15 +162,7 @@ def test_another_language_model_and_slide_and_prompt(benchmark, tmp_path):
 
 
 def test_a_transformer_goes_on_past_its_length(benchmark, tmp_path):
-    backbone = keras_hub.models.GemmaBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=1,
-        num_query_heads=1,
-        num_key_value_heads=1,
-        hidden_dim=8,
-        intermediate_dim=16,
-        head_dim=8,
-    )
+    backbone = tiny_gemma()
     SpeechTransformer(backbone, max_length=30).save_to_preset(str(tmp_path / "twin"))
     report = generate_continuations(
         benchmark,

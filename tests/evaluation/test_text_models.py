@@ -3,6 +3,7 @@ import keras_hub
 import numpy as np
 import pytest
 from keras import ops
+from tiny_models import tiny_gemma
 
 from keras_speechssm.evaluation.text_models import (
     TRIGRAM_VOCABULARY,
@@ -89,15 +90,7 @@ def test_without_a_start_token_the_first_is_given():
 
 
 def test_a_real_causal_lm_judges():
-    backbone = keras_hub.models.GemmaBackbone(
-        vocabulary_size=50,
-        num_layers=1,
-        num_query_heads=1,
-        num_key_value_heads=1,
-        hidden_dim=8,
-        intermediate_dim=16,
-        head_dim=8,
-    )
+    backbone = tiny_gemma(50)
     real = keras_hub.models.GemmaCausalLM(backbone)
     real.preprocessor = Preprocessor(Numbers())
     nats, units = KerasHubTextModel(real, window=8).negative_log_likelihood("2 7 3")

@@ -1,8 +1,8 @@
 import types
 
-import keras_hub
 import numpy as np
 import pytest
+from tiny_models import tiny_gemma
 
 from keras_speechssm.evaluation.token_perplexity import (
     NGramModel,
@@ -93,15 +93,7 @@ def test_held_out_perplexity_by_hand():
 
 
 def test_a_transformer_reads_past_the_length_that_it_was_trained_on():
-    backbone = keras_hub.models.GemmaBackbone(
-        vocabulary_size=8,
-        num_layers=1,
-        num_query_heads=1,
-        num_key_value_heads=1,
-        hidden_dim=8,
-        intermediate_dim=16,
-        head_dim=8,
-    )
+    backbone = tiny_gemma(8)
     streams = [np.random.default_rng(0).integers(0, 8, length) for length in (9, 30, 4)]
     found, expected = (
         held_out_perplexity(SpeechTransformer(backbone, max_length=length), streams)
