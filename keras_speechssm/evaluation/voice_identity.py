@@ -1,7 +1,7 @@
 """Whether resynthesis keeps voices apart: whose is a resynthesised voice?"""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ def evaluate_voices(
     preset: str = DEFAULT_PRESET,
     per_speaker: int = 4,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict:
     """Resynthesises recordings and asks which of the speakers each sounds like.
 
     Args:
@@ -45,7 +45,10 @@ def evaluate_voices(
     for speaker, paths in speakers.items():
         if len(paths) < 2:
             raise ValueError(f"Voices are compared over two recordings each; {speaker} has one.")
-    recordings = [[read_audio(p) for p in paths[:per_speaker]] for paths in speakers.values()]
+    recordings = {
+        speaker: [read_audio(path) for path in paths[:per_speaker]]
+        for speaker, paths in speakers.items()
+    }
     speech = SpeechContinuation.from_preset(preset)
     return voice_identity(
         recordings,
@@ -55,14 +58,14 @@ def evaluate_voices(
 
 
 def voice_identity(
-    recordings: Sequence[Sequence[np.ndarray]],
+    recordings: Mapping[str, Sequence[np.ndarray]],
     restore: Callable[[np.ndarray], np.ndarray],
     embed: Callable[[np.ndarray], np.ndarray],
-) -> dict[str, float]:
+) -> dict:
     """Compares restored recordings with the speakers' other, original ones.
 
     Args:
-        recordings: for each speaker, at least two waveforms (samples,) at 16 kHz.
+        recordings: by speaker, at least two waveforms (samples,) at 16 kHz.
         restore: what is judged, from waveform to waveform.
         embed: function from a waveform to a unit vector, such as `open_speaker_embedder()`.
 
@@ -70,17 +73,20 @@ def voice_identity(
         dict: `to_own` and `to_others`, mean cosines of the restored to the originals of the
         same speaker, the restored one's left out, and to those of the others; `nearest_share`,
         how often no other speaker is nearer; `nearest_share_originals`, the same of the
-        originals themselves, which is what the embedder allows; `num_speakers` and
-        `num_recordings`.
+        originals themselves, which is what the embedder allows; `taken_for`, by speaker, for
+        those that were not always nearest to their own, how many recordings were nearest to
+        which other speaker; `num_speakers` and `num_recordings`.
     """
-    if len(recordings) < 2 or min(map(len, recordings)) < 2:
+    if len(recordings) < 2 or min(map(len, recordings.values())) < 2:
         raise ValueError(
             "Voices are compared between two speakers or more, each of two recordings."
         )
-    voices = [np.stack([embed(waveform) for waveform in speaker]) for speaker in recordings]
+    names = list(recordings)
+    voices = [np.stack([embed(waveform) for waveform in recordings[name]]) for name in names]
     own, others, nearest, nearest_originals = [], [], [], []
-    for number, speaker in enumerate(recordings):
-        for place, waveform in enumerate(speaker):
+    taken_for: dict[str, Counter] = defaultdict(Counter)
+    for number, name in enumerate(names):
+        for place, waveform in enumerate(recordings[name]):
             known = [
                 np.delete(voice, place, axis=0) if other == number else voice
                 for other, voice in enumerate(voices)
@@ -89,12 +95,15 @@ def voice_identity(
             own.append(cosines[number])
             others.append(np.delete(cosines, number).mean())
             nearest.append(cosines.argmax() == number)
+            if not nearest[-1]:
+                taken_for[name][names[cosines.argmax()]] += 1
             nearest_originals.append(_mean_cosines(voices[number][place], known).argmax() == number)
     return {
         "to_own": float(np.mean(own)),
         "to_others": float(np.mean(others)),
         "nearest_share": float(np.mean(nearest)),
         "nearest_share_originals": float(np.mean(nearest_originals)),
+        "taken_for": {name: dict(found) for name, found in taken_for.items()},
         "num_speakers": len(recordings),
         "num_recordings": len(own),
     }
