@@ -200,10 +200,13 @@ def recordings_of_speakers(
         (speaker, path) of each recording, in the order of the folders and of the names.
 
     Raises:
-        ValueError: both or neither are given, or a file is not named after a voice.
+        ValueError: both or neither are given, a folder is given twice, or a file is not named
+            after a voice.
     """
     if bool(speaker_folders) == bool(audio_folders):
         raise ValueError("Give speaker_folders, or audio_folders of synthesised speech.")
+    if len({Path(folder).resolve() for folder in speaker_folders}) < len(speaker_folders):
+        raise ValueError("speaker_folders has a folder twice.")
     if speaker_folders:
         return [(str(folder), path) for folder in speaker_folders for path in find_audio([folder])]
     return [(number_and_voice(path)[1], path) for path in find_audio(audio_folders)]

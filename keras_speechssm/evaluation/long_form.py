@@ -37,7 +37,7 @@ def measure_minutes(
 ) -> dict[str, list[float | None]]:
     """All measures of each whole minute; of less than a minute, of the whole.
 
-    A minute in which nobody speaks has no voice: `None`.
+    A minute in which nobody speaks has no voice, `None`, and the worst of opinions, 1.
 
     Args:
         prompt, continuation: float (samples,) at 16 kHz.
@@ -52,7 +52,8 @@ def measure_minutes(
         the opinion of its middle 10 s.
     """
     minutes = max(1, len(continuation) // (MINUTE * SAMPLE_RATE))
-    tokens, voice = np.asarray(tokenize(continuation)), embed(prompt)
+    tokens = np.asarray(tokenize(continuation))
+    voice = embed(prompt) if speech_turns(prompt) else None
     measured: dict[str, list[float | None]] = {name: [] for name in MEASURES}
     measured["silent_share"] = silent_share(continuation, float(MINUTE))[:minutes]
     for minute in range(minutes):
@@ -62,10 +63,10 @@ def measure_minutes(
         measured["repeated_4_grams"].append(repeated_share(said))
         measured["token_entropy"].append(entropy(said))
         heard = bool(speech_turns(samples))
-        measured["speaker_similarity"].append(
-            float(np.dot(embed(samples), voice)) if heard else None
-        )
-        measured["mos"].append(float(predict(samples[middle - half : middle + half])))
+        cosine = np.nan if voice is None or not heard else float(np.dot(embed(samples), voice))
+        measured["speaker_similarity"].append(cosine if np.isfinite(cosine) else None)
+        opinion = float(predict(samples[middle - half : middle + half])) if heard else 1.0
+        measured["mos"].append(opinion)
     return measured
 
 
@@ -103,7 +104,8 @@ def evaluate_long_form(
         `{"continuation": {measure: [interval of each minute]}, "truth": the same, "trends":
         {measure: interval of the slopes a minute, of the continuations}, "num_recordings"}`;
         the intervals are those of `confidence.mean_interval` over the recordings. A recording
-        counts in the minutes that it has; trends want three minutes and more after the skipped.
+        counts in its whole minutes, so that one that stops early drops out of the later ones;
+        trends want three minutes and more after the skipped ones.
 
     Raises:
         ValueError: a continuation has no recording or lasts less than a second, the folder was
@@ -129,6 +131,9 @@ def evaluate_long_form(
         if len(truth) >= SAMPLE_RATE:
             rows["truth"].append(measure_minutes(prompt, truth, *tools))
     report = summarise_minutes(rows, skipped_minutes)
+    if not report["trends"]["mos"]["num"]:
+        few = f"No continuation has {skipped_minutes + 3} whole minutes, so there are no trends"
+        print(f"{few}; skipped_minutes may be less.", file=sys.stderr)
     output = Path(output_folder)
     write_json(output / "long-form.json", report)
     for measure in MEASURES:

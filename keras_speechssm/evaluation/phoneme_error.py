@@ -6,6 +6,7 @@ from pathlib import Path
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import PHONEMES, find_audio, read_segments
 from keras_speechssm.evaluation.edit_distance import edit_distance
+from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 
 
@@ -30,9 +31,9 @@ def phoneme_error_rate(references: Sequence[Sequence], hypotheses: Sequence[Sequ
 
 
 def evaluate_phoneme_error(
-    preset: str,
     audio_folders: Sequence[str | Path],
     *,
+    preset: str = DEFAULT_PRESET,
     max_segments: int = 200,
     margin: float = 0.1,
 ) -> dict:
@@ -42,8 +43,8 @@ def evaluate_phoneme_error(
     greedy CTC decoding.
 
     Args:
-        preset: the tokenizer, or a pipeline that has one.
         audio_folders: folders with sidecars (see `keras_speechssm.data.corpora`).
+        preset: the tokenizer, or a pipeline that has one.
         max_segments: segments used at most, spread evenly over all there are.
         margin: seconds of audio kept on each side of a segment.
 

@@ -33,7 +33,7 @@ def confidence_report(confidences: dict[str, Sequence[float]]) -> dict[str, floa
     Returns:
         for each other kind the share, `<kind>_above_shuffled`, words as sure as the middle one
         counting half (by chance 0.5); for all the number of words, `<kind>_words`, and their
-        mean confidence, `<kind>_confidence`.
+        mean confidence, `<kind>_confidence`. Without a word share and confidence are 0.
 
     Raises:
         ValueError: the shuffled tokens gave no word, or all words are equally sure.
@@ -93,7 +93,11 @@ def evaluate_recognised_words(
         print(f"{number} of {len(items)}: {item.name}", file=sys.stderr)
         recording = read_audio(item.audio, duration=prompt_seconds + seconds)
         own = (seed, zlib.crc32(item.name.encode()))
-        for kind, waveform in _speak(speech, recording, prompt_seconds, temperature, own).items():
+        try:
+            spoken = _speak(speech, recording, prompt_seconds, temperature, own)
+        except ValueError as error:
+            raise ValueError(f"{item.audio}: {error}") from None
+        for kind, waveform in spoken.items():
             # Recognisers make words of silence too, and sure ones.
             words = transcribe(waveform) if speech_turns(waveform) else []
             confidences[kind] += [word.confidence for word in words]

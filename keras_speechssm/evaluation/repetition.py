@@ -35,8 +35,8 @@ def entropy(items: Sequence[Hashable]) -> float:
 def repetition_over_time(
     items: Sequence[Hashable],
     times: Sequence[float],
-    seconds: float = 60.0,
-    end: float | None = None,
+    seconds: float,
+    end: float,
     n: int = 4,
 ) -> list[dict[str, float]]:
     """Repetition within each stretch of time, by itself.
@@ -44,24 +44,18 @@ def repetition_over_time(
     Args:
         items: words or tokens in order.
         times: when each begins, in seconds.
-        seconds: length of a stretch. Defaults to `60.0`.
-        end: where the last stretch ends. Defaults to `None`: with the last item.
+        seconds: length of a stretch.
+        end: where the last stretch ends, no item beginning later.
         n: of `repeated_share`.
 
     Returns:
-        for each stretch `{"repeated_share", "entropy", "num"}`.
+        for each stretch `{"repeated_share", "num"}`.
     """
     if len(items) != len(times):
         raise ValueError(f"Got {len(items)} items with {len(times)} times; expected one each.")
-    last = max([*times, 0.0]) if end is None else end
-    stretches: list[list] = [[] for _ in range(max(1, int(np.ceil(last / seconds))))]
+    stretches: list[list] = [[] for _ in range(max(1, int(np.ceil(end / seconds))))]
     for item, time in zip(items, times, strict=True):
         stretches[min(int(time // seconds), len(stretches) - 1)].append(item)
     return [
-        {
-            "repeated_share": repeated_share(stretch, n),
-            "entropy": entropy(stretch),
-            "num": len(stretch),
-        }
-        for stretch in stretches
+        {"repeated_share": repeated_share(stretch, n), "num": len(stretch)} for stretch in stretches
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio, number_and_voice
 from keras_speechssm.evaluation.edit_distance import edit_distance
+from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 
 
@@ -58,14 +59,14 @@ def token_agreement(streams: dict[tuple[str, str], list[int]], max_pairs: int = 
 
 
 def evaluate_token_agreement(
-    preset: str, parallel_folder: str | Path, *, max_pairs: int = 2000
+    parallel_folder: str | Path, *, preset: str = DEFAULT_PRESET, max_pairs: int = 2000
 ) -> dict:
     """Token agreement of a tokenizer over recordings of the same sentences.
 
     Args:
-        preset: the tokenizer, or a pipeline that has one.
         parallel_folder: folder of recordings named `<number>_<voice>.<suffix>`, the number that
             of the sentence.
+        preset: the tokenizer, or a pipeline that has one.
         max_pairs: pairs of each kind at most.
 
     Returns:

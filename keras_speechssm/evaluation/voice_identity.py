@@ -9,8 +9,9 @@ import numpy as np
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import recordings_of_speakers
 from keras_speechssm.data.speaker_embedding import open_speaker_embedder
-from keras_speechssm.pipeline import SpeechContinuation
+from keras_speechssm.pipeline import MIN_PROMPT_SECONDS, SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.training.option_checks import check_at_least
 
 
 def evaluate_voices(
@@ -37,8 +38,10 @@ def evaluate_voices(
         See `voice_identity`.
 
     Raises:
-        ValueError: there are fewer than two speakers, or one has a single recording.
+        ValueError: there are fewer than two speakers, one has a single recording, or a recording
+            holds less than half a second or silence alone.
     """
+    check_at_least(2, per_speaker=per_speaker)
     speakers = defaultdict(list)
     for speaker, path in recordings_of_speakers(speaker_folders, audio_folders):
         speakers[speaker].append(path)
@@ -46,7 +49,10 @@ def evaluate_voices(
         if len(paths) < 2:
             raise ValueError(f"Voices are compared over two recordings each; {speaker} has one.")
     recordings = {
-        speaker: [read_audio(path) for path in paths[:per_speaker]]
+        speaker: [
+            read_audio(path, min_seconds=MIN_PROMPT_SECONDS, allow_silence=False)
+            for path in paths[:per_speaker]
+        ]
         for speaker, paths in speakers.items()
     }
     speech = SpeechContinuation.from_preset(preset)
@@ -72,7 +78,7 @@ def voice_identity(
     Returns:
         dict: `to_own` and `to_others`, mean cosines of the restored to the originals of the
         same speaker, the restored one's left out, and to those of the others; `nearest_share`,
-        how often no other speaker is nearer; `nearest_share_originals`, the same of the
+        how often the speaker is the nearest; `nearest_share_originals`, the same of the
         originals themselves, which is what the embedder allows; `taken_for`, by speaker, for
         those that were not always nearest to their own, how many recordings were nearest to
         which other speaker; `num_speakers` and `num_recordings`.

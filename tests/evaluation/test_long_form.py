@@ -47,6 +47,10 @@ def test_each_minute_is_measured_by_itself():
     assert found["speaker_similarity"][:2] == pytest.approx([np.cos(0.25), 1.0], abs=0.05)
     assert found["speaker_similarity"][2] is None  # nobody's voice
     assert found["mos"][1:] == pytest.approx([1 + 4 * 0.3, 1.0])
+    nobody = measure_minutes(
+        silent[:16000], stuck, tokenize, instruments.Voice(), instruments.Loudness()
+    )
+    assert nobody["speaker_similarity"] == [None]
     short = measure_minutes(
         varied[:8000], varied[:32000], tokenize, instruments.Voice(), instruments.Loudness()
     )
@@ -64,7 +68,7 @@ def test_trends_are_slopes_of_the_late_minutes():
     assert report["truth"]["mos"] == [] and report["num_recordings"] == 2
 
 
-def test_report_and_plots_of_folders(tmp_path, monkeypatch):
+def test_report_and_plots_of_folders(tmp_path, monkeypatch, capsys):
     class Tokenizer:
         @classmethod
         def from_preset(cls, preset):
@@ -84,6 +88,7 @@ def test_report_and_plots_of_folders(tmp_path, monkeypatch):
     report = evaluate_long_form(*arguments, prompt_seconds=1.0)
     assert report["continuation"]["mos"][0]["mean"] == pytest.approx(2.0, abs=1e-3)
     assert report["truth"]["mos"][0]["mean"] == pytest.approx(3.0, abs=1e-3)
+    assert "No continuation has 7 whole minutes" in capsys.readouterr().err
     files = {path.name for path in (tmp_path / "report").iterdir()}
     assert files == {"long-form.json", *(f"{name}.png" for name in MEASURES)}
     kept = json.loads((tmp_path / "report" / "long-form.json").read_text())

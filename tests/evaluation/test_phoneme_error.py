@@ -58,15 +58,16 @@ def test_segments_are_cut_out_and_compared(tmp_path, monkeypatch):
         {"start": 5.0, "end": 6.0, "text": "", "phonemes": []},
     ]
     (tmp_path / "x.json").write_text(json.dumps({"voice": "v", "segments": segments}))
-    assert evaluate_phoneme_error("some-preset", [tmp_path]) == {
+    assert evaluate_phoneme_error([tmp_path], preset="some-preset") == {
         "phoneme_error_rate": 0.2,
         "num_phonemes": 5,
         "num_segments": 2,
     }
-    assert evaluate_phoneme_error("some-preset", [tmp_path], max_segments=1)["num_segments"] == 1
+    one = evaluate_phoneme_error([tmp_path], preset="some-preset", max_segments=1)
+    assert one["num_segments"] == 1
 
 
 def test_folders_without_transcripts_are_refused(tmp_path):
     write_audio(tmp_path / "x.wav", np.zeros(16000))
     with pytest.raises(ValueError, match="No transcribed speech"):
-        evaluate_phoneme_error("some-preset", [tmp_path])
+        evaluate_phoneme_error([tmp_path])

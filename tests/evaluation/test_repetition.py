@@ -19,12 +19,12 @@ def test_entropy_by_hand():
 def test_each_stretch_is_judged_by_itself():
     items = list("abcde") + list("xxxxxx")
     times = [float(i) for i in range(5)] + [60.0 + i for i in range(6)]
-    first, second, third = repetition_over_time(items, times, end=130.0)
-    assert first == {"repeated_share": 0.0, "entropy": pytest.approx(math.log(5)), "num": 5}
+    first, second, third = repetition_over_time(items, times, 60.0, end=130.0)
+    assert first == {"repeated_share": 0.0, "num": 5}
     assert second["repeated_share"] == pytest.approx(2 / 3) and second["num"] == 6
-    assert third == {"repeated_share": 0.0, "entropy": 0.0, "num": 0}
+    assert third == {"repeated_share": 0.0, "num": 0}
 
 
 def test_items_without_times_are_refused():
     with pytest.raises(ValueError, match="2 items with 1 times"):
-        repetition_over_time(["a", "b"], [0.0])
+        repetition_over_time(["a", "b"], [0.0], 60.0, end=60.0)

@@ -54,8 +54,8 @@ def test_file_names_give_sentence_and_voice(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SemanticTokenizer", FakeTokenizer)
     for name, level in (("1_a-1", 0.1), ("1_b_2", 0.1), ("2_a-1", 0.5), ("2_b_2", 0.4)):
         write_audio(tmp_path / f"{name}.wav", np.full(800, level))
-    found = evaluate_token_agreement("any", tmp_path)
+    found = evaluate_token_agreement(tmp_path)
     assert found["same_sentence"] == 0.5 and found["same_voice"] == 1.0
     write_audio(tmp_path / "nameless.wav", np.zeros(800))
     with pytest.raises(ValueError, match="should be named <number>_<voice>.wav"):
-        evaluate_token_agreement("any", tmp_path)
+        evaluate_token_agreement(tmp_path)

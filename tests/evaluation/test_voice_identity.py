@@ -73,6 +73,13 @@ def test_synthesised_speech_is_grouped_by_its_voices(tmp_path, monkeypatch):
     assert measured["nearest_share"] == 1.0 and measured["to_own"] > 0.99 > measured["to_others"]
     with pytest.raises(ValueError, match="speaker_folders, or audio_folders"):
         evaluate_voices()
+    with pytest.raises(ValueError, match="a folder twice"):
+        evaluate_voices([tmp_path, f"{tmp_path}/."])
+    with pytest.raises(ValueError, match="per_speaker is 1"):
+        evaluate_voices(audio_folders=[tmp_path], per_speaker=1)
+    write_audio(tmp_path / "000_flite-a-00.wav", np.zeros(16000))
+    with pytest.raises(ValueError, match="000_flite-a-00.wav"):
+        evaluate_voices(audio_folders=[tmp_path])
     (tmp_path / "000_flite-a-00.wav").rename(tmp_path / "000_flite-c-00.wav")
     with pytest.raises(ValueError, match="flite-c-00 has one"):
         evaluate_voices(audio_folders=[tmp_path])
