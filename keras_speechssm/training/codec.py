@@ -19,6 +19,7 @@ from keras_speechssm.soundstream.source_filter import pitch_bins
 from keras_speechssm.training.adversarial import AdversarialCodec, AdversarialPhaseIn
 from keras_speechssm.training.discriminators import Discriminators
 from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.option_checks import check_model_config
 from keras_speechssm.training.schedule import Budget
 
 DEMO_CODEC = dict(
@@ -258,6 +259,7 @@ def train_codec(
     Returns:
         The trained model.
     """
+    check_model_config(model_config, SoundStream)
     keras.utils.set_random_seed(seed)
     if preset is None:
         model = SoundStream(**(model_config or DEMO_CODEC))

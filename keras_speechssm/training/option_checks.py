@@ -1,5 +1,6 @@
 """Options of a training run, refused before anything is read, built or written."""
 
+import inspect
 import math
 
 
@@ -18,3 +19,22 @@ def check_between(low: float, high: float, **options: float | None) -> None:
     for name, value in options.items():
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name} is {value}; expected {low:g} to {high:g}.")
+
+
+def check_model_config(
+    model_config: dict | None, model: type, decided: tuple[str, ...] = ()
+) -> None:
+    """Raises `ValueError` for the first name that `model` does not take, or that is decided.
+
+    Args:
+        model_config: arguments by name.
+        model: the class that they are of.
+        decided: arguments that the data or other models give.
+    """
+    known = {*inspect.signature(model).parameters, "name", "dtype", "trainable"} - {"kwargs"}
+    unknown = sorted(set(model_config or {}) - (known - set(decided)))
+    if unknown:
+        raise ValueError(
+            f"model_config has {unknown[0]!r}, which is no argument of {model.__name__} to be "
+            f"set here{'; the data decide it' if unknown[0] in decided else ''}."
+        )

@@ -12,6 +12,7 @@ from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.soundstorm import SoundStorm, mask_for_training
 from keras_speechssm.soundstream import SoundStream
 from keras_speechssm.training.loop import fit_resumable
+from keras_speechssm.training.option_checks import check_model_config
 from keras_speechssm.training.token_pairs import TokenPair, prepare_token_pairs, read_token_pairs
 
 DEMO_SOUNDSTORM = dict(
@@ -228,6 +229,7 @@ def _initial_model(initial_preset, model_config, tokenizer, codec) -> SoundStorm
         num_levels=codec.num_quantizers,
         codebook_size=codec.codebook_size,
     )
+    check_model_config(model_config, SoundStorm, tuple(sizes))
     if initial_preset is None:
         model = SoundStorm(**sizes, **(model_config or DEMO_SOUNDSTORM))
         start_from_codebooks(model, tokenizer, codec)

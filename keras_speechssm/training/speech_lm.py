@@ -1,6 +1,5 @@
 """Training a speech language model on semantic tokens: next-token loss on packed sequences."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,7 +15,11 @@ from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
 from keras_speechssm.speech_lm.speech_transformer import SpeechTransformer
 from keras_speechssm.training.devices import distributed
 from keras_speechssm.training.loop import KeepPresets, fit_resumable
-from keras_speechssm.training.option_checks import check_at_least, check_between
+from keras_speechssm.training.option_checks import (
+    check_at_least,
+    check_between,
+    check_model_config,
+)
 from keras_speechssm.whole_files import keep_options
 
 DEFAULT_CONFIG = {
@@ -247,13 +250,7 @@ def _check_options(options: dict) -> None:
     if options["model"] not in MODELS:
         raise ValueError(f"model is {options['model']!r}; expected one of {', '.join(MODELS)}.")
     backbone = MODELS[options["model"]][1]
-    known = set(inspect.signature(backbone).parameters) - {"vocabulary_size"}
-    unknown = sorted(set(options["model_config"] or {}) - known)
-    if unknown:
-        raise ValueError(
-            f"model_config has {unknown[0]!r}, which is no argument of {backbone.__name__} to be "
-            "set here; the vocabulary's size is that of the tokens."
-        )
+    check_model_config(options["model_config"], backbone, ("vocabulary_size",))
 
 
 def make_model(

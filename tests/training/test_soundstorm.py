@@ -233,6 +233,7 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
         (dict(unconditional_share=1.0), "unconditional_share"),
         (dict(unconditional_share=-0.1), "unconditional_share"),
         (dict(initial_preset="speech_ssm_demo_en", model_config={"num_layers": 1}), "not both"),
+        (dict(model_config={"num_levels": 2}), "'num_levels', .*the data decide"),
         (dict(initial_preset="speech_ssm_demo_en"), "tokenizer and codec need"),
     ],
 )
