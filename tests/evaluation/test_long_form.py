@@ -51,6 +51,8 @@ def test_each_minute_is_measured_by_itself():
         silent[:16000], stuck, tokenize, instruments.Voice(), instruments.Loudness()
     )
     assert nobody["speaker_similarity"] == [None]
+    said_nothing = measure_minutes(stuck, silent, tokenize, instruments.Voice(), lambda _: 4.0)
+    assert said_nothing["mos"] == [1.0]  # whatever a predictor says of silence
     short = measure_minutes(
         varied[:8000], varied[:32000], tokenize, instruments.Voice(), instruments.Loudness()
     )

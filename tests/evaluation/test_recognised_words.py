@@ -80,5 +80,12 @@ def test_what_is_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(recognised_words, "speech_turns", lambda x: [])
     with pytest.raises(ValueError, match="no word in the shuffled"):
         evaluate_recognised_words(tmp_path, prompt_seconds=1.0, seconds=1.0)
+
+    def refuse(self, tokens, voice, seed):
+        raise ValueError("silence")
+
+    monkeypatch.setattr(Pipeline, "speak_tokens", refuse)
+    with pytest.raises(ValueError, match="a.wav: silence"):
+        evaluate_recognised_words(tmp_path, prompt_seconds=1.0, seconds=1.0)
     with pytest.raises(ValueError, match="goes on for 30 s"):
         evaluate_recognised_words(tmp_path, prompt_seconds=1.0)
