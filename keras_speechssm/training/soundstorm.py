@@ -135,9 +135,9 @@ def train_soundstorm(
         codec_preset: preset of the `SoundStream`.
         validation_folders: folders of other recordings; the weights that do best on
             them are kept. By default the training loss selects.
-        model_config: arguments of `SoundStorm` without the vocabulary's, the levels' and
-            the codebook's size, which tokenizer and codec give. Defaults to
-            `DEMO_SOUNDSTORM`. Not together with `initial_preset`.
+        model_config: arguments of `SoundStorm` over those of `DEMO_SOUNDSTORM`, without the
+            vocabulary's, the levels' and the codebook's size, which tokenizer and codec
+            give. Not together with `initial_preset`.
         folder_weights: share of the crops from each folder. Defaults to its length.
         level_shares: how often each level is the one to learn, the coarsest first, in
             any unit: the coarse levels carry the words. Defaults to all alike, as in
@@ -231,7 +231,7 @@ def _initial_model(initial_preset, model_config, tokenizer, codec) -> SoundStorm
     )
     check_model_config(model_config, SoundStorm, tuple(sizes))
     if initial_preset is None:
-        model = SoundStorm(**sizes, **(model_config or DEMO_SOUNDSTORM))
+        model = SoundStorm(**sizes, **{**DEMO_SOUNDSTORM, **(model_config or {})})
         start_from_codebooks(model, tokenizer, codec)
         return model
     if model_config is not None:

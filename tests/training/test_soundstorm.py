@@ -192,7 +192,7 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
         tokenizer_preset="tokenizer",
         codec_preset="codec",
         validation_folders=[held_out],
-        model_config=dict(num_layers=1, hidden_dim=16, num_heads=2, intermediate_dim=32),
+        model_config=dict(num_layers=1, hidden_dim=16, intermediate_dim=32),  # and the demo's
         batch_size=16,
         crop_seconds=0.4,
         steps_per_epoch=20,
