@@ -97,6 +97,7 @@ def test_folder_without_audio_is_named(tmp_path):
 
 def test_train_codec_resumes_and_writes_a_preset(folder, tmp_path):
     arguments = dict(model_config=TINY, batch_size=2, crop_seconds=0.2, steps_per_epoch=2)
+    arguments["adversarial_weight"] = 0.0  # with discriminators: below
     train_codec([folder], tmp_path / "run", total_steps=2, **arguments)
     codec = train_codec(
         [folder], tmp_path / "run", total_steps=4, validation_folders=[folder], **arguments
@@ -144,6 +145,7 @@ def test_source_filter_codec_trains_on_pitch_too(tmp_path):
     assert targets["waveform"] is waveform and targets["pitch_logits"].shape == (2, 80)
     assert abs(np.median(targets["pitch_logits"]) - 150.0) < 5.0
     arguments = dict(model_config=SOURCE_FILTER, batch_size=2, crop_seconds=0.4, steps_per_epoch=10)
+    arguments["discriminator_channels"] = 2
     codec = train_codec(
         [tmp_path / "audio"], tmp_path / "run", total_steps=20, learning_rate=1e-2, **arguments
     )
