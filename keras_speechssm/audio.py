@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.waveform import check_finite, to_mono_16khz, validate_waveform
 
 OUTPUT_FORMATS = {
     ".wav": ("WAV", "PCM_16"),
@@ -22,11 +22,15 @@ OUTPUT_FORMATS = {
 }
 """What is written, by the ending of the file's name."""
 
-# -80 dB of full scale, a few steps of 16-bit audio: nothing to hear.
-SILENCE_PEAK = 1e-4
+MIN_PROMPT_SECONDS = 0.5
+"""Shorter recordings hold too little voice to continue or to speak in."""
 
 # libsndfile's Vorbis encoder overflows the stack on long writes, so they are cut up.
 WRITE_BLOCK = 10 * SAMPLE_RATE
+
+# What libsndfile takes the length for where a header does not give it, as in a FLAC that was
+# written to a pipe.
+UNKNOWN_LENGTH = 2**63 - 1
 
 
 def read_audio(
@@ -68,76 +72,37 @@ def read_audio(
     )
 
 
-def to_mono_16khz(samples: np.ndarray, sample_rate: float, name: str = "audio") -> np.ndarray:
-    """Averages channels and resamples.
+def read_speech(audio, duration: float | None = None) -> np.ndarray:
+    """The samples of a recording, checked to be something that can be worked on.
 
     Args:
-        samples: (time,) or (time, channels), floats.
-        sample_rate: In Hz, any positive rate.
-        name: What to call it in an error.
+        audio: path of an audio file, or waveform (samples,) at 16 kHz.
+        duration: float. Seconds from its beginning to use. Defaults to `None`: all.
 
     Returns:
-        Waveform, float32 (samples,) at 16 kHz; resampling may overshoot, so it is clipped.
+        float32 (samples,) at 16 kHz.
 
     Raises:
-        ValueError: If the shape or the rate is another, or a sample is not finite.
+        ValueError: no sound file, or a waveform that is not mono, not finite, silent
+            or shorter than half a second.
     """
-    samples = np.asarray(samples, dtype="float32")
-    if samples.ndim not in (1, 2) or not sample_rate > 0:
-        raise ValueError(
-            f"{name} has shape {samples.shape} at {sample_rate} Hz; expected (time,) or "
-            "(time, channels) at a positive rate."
-        )
-    # Before resampling: one NaN would spread over its neighbours, or be lost in a mean.
-    _check_finite(samples, name)
-    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-    if sample_rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, sample_rate, SAMPLE_RATE)
-    return np.clip(mono, -1.0, 1.0)
+    checks = {"min_seconds": MIN_PROMPT_SECONDS, "allow_silence": False}
+    if isinstance(audio, (str, os.PathLike)):
+        return read_audio(audio, duration=duration, **checks)
+    waveform = validate_waveform(audio, **checks)
+    if waveform.ndim != 1:
+        raise ValueError(f"Give one waveform (samples,), mono; got shape {waveform.shape}.")
+    return waveform if duration is None else waveform[: round(duration * SAMPLE_RATE)]
 
 
-def validate_waveform(
-    waveform: np.ndarray,
-    *,
-    min_seconds: float = 0.0,
-    allow_silence: bool = True,
-    name: str = "waveform",
-) -> np.ndarray:
-    """Refuses what no stage can use, in one clear line.
-
-    Args:
-        waveform: (samples,) or (batch, samples) at 16 kHz, in [-1, 1]. Integers are
-            refused: their scale is not known.
-        min_seconds: Less audio than this is refused.
-        allow_silence: Whether audio without any sound is accepted.
-        name: What to call it in an error.
-
-    Returns:
-        The waveform as float32.
+def read_duration(path: str | Path) -> float:
+    """Seconds of an audio file, as its header says.
 
     Raises:
-        ValueError: If any of this does not hold, or a sample is not finite.
+        ValueError: If the file is missing, not audio or damaged.
     """
-    waveform = np.asarray(waveform)
-    if waveform.dtype.kind != "f" or waveform.ndim not in (1, 2):
-        raise ValueError(
-            f"{name} is {waveform.dtype} of shape {waveform.shape}; expected floats of shape "
-            "(samples,) or (batch, samples). Divide 16-bit integers by 32768."
-        )
-    seconds = waveform.shape[-1] / SAMPLE_RATE
-    if waveform.size == 0 or seconds < min_seconds:
-        raise ValueError(
-            f"{name} holds {seconds:.2f} s of audio; expected at least "
-            f"{max(min_seconds, 1 / SAMPLE_RATE):.2g} s. Give a longer recording."
-        )
-    _check_finite(waveform, name)
-    peak = float(np.abs(waveform).max())
-    if peak > 2.0:
-        raise ValueError(f"{name} reaches {peak:.4g}; expected samples in [-1, 1]: scale it.")
-    silent = np.abs(waveform).max(axis=-1) < SILENCE_PEAK
-    if not allow_silence and np.any(silent):
-        raise ValueError(f"{name} is all silence; expected speech. Check the recording.")
-    return waveform.astype("float32", copy=False)
+    with _open(Path(path)) as file:
+        return file.frames / file.samplerate
 
 
 def write_audio(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
@@ -210,22 +175,44 @@ class AudioWriter:
             waveform: (samples,) in [-1, 1]; what lies outside is clipped.
 
         Raises:
-            ValueError: If it has another shape, or a sample is not finite.
+            ValueError: If it has another shape, a sample is not finite, or the disk is full.
         """
         waveform = np.asarray(waveform, dtype="float32")
         if waveform.ndim != 1:
             raise ValueError(f"A block has shape {waveform.shape}; expected (samples,).")
-        _check_finite(waveform, "A block to write")
+        check_finite(waveform, "A block to write")
         clipped = np.clip(waveform, -1.0, 1.0)
-        for start in range(0, len(clipped), WRITE_BLOCK):
-            self._file.write(clipped[start : start + WRITE_BLOCK])
+        try:
+            for start in range(0, len(clipped), WRITE_BLOCK):
+                self._file.write(clipped[start : start + WRITE_BLOCK])
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise ValueError(f"Cannot write {self.path} ({_short(error)}).") from error
         self.num_samples += len(clipped)
 
     def close(self) -> None:
-        """Finishes the file and gives it its name."""
-        self._file.close()
-        if self._temporary.exists():
-            os.replace(self._temporary, self.path)
+        """Finishes the file and gives it its name.
+
+        Raises:
+            ValueError: If the disk is full; nothing is left then.
+        """
+        try:
+            self._file.close()
+            if self._temporary.exists():
+                self._check_whole()
+                os.replace(self._temporary, self.path)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise ValueError(f"Cannot write {self.path} ({_short(error)}).") from error
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _check_whole(self) -> None:
+        """Raises the error that libsndfile keeps to itself when its last block finds no room."""
+        with open(self._temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        if self.num_samples:
+            with soundfile.SoundFile(self._temporary) as file:
+                if file.frames != self.num_samples:
+                    raise OSError("the file is cut short: is the disk full?")
 
     def discard(self) -> None:
         """Leaves nothing behind, and a file that lay there before untouched."""
@@ -272,28 +259,27 @@ def _open(path: Path) -> soundfile.SoundFile:
     if path.stat().st_size == 0:
         raise ValueError(f"The audio file {path} is empty (0 bytes); give a recording.")
     try:
-        return soundfile.SoundFile(path)
+        file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as audio ({_short(error)}); expected WAV, FLAC, OGG or MP3."
         ) from error
+    if file.frames == UNKNOWN_LENGTH:  # Of it libsndfile cannot read the end.
+        file.close()
+        raise ValueError(f"{path} does not say how long it is; write it anew: flac -d, flac.")
+    return file
 
 
 def _decode(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
     with _open(path) as file:
         rate = file.samplerate
+        first = round(start * rate)
+        count = -1 if duration is None else round(duration * rate)
         try:
-            file.seek(min(round(start * rate), file.frames))
-            frames = -1 if duration is None else round(duration * rate)
-            return file.read(frames, dtype="float32", always_2d=True), rate
+            file.seek(min(first, file.frames))
+            return file.read(count, dtype="float32", always_2d=True), rate
         except (soundfile.LibsndfileError, OSError) as error:
             raise ValueError(f"{path} is damaged ({_short(error)}); give a whole file.") from error
-
-
-def _check_finite(samples: np.ndarray, name: str) -> None:
-    if not np.isfinite(samples).all():
-        count = int(np.size(samples) - np.isfinite(samples).sum())
-        raise ValueError(f"{name}: {count} samples are NaN or infinite; expected finite audio.")
 
 
 def _short(error: Exception) -> str:

@@ -213,8 +213,7 @@ def _load(preset: str):
 
 
 def _continue(arguments) -> int:
-    from keras_speechssm.audio import AudioWriter
-    from keras_speechssm.pipeline import read_speech
+    from keras_speechssm.audio import AudioWriter, read_speech
 
     with AudioWriter(arguments.output) as writer:
         prompt = read_speech(arguments.prompt, duration=arguments.prompt_seconds)
@@ -238,8 +237,7 @@ def _continue(arguments) -> int:
 
 
 def _resynthesize(arguments) -> int:
-    from keras_speechssm.audio import AudioWriter
-    from keras_speechssm.pipeline import read_speech
+    from keras_speechssm.audio import AudioWriter, read_speech
 
     with AudioWriter(arguments.output) as writer:
         recording = read_speech(arguments.audio)

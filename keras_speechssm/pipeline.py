@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_speechssm.audio import read_audio, validate_waveform
+from keras_speechssm.audio import read_speech
 from keras_speechssm.preset_files import save_parts
 from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, fetch_pipeline, load_part
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
@@ -21,9 +21,6 @@ from keras_speechssm.windows import (
     SYNTHESIS_WINDOW,
     StreamingWindows,
 )
-
-MIN_PROMPT_SECONDS = 0.5
-"""Shorter recordings hold too little voice to continue or to speak in."""
 
 FIRST_WINDOW = 10 * TOKEN_RATE
 """Tokens of the first window of a continuation (250, 10 s), which is soon heard."""
@@ -151,6 +148,8 @@ class SpeechContinuation:
             ValueError: `seconds` is no positive number, or the prompt is too short,
                 silent, not finite or no waveform.
         """
+        if seconds is None:
+            raise ValueError("seconds is None: give a length; `stream` goes on without end.")
         blocks = self.stream(prompt, seed=seed, seconds=seconds, **sampling)
         return np.concatenate(list(blocks))
 
@@ -285,29 +284,6 @@ def save_pipeline(
         "soundstream": soundstream,
     }
     save_parts(folder, models, {"pipeline": "SpeechContinuation", **settings}, metadata)
-
-
-def read_speech(audio, duration: float | None = None) -> np.ndarray:
-    """The samples of a recording, checked to be something that can be worked on.
-
-    Args:
-        audio: path of an audio file, or waveform (samples,) at 16 kHz.
-        duration: float. Seconds from its beginning to use. Defaults to `None`: all.
-
-    Returns:
-        float32 (samples,) at 16 kHz.
-
-    Raises:
-        ValueError: no sound file, or a waveform that is not mono, not finite, silent
-            or shorter than half a second.
-    """
-    checks = {"min_seconds": MIN_PROMPT_SECONDS, "allow_silence": False}
-    if isinstance(audio, (str, os.PathLike)):
-        return read_audio(audio, duration=duration, **checks)
-    waveform = validate_waveform(audio, **checks)
-    if waveform.ndim != 1:
-        raise ValueError(f"Give one waveform (samples,), mono; got shape {waveform.shape}.")
-    return waveform if duration is None else waveform[: round(duration * SAMPLE_RATE)]
 
 
 def _num_samples(seconds: float | None) -> int | None:

@@ -13,8 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"shapes", "whole_files"},
-    {"mel", "audio", "windows", "compilation", "preset_files", "function_parser", "process_memory"},
-    {"preset_registry"},
+    {"mel", "waveform", "windows", "compilation", "preset_files"},
+    {"audio", "preset_registry", "function_parser", "process_memory"},
     {"layers", "converters"},
     {"semantic", "speech_lm", "soundstorm", "soundstream"},
     {"models"},

@@ -12,8 +12,7 @@ from keras_speechssm.audio import (
     AudioWriter,
     check_output_path,
     read_audio,
-    to_mono_16khz,
-    validate_waveform,
+    read_duration,
     write_audio,
 )
 
@@ -50,15 +49,6 @@ def test_six_channels_at_96_khz(tmp_path):
     expected = np.mean([tone(0.5, 16_000, 200.0 * (i + 1)) for i in range(6)], axis=0)
     assert waveform.shape == (8000,)
     np.testing.assert_allclose(waveform[500:-500], expected[500:-500], atol=5e-3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 30_000), st.integers(1000, 192_000), st.integers(1, 6))
-def test_resampled_length_for_any_rate(num_samples, rate, num_channels):
-    samples = np.full((num_samples, num_channels), 0.1, "float32")
-    waveform = to_mono_16khz(samples, rate)
-    assert abs(len(waveform) - round(num_samples * 16_000 / rate)) <= 1
-    assert waveform.dtype == np.float32 and np.abs(waveform).max(initial=0.0) <= 1.0
 
 
 @settings(max_examples=40, deadline=None)
@@ -139,31 +129,47 @@ def test_a_truncated_file_is_refused_or_read_short(tmp_path):
         assert 0 < len(waveform) < 64_000
 
 
-def test_validate_waveform():
-    double = tone().astype("float64")
-    assert validate_waveform(double).dtype == np.float32
-    assert validate_waveform(np.stack([double, double])).shape == (2, 16_000)
-    with pytest.raises(ValueError, match="int16"):
-        validate_waveform((double * 32767).astype("int16"))
-    with pytest.raises(ValueError, match=r"\(1, 1, 16000\)"):
-        validate_waveform(double[None, None])
-    with pytest.raises(ValueError, match="0.00 s"):
-        validate_waveform(np.zeros(0, "float32"))
-    with pytest.raises(ValueError, match="at least 3 s"):
-        validate_waveform(double, min_seconds=3.0)
-    with pytest.raises(ValueError, match=r"expected samples in \[-1, 1\]"):
-        validate_waveform(double * 32768)
-    with pytest.raises(ValueError, match="the second: .* NaN"):
-        validate_waveform(double * np.nan, name="the second")
-    with pytest.raises(ValueError, match="all silence"):
-        validate_waveform(np.stack([double, 0 * double]), allow_silence=False)
+def test_a_file_that_does_not_say_its_length_is_refused(tmp_path):
+    """As a FLAC that an encoder wrote to a pipe."""
+    path = tmp_path / "pipe.flac"
+    write_audio(path, tone(1.3))
+    content = bytearray(path.read_bytes())
+    # STREAMINFO begins at byte 8; the number of samples is the low 36 bits of its bytes 13 to 17.
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    for read in (read_audio, read_duration):
+        with pytest.raises(ValueError, match="pipe.flac does not say how long it is; write it"):
+            read(path)
 
 
-def test_mono_conversion_refuses_other_shapes_and_rates():
-    with pytest.raises(ValueError, match="positive rate"):
-        to_mono_16khz(np.zeros((2, 2, 2)), 16_000)
-    with pytest.raises(ValueError, match="positive rate"):
-        to_mono_16khz(np.zeros(10), 0)
+def test_durations(tmp_path):
+    write_audio(tmp_path / "a.wav", tone(1.25))
+    assert read_duration(tmp_path / "a.wav") == 1.25
+    (tmp_path / "b.wav").write_text("words")
+    with pytest.raises(ValueError, match="b.wav cannot be read as audio"):
+        read_duration(tmp_path / "b.wav")
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize("short_by", [100, 2000, 12_000])
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, suffix, short_by):
+    resource = pytest.importorskip("resource")
+    noise = 0.1 * np.random.default_rng(0).normal(size=16_000)
+    path = tmp_path / f"a{suffix}"
+    write_audio(path, noise)
+    size = path.stat().st_size
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(size - short_by, 10), limits[1]))
+    try:
+        with pytest.raises(ValueError, match=f"Cannot write .*a{suffix} ") as caught:
+            write_audio(path, noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_stream_equals_whole(tmp_path):

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
+from keras_speechssm.audio import read_duration
 from keras_speechssm.data.corpora import find_audio
 
 SPLITS = ("dev-clean", "dev-other", "test-clean", "test-other")
@@ -86,10 +85,7 @@ def _read_example(path: Path, root: Path) -> LongRecording:
     lines = text_path.read_text(encoding="utf-8").strip().splitlines()
     if len(lines) != 1:
         raise ValueError(f"{text_path} has {len(lines)} lines; expected one.")
-    try:
-        seconds = soundfile.info(path).duration
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as audio ({error}).") from None
+    seconds = read_duration(path)
     split, speaker, chapter, _ = parts
     return LongRecording(path.stem, path, split, speaker, chapter, lines[0].strip(), seconds)
 

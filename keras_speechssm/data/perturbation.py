@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_speechssm.audio import read_audio, to_mono_16khz, write_audio
+from keras_speechssm.audio import read_audio, write_audio
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.waveform import to_mono_16khz
 
 
 def prepare_perturbed(

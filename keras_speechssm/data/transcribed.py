@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import soundfile
-
+from keras_speechssm.audio import read_duration
 from keras_speechssm.data.books import plain_text
 from keras_speechssm.data.corpora import find_audio, read_segments
 from keras_speechssm.data.voices import missing_programs, pronounce
@@ -85,9 +84,6 @@ def _describe(sidecar: Path, recording: Path, text: str) -> None:
     """Writes what is said in a recording, unless just that is written there."""
     if sidecar.is_file() and [s.text for s in read_segments(sidecar) or ()] == [text]:
         return
-    try:
-        end = round(soundfile.info(recording).duration, 4)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{recording} cannot be read as audio ({error}).") from None
+    end = round(read_duration(recording), 4)
     segment = {"start": 0.0, "end": end, "text": text, "phonemes": pronounce(text)}
     write_json(sidecar, {"segments": [segment]})

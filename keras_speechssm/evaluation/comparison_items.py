@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from keras_speechssm.audio import read_audio
+from keras_speechssm.audio import read_audio, read_duration
 from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.evaluation.generation import BenchmarkItem, check_times, read_benchmark
 from keras_speechssm.evaluation.generation_log import check_options, read_least_reference
@@ -50,7 +49,7 @@ class ComparedItem:
         path = self.continuations.get(system, self.item.audio)
         has_prompt = system == GROUND_TRUTH or system in self.with_prompt
         start = self.prompt_seconds if has_prompt else 0.0
-        if path.stat().st_size == 0 or soundfile.info(path).frames == 0:
+        if path.stat().st_size == 0 or read_duration(path) == 0.0:
             return np.zeros(0, "float32")  # a system that failed and wrote a file of nothing
         # The whole, not a part: what is resampled would differ at the cut.
         return read_audio(path)[round(start * SAMPLE_RATE) :][: self.judged_samples]

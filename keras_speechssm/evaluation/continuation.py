@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_speechssm.audio import AudioWriter, read_audio
+from keras_speechssm.audio import AudioWriter, read_audio, read_speech
 from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 from keras_speechssm.evaluation.silence import silent_share
 from keras_speechssm.evaluation.speaker_similarity import speaker_similarity
-from keras_speechssm.pipeline import SpeechContinuation, read_speech
+from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.process_memory import peak_memory_mib
 from keras_speechssm.shapes import SAMPLE_RATE

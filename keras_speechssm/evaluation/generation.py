@@ -11,13 +11,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from keras_speechssm.audio import AudioWriter, read_audio
+from keras_speechssm.audio import MIN_PROMPT_SECONDS, AudioWriter, read_audio, read_duration
 from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.evaluation.generation_log import log_item, read_log
 from keras_speechssm.evaluation.token_perplexity import make_room
-from keras_speechssm.pipeline import MIN_PROMPT_SECONDS, SpeechContinuation
+from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
 from keras_speechssm.shapes import TOKEN_RATE
 from keras_speechssm.speech_lm.slide_and_prompt import SlideAndPrompt
@@ -88,10 +87,7 @@ def read_benchmark(
     check_at_least(0, least_reference=least_reference, subset_seed=subset_seed)
     items = []
     for name, path in name_recordings([folder]).items():
-        try:
-            seconds = soundfile.info(path).duration
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise ValueError(f"{path} cannot be read as audio ({error}).") from None
+        seconds = read_duration(path)
         if seconds >= prompt_seconds + max(least_reference, 1e-6):
             items.append(BenchmarkItem(name, path, seconds))
     if not items:

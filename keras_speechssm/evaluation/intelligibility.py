@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio import read_audio
+from keras_speechssm.audio import MIN_PROMPT_SECONDS, read_audio
 from keras_speechssm.data.corpora import find_audio, read_segments
 from keras_speechssm.evaluation.edit_distance import edit_distance
 from keras_speechssm.evaluation.transcription import (
@@ -14,7 +14,7 @@ from keras_speechssm.evaluation.transcription import (
     open_transcriber,
     plain_words,
 )
-from keras_speechssm.pipeline import MIN_PROMPT_SECONDS, SpeechContinuation
+from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.training.option_checks import check_at_least
 

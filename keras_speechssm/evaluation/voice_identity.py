@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio import read_audio
+from keras_speechssm.audio import MIN_PROMPT_SECONDS, read_audio
 from keras_speechssm.data.corpora import recordings_of_speakers
 from keras_speechssm.data.speaker_embedding import open_speaker_embedder
-from keras_speechssm.pipeline import MIN_PROMPT_SECONDS, SpeechContinuation
+from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.training.option_checks import check_at_least
 

@@ -5,7 +5,6 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_speechssm.audio import validate_waveform
 from keras_speechssm.compilation import compile_inference
 from keras_speechssm.layers.conformer import ConformerBlock
 from keras_speechssm.preset_registry import PresetMixin
@@ -16,6 +15,7 @@ from keras_speechssm.semantic.pair_agreement import PairAgreement
 from keras_speechssm.semantic.phoneme_head import CodeHead, PhonemeHead, collapse
 from keras_speechssm.semantic.voice_perturbation import VoicePerturbation
 from keras_speechssm.shapes import SAMPLES_PER_TOKEN
+from keras_speechssm.waveform import validate_waveform
 from keras_speechssm.windows import (
     OVERLAP,
     TOKENIZER_WINDOW,

@@ -5,7 +5,6 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_speechssm.audio import validate_waveform
 from keras_speechssm.compilation import compile_inference
 from keras_speechssm.layers.causal_conv import CausalConv1D, CausalConv1DTranspose
 from keras_speechssm.layers.vector_quantizer import ResidualVectorQuantizer
@@ -13,6 +12,7 @@ from keras_speechssm.preset_registry import PresetMixin
 from keras_speechssm.soundstream.residual_unit import ResidualUnit, read_activation
 from keras_speechssm.soundstream.source_filter import SourceFilterSynthesis
 from keras_speechssm.soundstream.spectral_analysis import SpectralAnalysis
+from keras_speechssm.waveform import validate_waveform
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")

@@ -67,7 +67,10 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             warn(f"the checkpoint after epoch {epoch} could not be written ({error}); training on")
             return False
-        for old in self._names()[self.keep :]:
+        # What has a larger number was damaged, or belongs to a run that began anew.
+        others = [name for name in self._names() if name != target.name]
+        newer = [name for name in others if int(name[6:]) > epoch]
+        for old in [*newer, *others[len(newer) :][self.keep - 1 :]]:
             shutil.rmtree(self.folder / old, ignore_errors=True)
         return True
 

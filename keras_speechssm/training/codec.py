@@ -5,7 +5,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import soundfile
 from keras import ops
 
 from keras_speechssm import audio
@@ -176,7 +175,11 @@ class CodecBatches:
         pitch_hop: int | None = None,
     ):
         self.pitch_hop = pitch_hop
-        self.files = [find_audio([folder]) for folder in audio_folders]
+        # All are opened once, so that what is no audio is said now, not hours later.
+        self.files = [
+            [(path, audio.read_duration(path)) for path in find_audio([folder])]
+            for folder in audio_folders
+        ]
         weights = np.ones(len(self.files)) if folder_weights is None else np.asarray(folder_weights)
         self.weights = weights / weights.sum()
         self.batch_size = batch_size
@@ -193,9 +196,9 @@ class CodecBatches:
 
     def _crop(self, rng: np.random.Generator) -> np.ndarray:
         files = self.files[rng.choice(len(self.files), p=self.weights)]
-        path = files[rng.integers(len(files))]
+        path, duration = files[rng.integers(len(files))]
         seconds = self.samples / SAMPLE_RATE
-        start = rng.uniform(0.0, max(0.0, soundfile.info(path).duration - seconds))
+        start = rng.uniform(0.0, max(0.0, duration - seconds))
         crop = audio.read_audio(path, start=start, duration=seconds)[: self.samples]
         crop = np.pad(crop, (0, self.samples - len(crop)))
         # Levels vary in the world: peaks from -18 dB to just below full scale.

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from keras_speechssm.audio import read_audio
+from keras_speechssm.audio import read_audio, read_duration
 from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
@@ -184,7 +183,7 @@ def _describe(path: Path) -> Recording:
     segments = tuple(read_segments(path) or ())
     if not any(segment.phonemes for segment in segments):
         segments = ()
-    return Recording(path, soundfile.info(str(path)).duration, segments)
+    return Recording(path, read_duration(path), segments)
 
 
 def _duration_weights(recordings: list[Recording]) -> np.ndarray:

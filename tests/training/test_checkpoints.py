@@ -137,3 +137,21 @@ def test_that_none_is_intact_is_said(tmp_path, capsys):
     (tmp_path / "c" / "epoch-00001" / "checkpoint.json").unlink()
     assert checkpoints.restore(make_model(9)) == {}
     assert "no checkpoint in" in capsys.readouterr().err
+
+
+def test_a_run_that_begins_anew_keeps_its_own(tmp_path):
+    """Damaged checkpoints of larger numbers are not the newest."""
+    checkpoints, _ = saved(tmp_path / "c", (11, 12))
+    for state in (tmp_path / "c").glob("*/state.weights.h5"):
+        state.write_bytes(b"damaged")
+    model = make_model(5)
+    assert checkpoints.restore(model) == {}
+    for epoch in (1, 2, 3):
+        assert checkpoints.save(model, epoch)
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["epoch-00002", "epoch-00003"]
+    assert checkpoints.restore(make_model(6))["epoch"] == 3
+
+    best = Checkpoints(tmp_path / "best", keep=1)
+    assert best.save(make_model(7), 12) and best.save(model, 1)
+    restored = make_model(8)
+    assert best.restore(restored)["epoch"] == 1 and same(restored, model)
