@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+OPTIONS = "options.json"
+"""What `keep_options` writes into a run's folder."""
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -124,12 +127,18 @@ def keep_options(output_dir: str | Path, **options) -> None:
     Raises:
         ValueError: the folder was begun with other options.
     """
-    path = Path(output_dir) / "options.json"
+    check_kept_options(output_dir, **options)
+    if not (path := Path(output_dir) / OPTIONS).is_file():
+        write_json(path, options)
+
+
+def check_kept_options(output_dir: str | Path, **options) -> None:
+    """Raises what `keep_options` would, and writes nothing."""
+    path = Path(output_dir) / OPTIONS
     options = json.loads(json.dumps(options))
     if not path.is_file():
         if Path(output_dir).is_file():
             raise ValueError(f"Cannot write a run to {output_dir}: a file lies there.")
-        write_json(path, options)
         return
     try:
         known = dict(json.loads(path.read_text(encoding="utf-8")))

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from keras_speechssm.whole_files import OPTIONS
+
 _NAME = "generation.jsonl"
 
 
@@ -66,7 +68,7 @@ def read_least_reference(folder: str | Path) -> float:
 
 def _read_options(folder: str | Path) -> dict:
     """Of `evaluate generate`; none for others' folders."""
-    path = Path(folder) / "options.json"
+    path = Path(folder) / OPTIONS
     if not path.is_file():
         return {}
     try:

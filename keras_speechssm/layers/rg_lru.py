@@ -80,6 +80,7 @@ class RGLRU(keras.layers.Layer):
             shape=(self.width,),
             initializer=self._initial_a_param,
             dtype="float32",
+            autocast=False,  # in bfloat16 it would have another value in `call` than in `advance`
         )
 
     def _initial_a_param(self, shape, dtype=None):

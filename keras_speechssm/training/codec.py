@@ -18,7 +18,7 @@ from keras_speechssm.soundstream.source_filter import pitch_bins
 from keras_speechssm.training.adversarial import AdversarialCodec, AdversarialPhaseIn
 from keras_speechssm.training.discriminators import Discriminators
 from keras_speechssm.training.loop import fit_resumable
-from keras_speechssm.training.option_checks import check_model_config
+from keras_speechssm.training.option_checks import check_model_config, check_schedule
 from keras_speechssm.training.schedule import Budget
 
 DEMO_CODEC = dict(
@@ -262,6 +262,12 @@ def train_codec(
     Returns:
         The trained model.
     """
+    check_schedule(
+        learning_rate=learning_rate,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        max_seconds=max_seconds,
+    )
     check_model_config(model_config, SoundStream)
     keras.utils.set_random_seed(seed)
     if preset is None:

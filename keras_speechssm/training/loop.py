@@ -14,7 +14,7 @@ import keras
 from keras_speechssm.training.batches_ahead import made_ahead
 from keras_speechssm.training.checkpoints import Checkpoints
 from keras_speechssm.training.metrics import MetricsLog, TensorBoardLog, keep_lines, read_metrics
-from keras_speechssm.training.option_checks import check_at_least, check_between
+from keras_speechssm.training.option_checks import check_at_least, check_between, check_schedule
 from keras_speechssm.training.schedule import Budget, LearningRate
 from keras_speechssm.whole_files import claimed
 
@@ -76,16 +76,16 @@ def fit_resumable(
         ValueError: a number is out of range or another process trains in `output_dir` (nothing
             has been written then), or the loss is no number any more.
     """
-    check_at_least(1, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    check_schedule(
+        learning_rate=learning_rate,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=warmup_steps,
+        final_learning_rate=final_learning_rate,
+        max_seconds=max_seconds,
+    )
     check_at_least(1, batch_threads=batch_threads)
-    check_at_least(0, learning_rate=learning_rate, max_seconds=max_seconds)
-    check_at_least(0, warmup_steps=warmup_steps)
-    check_between(0, 1, final_learning_rate=final_learning_rate, best_from=best_from)
-    if warmup_steps and warmup_steps < steps_per_epoch:
-        raise ValueError(
-            f"warmup_steps is {warmup_steps}, but the learning rate changes every steps_per_epoch "
-            f"{steps_per_epoch} only: give fewer of those, or no warm-up (0)."
-        )
+    check_between(0, 1, best_from=best_from)
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     with claimed(output_dir):
@@ -99,8 +99,8 @@ def fit_resumable(
         monitor = "loss" if validation_batches is None else monitor
         first_epoch = checkpoints.restore(model).get("epoch", 0)
         keep_lines(log, first_epoch)
-        if first_epoch < epochs:
-            budget = Budget(output_dir, epochs, max_seconds)
+        budget = Budget(output_dir, epochs, max_seconds)
+        if budget.used(first_epoch) < 1.0:
             batches = made_ahead(make_batch, first_epoch * per_epoch, batch_threads)
             validation = None if validation_batches is None else _Fixed(validation_batches)
             averages = _averages_weights(model.optimizer) and validation is not None

@@ -21,6 +21,27 @@ def check_between(low: float, high: float, **options: float | None) -> None:
             raise ValueError(f"{name} is {value}; expected {low:g} to {high:g}.")
 
 
+def check_schedule(
+    *,
+    learning_rate: float,
+    total_steps: int,
+    steps_per_epoch: int,
+    warmup_steps: int | None = None,
+    final_learning_rate: float = 0.02,
+    max_seconds: float | None = None,
+) -> None:
+    """Raises `ValueError` for options of `fit_resumable` that are out of range or do not fit."""
+    check_at_least(1, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    check_at_least(0, learning_rate=learning_rate, max_seconds=max_seconds)
+    check_at_least(0, warmup_steps=warmup_steps)
+    check_between(0, 1, final_learning_rate=final_learning_rate)
+    if warmup_steps and warmup_steps < steps_per_epoch:
+        raise ValueError(
+            f"warmup_steps is {warmup_steps}, but the learning rate changes every steps_per_epoch "
+            f"{steps_per_epoch} only: give fewer of those, or no warm-up (0)."
+        )
+
+
 def check_model_config(
     model_config: dict | None, model: type, decided: tuple[str, ...] = ()
 ) -> None:

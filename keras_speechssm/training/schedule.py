@@ -32,9 +32,9 @@ class Budget:
     def used(self, epochs: int) -> float:
         """Share of the budget that the first `epochs` epochs took, 0 to 1."""
         used = epochs / self.total_epochs
-        lines = self.metrics()[:epochs] if self.max_seconds else []
+        lines = [] if self.max_seconds is None else self.metrics()[:epochs]
         if lines:
-            used = max(used, lines[-1].get("seconds", 0.0) / self.max_seconds)
+            used = max(used, lines[-1].get("seconds", 0.0) / max(self.max_seconds, 1e-9))
         return min(used, 1.0)
 
 

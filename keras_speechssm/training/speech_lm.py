@@ -19,8 +19,9 @@ from keras_speechssm.training.option_checks import (
     check_at_least,
     check_between,
     check_model_config,
+    check_schedule,
 )
-from keras_speechssm.whole_files import keep_options
+from keras_speechssm.whole_files import check_kept_options, keep_options
 
 DEFAULT_CONFIG = {
     "num_layers": 6,
@@ -185,6 +186,8 @@ def train_speech_lm(
     """
     options = dict(locals())
     _check_options(options)
+    kept = {name: options[name] for name in KEPT_OPTIONS}
+    check_kept_options(output_dir, **kept)
     source = open_tokens(token_folders)
     rows = PackedSequences(source.lengths, source.read, sequence_length, seed)
     make_batch, validation_batches = rows.batches(batch_size), None
@@ -199,7 +202,6 @@ def train_speech_lm(
     if keep_presets_every is not None:
         folder = Path(output_dir) / "presets"
         callbacks = [KeepPresets(folder, keep_presets_every, steps_per_epoch)]
-    keep_options(output_dir, **{name: options[name] for name in KEPT_OPTIONS})
     keras.utils.set_random_seed(seed)
     with distributed(device_mesh, MODELS[model][1].get_layout_map, batch_size):
         config = {**({"dtype": dtype} if dtype else {}), **(model_config or {})}
@@ -216,6 +218,7 @@ def train_speech_lm(
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             weighted_metrics=None,
         )
+        keep_options(output_dir, **kept)  # now that they are known to work
         fit_resumable(
             speech_lm,
             make_batch,
@@ -243,7 +246,11 @@ def _check_options(options: dict) -> None:
         return {name: options[name] for name in names}
 
     check_at_least(1, **among("batch_size", "gradient_accumulation_steps", "validation_steps"))
-    check_at_least(1, **among("total_steps", "steps_per_epoch", "lora_rank", "keep_presets_every"))
+    check_at_least(1, **among("lora_rank", "keep_presets_every"))
+    check_schedule(
+        **among("learning_rate", "total_steps", "steps_per_epoch"),
+        **among("warmup_steps", "final_learning_rate", "max_seconds"),
+    )
     check_at_least(0, **among("weight_decay", "seed"))
     check_at_least(1e-9, **among("clip_norm"))
     check_between(0, 0.999999, **among("ema_momentum"))
@@ -271,7 +278,7 @@ def make_model(
     if preset is None:
         config = {"vocabulary_size": vocabulary_size, **default_config, **config}
         return task(backbone(**config), **room)
-    model = begin_from_preset(task, preset, **config)
+    model = begin_from_preset(task, preset, **room, **config)
     _check_vocabulary(model.backbone.vocabulary_size, vocabulary_size, f"preset {preset!r}")
     return model
 

@@ -86,6 +86,17 @@ def test_gates_and_state_stay_float32_in_bfloat16():
     )
 
 
+def test_mixed_precision_trains_the_decays_that_it_generates_with():
+    layer = RGLRU(64, 1, dtype="mixed_bfloat16")
+    x = keras.random.normal((2, 30, 64), seed=1, dtype="bfloat16")
+    whole = ops.convert_to_numpy(ops.cast(layer(x), "float32"))
+    steps, _ = layer.advance(x, layer.initial_state(2))
+    steps = ops.convert_to_numpy(ops.cast(steps, "float32"))
+    np.testing.assert_allclose(steps, whole, rtol=1e-2, atol=1e-5)
+    # Outputs are rounded to bfloat16, so few may differ at all; with rounded decays most do.
+    assert (steps != whole).mean() < 0.02
+
+
 def test_gradient_stays_finite_when_nothing_is_forgotten():
     layer = make_layer()
     x = np.random.default_rng(0).normal(size=(1, 4, 8)).astype("float32")

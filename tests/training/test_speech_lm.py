@@ -85,6 +85,9 @@ def test_the_baseline_trains_on_the_same_rows(tmp_path):
     restored = SpeechTransformer.from_preset(str(tmp_path / "run" / "preset"))
     assert restored.max_length == 16
     assert restored.backbone.num_layers == 2
+    options |= dict(model_config=None, preset=str(tmp_path / "run" / "preset"), sequence_length=24)
+    longer = train_speech_lm([folder], tmp_path / "longer", total_steps=10, **options)
+    assert longer.max_length == 24
 
 
 def test_the_two_models_are_of_one_size():
@@ -219,6 +222,9 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
         ({"clip_norm": 0.0}, "clip_norm is 0.0"),
         ({"seed": -1}, "seed is -1"),
         ({"total_steps": 0}, "total_steps is 0"),
+        ({"warmup_steps": 5}, "give fewer of those"),
+        ({"learning_rate": -1.0}, "learning_rate is -1"),
+        ({"preset": "speech_ssm_demo_em", "model_config": None}, "Unknown preset"),
         ({"keep_presets_every": 0}, "keep_presets_every is 0"),
         ({"model_config": {"num_layer": 2}}, "'num_layer', which is no argument"),
         ({"model_config": {"vocabulary_size": 7}}, "'vocabulary_size'"),
@@ -229,7 +235,8 @@ def test_wrong_options_are_refused(tmp_path, options, message):
     folder = token_folder(tmp_path / "tokens")
     with pytest.raises(ValueError, match=message):
         train_speech_lm([folder], tmp_path / "run", **settings(**options))
-    assert not (tmp_path / "run" / "preset").exists()
+    # Nothing was begun, so that the command can be mended and run again in the same folder.
+    assert not list((tmp_path / "run").glob("*")), list((tmp_path / "run").glob("*"))
 
 
 def test_a_run_goes_on_with_its_own_options_only(tmp_path):
