@@ -47,7 +47,8 @@ from keras_speechssm.data.sequences import prepare_sequences
 
 folder = Path(__file__).parent if "__file__" in globals() else Path(".")
 PRESET = os.environ.get("SPEECHSSM_PRESET", "speech_ssm_demo_en")
-RECORDINGS = Path(os.environ.get("SPEECHSSM_RECORDINGS", folder))  # your folder of recordings
+# Your folder of recordings; the prompt of the examples stands in for it.
+RECORDINGS = Path(os.environ.get("SPEECHSSM_RECORDINGS", folder / "prompt.flac"))
 OUTPUT = Path(os.environ.get("SPEECHSSM_OUTPUT", "finetuned"))
 STEPS = int(os.environ.get("SPEECHSSM_STEPS", "100"))
 SECONDS = float(os.environ.get("SPEECHSSM_SECONDS", "20"))
@@ -61,7 +62,7 @@ Stopped half way, it goes on when it is called again. (`speechssm prepare sequen
 from the command line, for any number of hours.)
 """
 
-recordings = find_audio(RECORDINGS)
+recordings = [path for path in find_audio(RECORDINGS) if OUTPUT not in path.parents]
 held_out = recordings[::10]
 trained_on = [path for path in recordings if path not in held_out] or held_out
 

@@ -100,7 +100,12 @@ cosine down to a twentieth. Gradients of 16 batches make one step, as the paper'
 ACCUMULATED = 16
 warmup = min(1000, STEPS // 10 + 1)
 rate = keras.optimizers.schedules.CosineDecay(
-    0.0, STEPS, alpha=0.05, warmup_target=5e-4, warmup_steps=warmup
+    0.0,
+    # Keras counts batches here, not steps.
+    (STEPS - warmup) * ACCUMULATED,
+    alpha=0.05,
+    warmup_target=5e-4,
+    warmup_steps=warmup * ACCUMULATED,
 )
 model.compile(
     optimizer=keras.optimizers.AdamW(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_speechssm.function_parser import OneLineParser, call_from_arguments
-from keras_speechssm.preset_registry import DEFAULT_PRESET, fetch_pipeline
+from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, fetch_pipeline
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.whole_files import to_json
 
@@ -125,18 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="speechssm", description="Speech in, more speech out.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
-    verb = verbs.add_parser("continue", help="continue a recording of speech")
-    verb.add_argument("prompt", metavar="PROMPT", help="recording to continue")
-    _add_common(verb, output="audio file to write (.wav, .flac, .ogg)")
-    verb.add_argument("--seconds", type=_positive, default=60.0, help="new speech (default 60)")
-    verb.add_argument(
-        "--temperature", type=_temperature, default=1.0, help="of the new tokens (default 1)"
-    )
-    verb.add_argument(
-        "--prompt-seconds", type=_positive, help="use only the prompt's first seconds"
-    )
-    verb.add_argument("--keep-prompt", action="store_true", help="write the prompt first")
-    verb.set_defaults(run=_continue)
+    _add_continue(verbs)
 
     verb = verbs.add_parser("resynthesize", help="send a recording through the tokens and back")
     verb.add_argument("audio", metavar="IN", help="recording")
@@ -164,11 +153,42 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(run=_convert)
 
+    _add_assemble(verbs)
+
     for group in dict.fromkeys(group for group, _ in WRAPPED):
         names = ", ".join(name for known, name in WRAPPED if known == group)
         verb = verbs.add_parser(group, help=f"{names}: see speechssm {group} NAME --help")
         verb.add_argument("name", choices=[name for known, name in WRAPPED if known == group])
     return parser
+
+
+def _add_continue(verbs) -> None:
+    verb = verbs.add_parser("continue", help="continue a recording of speech")
+    verb.add_argument("prompt", metavar="PROMPT", help="recording to continue")
+    _add_common(verb, output="audio file to write (.wav, .flac, .ogg)")
+    verb.add_argument("--seconds", type=_positive, default=60.0, help="new speech (default 60)")
+    verb.add_argument(
+        "--temperature", type=_temperature, default=1.0, help="of the new tokens (default 1)"
+    )
+    verb.add_argument(
+        "--prompt-seconds", type=_positive, help="use only the prompt's first seconds"
+    )
+    verb.add_argument("--keep-prompt", action="store_true", help="write the prompt first")
+    verb.add_argument(
+        "--speech-lm",
+        metavar="PRESET",
+        help="another language model of the same tokens, such as a training run's preset/",
+    )
+    verb.set_defaults(run=_continue)
+
+
+def _add_assemble(verbs) -> None:
+    verb = verbs.add_parser("assemble", help="make a pipeline of parts that were trained")
+    verb.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write")
+    verb.add_argument("--preset", default=DEFAULT_PRESET, help="pipeline that gives the rest")
+    for part in PARTS:
+        verb.add_argument(f"--{part.replace('_', '-')}", metavar="PRESET", help="preset of it")
+    verb.set_defaults(run=_assemble)
 
 
 def _add_common(verb, output: str, seed: bool = True) -> None:
@@ -204,12 +224,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _load(preset: str):
+def _load(preset: str, speech_lm: str | None = None):
     from keras_speechssm.pipeline import SpeechContinuation
 
     folder, _ = fetch_pipeline(preset)  # what is no preset is said at once, and only that
     print(f"Loading {preset}.", file=sys.stderr)
-    return SpeechContinuation.from_preset(folder)
+    return SpeechContinuation.from_preset(folder, speech_lm)
 
 
 def _continue(arguments) -> int:
@@ -217,7 +237,7 @@ def _continue(arguments) -> int:
 
     with AudioWriter(arguments.output) as writer:
         prompt = read_speech(arguments.prompt, duration=arguments.prompt_seconds)
-        blocks = _load(arguments.preset).stream(
+        blocks = _load(arguments.preset, arguments.speech_lm).stream(
             prompt,
             seed=arguments.seed,
             temperature=arguments.temperature,
@@ -273,6 +293,15 @@ def _convert(arguments) -> int:
         from keras_speechssm.speech_lm.conversion import convert_checkpoint
 
         convert_checkpoint(arguments.source, arguments.output, to=arguments.to)
+    print(f"Wrote {arguments.output}.", file=sys.stderr)
+    return 0
+
+
+def _assemble(arguments) -> int:
+    from keras_speechssm.assembly import assemble_pipeline
+
+    parts = {part: getattr(arguments, part) for part in PARTS}
+    assemble_pipeline(arguments.output, arguments.preset, **parts)
     print(f"Wrote {arguments.output}.", file=sys.stderr)
     return 0
 

@@ -15,12 +15,7 @@ from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, fetch_pipelin
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.soundstorm import check_guidance_scale
 from keras_speechssm.window_synthesis import WindowSynthesis
-from keras_speechssm.windows import (
-    OVERLAP,
-    PROMPT_TOKENS,
-    SYNTHESIS_WINDOW,
-    StreamingWindows,
-)
+from keras_speechssm.windows import OVERLAP, PROMPT_TOKENS, SYNTHESIS_WINDOW, StreamingWindows
 
 FIRST_WINDOW = 10 * TOKEN_RATE
 """Tokens of the first window of a continuation (250, 10 s), which is soon heard."""
@@ -28,7 +23,7 @@ FIRST_WINDOW = 10 * TOKEN_RATE
 _VOICE_SECONDS = 30.0
 """What is tokenised of a recording whose voice is borrowed: one window of the tokenizer."""
 
-_SETTINGS = (
+SETTINGS = (
     "window",
     "overlap",
     "voice_tokens",
@@ -115,15 +110,28 @@ class SpeechContinuation:
         self.synthesis_iterations = synthesis_iterations
 
     @classmethod
-    def from_preset(cls, preset: str = DEFAULT_PRESET) -> "SpeechContinuation":
+    def from_preset(
+        cls, preset: str = DEFAULT_PRESET, speech_lm: str | None = None
+    ) -> "SpeechContinuation":
         """Loads the four models of a pipeline preset: a name, a folder, or a handle.
 
+        Args:
+            preset: the pipeline's.
+            speech_lm: preset of another language model of the same tokens, in place of the
+                pipeline's, such as `preset/` of a training run. Defaults to `None`.
+
         Raises:
-            ValueError: the preset is unknown, no pipeline, or a part of it is broken.
+            ValueError: a preset is unknown, no pipeline, a part of it is broken, or the
+                language model is of other tokens.
         """
         folder, config = fetch_pipeline(preset)
-        models = [load_part(folder, part) for part in PARTS]
-        return cls(*models, **{name: config[name] for name in _SETTINGS if name in config})
+        models = {part: load_part(folder, part) for part in PARTS if part != "speech_lm"}
+        models["speech_lm"] = load_part(speech_lm or folder, "speech_lm")
+        found = models["speech_lm"].backbone.vocabulary_size
+        expected = models["semantic_tokenizer"].vocabulary_size
+        if found != expected:
+            raise ValueError(f"{speech_lm or preset} has {found} tokens, {preset} {expected}.")
+        return cls(**models, **{name: config[name] for name in SETTINGS if name in config})
 
     def tokenize(self, audio) -> np.ndarray:
         """Semantic tokens int32 (time,) at 25 Hz of a path or a waveform (samples,)."""
@@ -185,12 +193,26 @@ class SpeechContinuation:
         # Checked above, when it still had its last fraction of a token.
         tokens = np.asarray(self.semantic_tokenizer.tokenize(prompt), "int32")
         blocks = self.speech_lm.stream(
-            tokens[None], temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+            tokens[None],
+            block_size=self.first_window + 1,  # what decides the first window, and no more
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            **self._room(remaining, len(tokens)),
         )
         new_tokens = (np.asarray(block)[0] for block in blocks)
         windows = StreamingWindows(self.window, self.overlap, self.first_window)
         synthesizer = self._synthesizer(self._voice(prompt, tokens))
         return _take(synthesizer.speak(new_tokens, windows, seed), remaining)
+
+    def _room(self, num_samples: int | None, prompt_tokens: int) -> dict:
+        """`num_tokens` for a model that goes no further, so that windows look ahead in its room."""
+        longest = getattr(self.speech_lm, "max_length", None)
+        if longest is None or num_samples is None:
+            return {}
+        needed = -(-num_samples // SAMPLES_PER_TOKEN)  # beyond its room, it refuses at once
+        return {"num_tokens": max(needed, longest - prompt_tokens)}
 
     def resynthesize(self, audio, seed: int | None = 0) -> np.ndarray:
         """The recording sent through the tokens and back, in the speaker's own voice.
@@ -274,9 +296,9 @@ def save_pipeline(
             and its licences. Defaults to `None`: no such file.
         **settings: arguments of `SpeechContinuation` that differ from its defaults.
     """
-    unknown = set(settings) - set(_SETTINGS)
+    unknown = set(settings) - set(SETTINGS)
     if unknown:
-        raise ValueError(f"Unknown settings {sorted(unknown)}; known are {_SETTINGS}.")
+        raise ValueError(f"Unknown settings {sorted(unknown)}; known are {SETTINGS}.")
     models = {
         "semantic_tokenizer": semantic_tokenizer,
         "speech_lm": speech_lm,

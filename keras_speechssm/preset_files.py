@@ -28,13 +28,15 @@ def replace_folder(folder: str | os.PathLike):
     try:
         yield partial
         if folder.exists():
+            for entry in folder.iterdir():
+                if not (partial / entry.name).exists():
+                    copy = shutil.copytree if entry.is_dir() else shutil.copy2
+                    copy(entry, partial / entry.name)
             folder.rename(previous)
         partial.rename(folder)
-        if previous.exists():
-            for entry in previous.iterdir():
-                if not (folder / entry.name).exists():
-                    entry.rename(folder / entry.name)
     finally:
+        if previous.exists() and not folder.exists():  # interrupted between the two names
+            previous.rename(folder)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(previous, ignore_errors=True)
 

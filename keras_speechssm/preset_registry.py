@@ -108,9 +108,14 @@ def fetch_pipeline(preset: str) -> tuple[str, dict]:
     return folder, config
 
 
-def load_part(folder: str, part: str):
-    """The model of one part of a pipeline folder, of the class that its config names."""
-    path = Path(resolve_preset(folder, part))
+def load_part(preset: str, part: str):
+    """The model of one part of a pipeline, or of a preset of its own, of its config's class.
+
+    Args:
+        preset: name, folder or handle.
+        part: one of `PARTS`.
+    """
+    path = Path(fetch_folder(preset, part))
     config = _read_config(path, "task.json" if (path / "task.json").is_file() else "config.json")
     name = config.get("registered_name")
     # Registered classes only: a name is looked up, never imported.

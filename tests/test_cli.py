@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tiny_models import shared_tiny_pipeline, shared_tiny_preset
+from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 
 from keras_speechssm import cli
 from keras_speechssm.audio import write_audio
@@ -31,7 +31,9 @@ def preset(monkeypatch):
     folder, pipeline = shared_tiny_preset(), shared_tiny_pipeline()
     load = SpeechContinuation.from_preset
     monkeypatch.setattr(
-        SpeechContinuation, "from_preset", lambda name: pipeline if name == folder else load(name)
+        SpeechContinuation,
+        "from_preset",
+        lambda name, *other: pipeline if (name, *other) == (folder, None) else load(name, *other),
     )
     return folder
 
@@ -96,6 +98,23 @@ def test_continue_writes_the_new_speech(capsys, tmp_path, prompt, preset):
     assert rate == SAMPLE_RATE
     expected = SpeechContinuation.from_preset(preset).continue_speech(prompt, 3, seed=1)
     np.testing.assert_allclose(speech, expected, atol=1e-4)
+
+
+def test_a_language_model_of_a_run_speaks(capsys, tmp_path, prompt, preset):
+    """In place of the pipeline's, and in a pipeline that is assembled of both."""
+    other = tiny_models()[1]  # with weights of its own
+    other.set_weights([weight + 0.5 for weight in other.get_weights()])
+    other.save_to_preset(str(tmp_path / "run" / "preset"))
+    options = ("--speech-lm", tmp_path / "run" / "preset", "--preset", preset)
+    assert run(capsys, "assemble", "-o", tmp_path / "mine", *options)[0] == 0
+    argv = ("continue", prompt, "--seconds", 3, "--seed", 1, "-o")
+    status, said = run(capsys, *argv, tmp_path / "a.wav", *options)
+    assert status == 0, said
+    assert run(capsys, *argv, tmp_path / "b.wav", "--preset", tmp_path / "mine")[0] == 0
+    assert run(capsys, *argv, tmp_path / "c.wav", "--preset", preset)[0] == 0
+    spoken = [soundfile.read(tmp_path / f"{name}.wav")[0] for name in "abc"]
+    np.testing.assert_allclose(spoken[0], spoken[1], atol=1e-3)
+    assert np.abs(spoken[0] - spoken[2]).max() > 1e-2
 
 
 def test_continue_can_keep_and_shorten_the_prompt(capsys, tmp_path, prompt, preset):

@@ -150,7 +150,40 @@ def test_the_settings_of_synthesis_reach_it():
 def test_stream_makes_no_more_tokens_than_it_needs():
     speech = painted()
     next(iter(speech.stream(PROMPT)))
-    assert speech.speech_lm.blocks_made == 2
+    assert speech.speech_lm.blocks_made == 1
+
+
+class BoundedModel(CountingModel):
+    """Has room for so many tokens, prompt included."""
+
+    max_length = 2048
+
+    def stream(self, token_ids, block_size=250, num_tokens=None, **sampling):
+        if num_tokens is not None and token_ids.shape[1] + num_tokens > self.max_length:
+            raise ValueError("no room")
+        for block in super().stream(token_ids, block_size):
+            if num_tokens is None:
+                raise AssertionError("it goes on beyond its room")
+            yield block[:, :num_tokens]
+            num_tokens -= block.shape[1]
+            if num_tokens <= 0:
+                return
+
+
+def test_a_bounded_language_model_speaks_to_the_end_of_its_room():
+    speech = painted()
+    speech.speech_lm = BoundedModel()
+    room = 2048 - len(PROMPT) // SAMPLES_PER_TOKEN
+    for tokens in (60 * 25, room):  # the windows of the first look beyond the room
+        seconds = tokens / 25
+        np.testing.assert_array_equal(speech.continue_speech(PROMPT, seconds), paint(251, tokens))
+    with pytest.raises(ValueError, match="no room"):
+        speech.continue_speech(PROMPT, (room + 1) / 25)
+
+
+def test_a_continuation_has_a_length():
+    with pytest.raises(ValueError, match="seconds is None"):
+        painted().continue_speech(PROMPT, None)
 
 
 def test_stream_is_lazy_but_checks_at_once():

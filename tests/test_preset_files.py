@@ -1,5 +1,7 @@
 """Whole-or-nothing folders, half-size weight files, and checks before loading."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -39,6 +41,28 @@ def test_replace_folder_leaves_the_old_after_an_error(tmp_path):
             raise KeyboardInterrupt
     assert (old / "config.json").read_text() == "old"
     assert names(tmp_path) == ["preset"]
+
+
+def test_replace_folder_brings_the_old_back_when_interrupted_between_names(tmp_path, monkeypatch):
+    old = tmp_path / "preset"
+    old.mkdir()
+    (old / "weights").write_text("old")
+    (old / "card").write_text("kept")
+    rename = Path.rename
+
+    def interrupted(path, target):
+        if path.name.endswith(".partial"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), replace_folder(old) as partial:
+        (partial / "weights").write_text("new")
+    assert {path.name: path.read_text() for path in old.iterdir()} == {
+        "weights": "old",
+        "card": "kept",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["preset"]
 
 
 def test_replace_folder_refuses_a_file(tmp_path):

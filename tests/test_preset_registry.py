@@ -242,6 +242,12 @@ def test_load_part_takes_the_class_from_the_folder(saved, tmp_path):
         load_part(str(tmp_path), "speech_lm")
 
 
+def test_load_part_downloads_a_handle(saved, tmp_path, monkeypatch):
+    write_pipeline(tmp_path, {"soundstorm": "tiny", "speech_lm": "tiny"})
+    monkeypatch.setattr("kagglehub.model_download", lambda name: str(tmp_path))
+    assert type(load_part("kaggle://someone/speech/keras/demo", "soundstorm")) is TinyBackbone
+
+
 def test_built_in_presets_are_found():
     names = preset_names()
     assert "soundstorm_600m" in names

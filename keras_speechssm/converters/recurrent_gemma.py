@@ -143,6 +143,12 @@ def griffin_shapes(config: dict) -> dict[str, tuple[int, ...]]:
 
 def _config_of_hugging_face(config: dict) -> dict:
     """Arguments of `GriffinBackbone` for a config.json of Hugging Face."""
+    needed = "hidden_size num_attention_heads vocab_size num_hidden_layers intermediate_size"
+    for name in (*needed.split(), "attention_window_size"):
+        if not isinstance(config.get(name), int):
+            raise ValueError(f"config.json has no number {name}: it is no RecurrentGemma's.")
+    if "block_types" not in config and "_block_types" not in config:
+        raise ValueError("config.json has no block_types: it is no RecurrentGemma's.")
     rope = config.get("rope_parameters") or {}
     expected = {
         "num_key_value_heads": (config.get("num_key_value_heads", 1), 1),

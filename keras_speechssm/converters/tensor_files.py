@@ -24,7 +24,9 @@ class SafetensorsTensors:
         self.place = str(folder)
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            files = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
+            if not isinstance(files, dict):
+                raise ValueError(f"{str(index)!r} has no weight_map: fetch the checkpoint again.")
             self._files = {name: folder / file for name, file in files.items()}
         else:
             path = folder / "model.safetensors"
@@ -78,6 +80,8 @@ class TorchTensors:
         except Exception as error:  # unpickling raises anything
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"{str(path)!r} cannot be read as tensors only: {reason}") from None
+        if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+            raise ValueError(f"{str(path)!r} is no dictionary of tensors: give the model's alone.")
         self._state = {name.removeprefix("params."): value for name, value in state.items()}
 
     def names(self) -> list[str]:

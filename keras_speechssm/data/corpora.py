@@ -9,6 +9,7 @@ optional `X.json` says what is spoken where:
 
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +75,23 @@ def name_recordings(inputs: Sequence[str | Path]) -> dict[str, Path]:
 
     Args:
         inputs: folders of recordings, or recordings. Names are relative to a single folder;
-            of several, each begins with the folder's own name.
+            of several, each begins with the folder's own name. Recordings have their own
+            names, or where these are equal, paths from the folder that holds them all.
 
     Raises:
         ValueError: two recordings would have one name, or what `find_audio` refuses.
     """
     names = {}
+    files = [path.absolute() for path in map(Path, inputs) if not path.is_dir()]
+    shared = None
+    if len({path.stem for path in files}) < len(files):
+        shared = Path(os.path.commonpath([path.parent for path in files]))
     for path in map(Path, inputs):
         for recording in find_audio(path):
-            inner = recording.relative_to(path if path.is_dir() else path.parent)
+            if path.is_dir() or shared is None:
+                inner = recording.relative_to(path if path.is_dir() else path.parent)
+            else:
+                inner = path.absolute().relative_to(shared)
             if len(inputs) > 1 and path.is_dir():
                 inner = Path(path.resolve().name) / inner
             name = inner.with_suffix("").as_posix()

@@ -201,6 +201,8 @@ def prepare_librispeech_long(
             or too many chapters were skipped.
     """
     splits = list(dict.fromkeys(splits))
+    if unknown := set(splits) - set(SPLITS):
+        raise ValueError(f"splits has {sorted(unknown)[0]!r}; expected {', '.join(SPLITS)}.")
     if not 0 <= max_skipped <= 1:
         raise ValueError(f"max_skipped is {max_skipped}; expected a share, 0 to 1.")
     if not 0 < target_seconds < math.inf:

@@ -105,9 +105,15 @@ def prepare_synthesized(
     books = read_books(text_folder)
     if absent := set(heldout_books) - set(books):
         raise ValueError(f"Held-out books {sorted(absent)} are not in {text_folder}.")
-    heldout = {name: books.pop(name) for name in heldout_books}
+    heldout = {name: books.pop(name) for name in dict.fromkeys(heldout_books)}
     if not books or not heldout:
         raise ValueError(f"{text_folder} must hold at least one book to train on, one held out.")
+    # A book that says nothing would be read again and again without end; of those that are held
+    # out each part reads a half.
+    short = [name for name, pieces in heldout.items() if len(pieces) < 2]
+    short += [name for name, pieces in books.items() if not pieces]
+    if short:
+        raise ValueError(f"{short[0]}.txt in {text_folder} is too short: expected sentences.")
     root = Path(output_folder)
     # More hours only add recordings; anything else here would give others the old ones' places.
     keep_options(

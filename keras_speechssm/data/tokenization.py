@@ -16,6 +16,7 @@ from keras_speechssm.data.token_store import (
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.semantic import SemanticTokenizer
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
+from keras_speechssm.whole_files import check_kept_options, keep_options
 
 
 def _to_stderr(line: str) -> None:
@@ -80,7 +81,9 @@ def tokenize_recordings(
             f"{preset!r}; give an empty folder."
         )
     names = name_recordings(audio)
+    check_kept_options(output_folder, preset=preset)
     tokenizer = SemanticTokenizer.from_preset(preset)
+    keep_options(output_folder, preset=preset)
     missing = [name for name in names if not (output_folder / f"{name}.npy").is_file()]
     began, shown, seconds = time.monotonic(), time.monotonic(), 0.0
     for number, name in enumerate(missing, start=1):

@@ -9,6 +9,7 @@ from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.mel import mel_filters
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.training.option_checks import check_at_least
 
 _WINDOW, _HOP, _BANDS = 1024, 256, 80
 
@@ -85,6 +86,7 @@ def evaluate_codec(
     Returns:
         dict of the means and `num_recordings`.
     """
+    check_at_least(1, limit=limit)
     files = find_audio(audio_folders)[:limit]
     rows = []
     for path in files:

@@ -17,7 +17,7 @@ from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.evaluation.generation_log import log_item, read_log
 from keras_speechssm.evaluation.token_perplexity import make_room
 from keras_speechssm.pipeline import SpeechContinuation
-from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
+from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.shapes import TOKEN_RATE
 from keras_speechssm.speech_lm.slide_and_prompt import SlideAndPrompt
 from keras_speechssm.training.option_checks import check_at_least
@@ -249,14 +249,7 @@ def _plan(protocol: str, prompt_seconds: float | None, until_seconds: float | No
 def _load(
     preset: str, speech_lm: str | None, slide_seconds: float | None, until_seconds: float
 ) -> SpeechContinuation:
-    # First, since a name that is wrong costs nothing then.
-    other = None if speech_lm is None else load_part(speech_lm, "speech_lm")
-    speech = SpeechContinuation.from_preset(preset)
-    if other is not None:
-        sizes = (other.backbone.vocabulary_size, speech.speech_lm.backbone.vocabulary_size)
-        if sizes[0] != sizes[1]:
-            raise ValueError(f"{speech_lm} has {sizes[0]} tokens, {preset} has {sizes[1]}.")
-        speech.speech_lm = other
+    speech = SpeechContinuation.from_preset(preset, speech_lm)
     if slide_seconds is not None:
         limit = round(slide_seconds * TOKEN_RATE)
         speech.speech_lm = SlideAndPrompt(speech.speech_lm, limit)

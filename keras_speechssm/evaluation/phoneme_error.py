@@ -8,6 +8,7 @@ from keras_speechssm.data.corpora import PHONEMES, find_audio, read_segments
 from keras_speechssm.evaluation.edit_distance import edit_distance
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.training.option_checks import check_at_least
 
 
 def phoneme_error_rate(references: Sequence[Sequence], hypotheses: Sequence[Sequence]) -> float:
@@ -51,6 +52,8 @@ def evaluate_phoneme_error(
     Returns:
         `{"phoneme_error_rate", "num_phonemes", "num_segments"}`.
     """
+    check_at_least(1, max_segments=max_segments)
+    check_at_least(0, margin=margin)
     segments = [
         (path, segment)
         for path in find_audio(audio_folders)

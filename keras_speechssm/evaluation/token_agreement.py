@@ -12,6 +12,7 @@ from keras_speechssm.data.corpora import find_audio, number_and_voice
 from keras_speechssm.evaluation.edit_distance import edit_distance
 from keras_speechssm.preset_registry import DEFAULT_PRESET
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.training.option_checks import check_at_least
 
 
 def without_repeats(tokens) -> list[int]:
@@ -72,6 +73,7 @@ def evaluate_token_agreement(
     Returns:
         See `token_agreement`; runs of one token count once.
     """
+    check_at_least(1, max_pairs=max_pairs)
     streams = {}
     tokenizer = SemanticTokenizer.from_preset(preset)
     for path in find_audio([parallel_folder]):

@@ -25,9 +25,9 @@ def set_recurrence_implementation(name: str) -> None:
     Args:
         name: `"scan"` goes step by step; `"associative"` is `jax.lax.associative_scan`, of
             logarithmic depth; `"pallas"` is a kernel for TPU and GPU. `"auto"`, the default,
-            takes the kernel on a TPU, the associative form on GPU and where
-            `keras.distribution` is set, and the scan on CPU, by the platform that a function is
-            compiled for.
+            takes the kernel on a TPU, or the associative form where `keras.distribution` is set,
+            the associative form on a GPU and the scan on a CPU, by the platform that a function
+            is compiled for.
 
     Raises:
         ValueError: another name, or one that the running backend does not have: TensorFlow and

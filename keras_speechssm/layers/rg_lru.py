@@ -27,7 +27,7 @@ class RGLRU(keras.layers.Layer):
     Args:
         width: dimension of the input, of the state and of the output.
         num_heads: blocks of the gates; must divide `width`.
-        min_decay, max_decay: range in which softplus(Lambda) = -log|a| is drawn at the start.
+        min_decay, max_decay: range in which |a| = exp(-softplus(Lambda)) lies at the start.
             Default to 0.9 and 0.999.
 
     Call arguments:

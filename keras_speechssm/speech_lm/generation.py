@@ -7,6 +7,7 @@ stop in between changes what is sampled.
 """
 
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_speechssm.compilation import compile_inference
+from keras_speechssm.whole_files import whole_file
 
 BLOCK_SIZE = 256
 """Tokens that one call of the compiled sampler can make, and a chunk of a prompt."""
@@ -74,10 +76,8 @@ def save_generation_state(state: GenerationState, path: str | os.PathLike) -> No
         f"leaf_{number}": ops.convert_to_numpy(ops.cast(leaf, _plain_dtype(leaf)))
         for number, leaf in enumerate(keras.tree.flatten((state.model, state.logits)))
     }
-    partial = f"{os.fspath(path)}.partial"
-    with open(partial, "wb") as file:
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, num_generated=state.num_generated, seed=state.seed, **arrays)
-    os.replace(partial, path)
 
 
 def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationState:
@@ -88,11 +88,15 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
         path: the `.npz` file.
 
     Raises:
-        ValueError: the file belongs to a model of other sizes.
+        ValueError: the file is damaged or of something else, or belongs to a model of other sizes.
     """
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    batch = arrays["leaf_0"].shape[0]
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        batch = arrays["leaf_0"].shape[0]
+        num_generated, seed = int(arrays["num_generated"]), int(arrays["seed"])
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+        raise ValueError(f"{os.fspath(path)!r} is damaged, or no state of a generation.") from None
     logits = ops.zeros((batch, model.backbone.vocabulary_size), dtype="float32")
     like = (model.initial_state(batch), logits)
     leaves = keras.tree.flatten(like)
@@ -108,7 +112,7 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
         for number, leaf in enumerate(leaves)
     ]
     state, logits = keras.tree.pack_sequence_as(like, loaded)
-    return GenerationState(state, logits, int(arrays["num_generated"]), int(arrays["seed"]))
+    return GenerationState(state, logits, num_generated, seed)
 
 
 def reorder_state(state: Any, indices: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_speechssm.shapes import TOKEN_RATE
+from keras_speechssm.speech_lm.requests import read_count, read_tokens
 
 PROMPT_TOKENS = 3 * TOKEN_RATE
 
@@ -64,9 +65,16 @@ class SlideAndPrompt:
         Returns:
             Iterator of int32 (batch, block_size), the last one shorter.
         """
+        block_size = read_count("block_size", block_size)
+        if num_tokens is not None:
+            num_tokens = read_count("num_tokens", num_tokens)
+        # Which ids there are, the model knows.
+        token_ids, _ = read_tokens(token_ids, None, np.iinfo("int32").max)
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        pending = np.zeros((len(np.asarray(token_ids)), 0), "int32")
-        sequences = self._sequences(np.asarray(token_ids, "int32"), seed, sampling)
+        return self._blocks(self._sequences(token_ids, seed, sampling), block_size, num_tokens)
+
+    def _blocks(self, sequences, block_size: int, num_tokens: int | None) -> Iterator[np.ndarray]:
+        pending = next(sequences)
         while num_tokens is None or num_tokens > 0:
             wanted = block_size if num_tokens is None else min(block_size, num_tokens)
             while pending.shape[1] < wanted:

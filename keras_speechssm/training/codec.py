@@ -242,8 +242,9 @@ def train_codec(
             are kept. By default the training loss selects.
         preset: of a SoundStream to train on from, or one without weights to begin anew, such
             as `soundstream_16khz`, the paper's size.
-        model_config: arguments of `SoundStream`, over the preset's. Defaults without a preset to
-            `DEMO_CODEC`.
+        model_config: arguments of `SoundStream`, over the preset's; without a preset over the
+            class' own defaults, a codec of convolutions. Defaults without a preset to
+            `DEMO_CODEC`, a source-filter codec.
         folder_weights: share of the crops from each folder. Defaults to even.
         batch_size, crop_seconds: crops in a step and their length.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
@@ -262,12 +263,7 @@ def train_codec(
     Returns:
         The trained model.
     """
-    check_schedule(
-        learning_rate=learning_rate,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        max_seconds=max_seconds,
-    )
+    check_schedule(learning_rate, total_steps, steps_per_epoch, max_seconds=max_seconds)
     check_model_config(model_config, SoundStream)
     keras.utils.set_random_seed(seed)
     if preset is None:

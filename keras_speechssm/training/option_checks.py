@@ -22,7 +22,6 @@ def check_between(low: float, high: float, **options: float | None) -> None:
 
 
 def check_schedule(
-    *,
     learning_rate: float,
     total_steps: int,
     steps_per_epoch: int,

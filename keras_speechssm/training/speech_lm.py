@@ -192,10 +192,7 @@ def train_speech_lm(
     rows = PackedSequences(source.lengths, source.read, sequence_length, seed)
     make_batch, validation_batches = rows.batches(batch_size), None
     if validation_folders:
-        held_out = open_tokens(validation_folders)
-        _check_vocabulary(held_out.vocabulary_size, source.vocabulary_size, "validation_folders")
-        held_out = PackedSequences(held_out.lengths, held_out.read, sequence_length, seed)
-        validation_batches = held_out.held_out_batches(batch_size, validation_steps)
+        validation_batches = _held_out_batches(options, source.vocabulary_size)
     if model == "speech_transformer":
         make_batch, validation_batches = _without_resets(make_batch, validation_batches)
     callbacks = []
@@ -258,6 +255,21 @@ def _check_options(options: dict) -> None:
         raise ValueError(f"model is {options['model']!r}; expected one of {', '.join(MODELS)}.")
     backbone = MODELS[options["model"]][1]
     check_model_config(options["model_config"], backbone, ("vocabulary_size",))
+
+
+def _held_out_batches(options: dict, vocabulary_size: int) -> list[tuple]:
+    """What `train_speech_lm` validates on, by its options."""
+    source = open_tokens(options["validation_folders"])
+    _check_vocabulary(source.vocabulary_size, vocabulary_size, "validation_folders")
+    length, batch_size = options["sequence_length"], options["batch_size"]
+    rows = PackedSequences(source.lengths, source.read, length, options["seed"])
+    devices = options["device_mesh"][0] if options["device_mesh"] else 1
+    if min(len(rows), batch_size) % devices:
+        raise ValueError(
+            f"validation_folders give {len(rows)} rows of {length} tokens, which {devices} devices "
+            "cannot share: give more recordings."
+        )
+    return rows.held_out_batches(batch_size, options["validation_steps"])
 
 
 def make_model(

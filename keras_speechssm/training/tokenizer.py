@@ -147,12 +147,7 @@ def train_tokenizer(
         The tokenizer with its best weights; it lies in `output_dir/preset` too.
     """
     check_between(0, 1, quantize_from=quantize_from)
-    check_schedule(
-        learning_rate=learning_rate,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        max_seconds=max_seconds,
-    )
+    check_schedule(learning_rate, total_steps, steps_per_epoch, max_seconds=max_seconds)
     check_model_config(model_config, SemanticTokenizer)
     keras.utils.set_random_seed(seed)
     config = {"masked_loss_weight": best_rq_weight, "seed": seed, **(model_config or {})}
@@ -175,15 +170,9 @@ def train_tokenizer(
         model.log_mel.adapt(batches.example_waveforms())
     validation = None
     if validation_folders:
-        held_out = CropBatches(
-            validation_folders,
-            crop_seconds,
-            batch_size,
-            seed,
-            untranscribed_share=0.0,
-            augmented=False,
-            outputs=phoneme_outputs(model),
-        )
+        crops = (crop_seconds, batch_size, seed)
+        outputs = phoneme_outputs(model)
+        held_out = CropBatches(validation_folders, *crops, 0.0, augmented=False, outputs=outputs)
         validation = [held_out(step) for step in range(num_validation_batches)]
     compile_tokenizer(model, ctc_weight=ctc_weight)
     budget = Budget(Path(output_dir), -(-total_steps // steps_per_epoch), max_seconds)

@@ -11,6 +11,7 @@ from reference_models import VOCABULARY, WINDOW
 
 from keras_speechssm.compilation import compile_inference
 from keras_speechssm.models import GriffinBackbone
+from keras_speechssm.speech_lm.conversion import convert_checkpoint
 
 pytest.importorskip("torch", reason="torch, in which two of the forms come, is not installed")
 pytest.importorskip("recurrentgemma", reason="recurrentgemma (extra parity) is not installed")
@@ -234,6 +235,22 @@ def test_code_in_a_torch_file_is_not_run(tmp_path):
     with pytest.raises(ValueError, match="cannot be read as tensors only"):
         GriffinBackbone.from_preset(str(tmp_path / "checkpoint"))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "state_dict": {}}, [1, 2]])
+def test_a_torch_file_of_other_things_is_refused(tmp_path, content):
+    import torch
+
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="last.pt' is no dictionary of tensors"):
+        GriffinBackbone.from_preset(str(tmp_path))
+
+
+def test_a_config_that_is_no_recurrent_gemma_s_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "recurrent_gemma"}')
+    with pytest.raises(ValueError, match="config.json has no number hidden_size"):
+        convert_checkpoint(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_handles_are_downloaded_and_read(hugging_face, flax, tmp_path, monkeypatch):

@@ -197,6 +197,12 @@ def test_a_damaged_utterance_map_is_named(original, tmp_path):
         prepare_librispeech_long(original, tmp_path / "out", splits=["test-clean"])
 
 
+def test_a_split_that_the_benchmark_has_not_is_refused_before_the_work(original, tmp_path):
+    with pytest.raises(ValueError, match="splits has 'train-clean-360'; expected dev-clean, "):
+        prepare_librispeech_long(original, tmp_path / "out", splits=["train-clean-360"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_options_write_nothing(original, tmp_path):
     with pytest.raises(ValueError, match="target_seconds is 0"):
         prepare_librispeech_long(original, tmp_path / "out", target_seconds=0)

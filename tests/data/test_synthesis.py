@@ -161,6 +161,20 @@ def test_a_folder_goes_on_with_its_own_options_only(texts, tmp_path, option):
 
 
 @needs_programs
+@pytest.mark.parametrize("name", ["heldout", "novel"])
+def test_a_book_that_says_nothing_is_refused(tmp_path, name):
+    books = {"heldout": "Alice was beginning to get very tired. " * 9, "novel": "Call me. " * 9}
+    books[name] = "Well.\n" if name == "heldout" else "12\n"
+    (tmp_path / "texts").mkdir()
+    for book, text in books.items():
+        (tmp_path / "texts" / f"{book}.txt").write_text(text)
+    options = dict(hours=0.01, heldout_books=("heldout", "heldout"), progress=None)
+    with pytest.raises(ValueError, match=f"^{name}.txt in .* is too short"):
+        prepare_synthesized(tmp_path / "texts", tmp_path / "corpus", **options)
+    assert not (tmp_path / "corpus").exists()
+
+
+@needs_programs
 def test_an_interrupt_leaves_only_whole_recordings(texts, tmp_path, monkeypatch):
     calls = []
 

@@ -6,7 +6,7 @@ from tiny_models import shared_tiny_preset
 
 from keras_speechssm.audio import write_audio
 from keras_speechssm.data import tokenization
-from keras_speechssm.data.token_store import read_manifest, read_tokens
+from keras_speechssm.data.token_store import read_manifest, read_tokens, write_tokens
 from keras_speechssm.data.tokenization import tokenize_file, tokenize_recordings
 
 
@@ -64,13 +64,33 @@ def test_another_preset_is_refused(recordings, counting):
         tokenize_recordings([recordings / "a"], recordings / "out", "q", progress=None)
 
 
+def test_another_preset_is_refused_after_an_interrupt_too(recordings, counting, monkeypatch):
+    output = recordings.parent / "tokens"
+
+    def interrupted(path, tokens):
+        write_tokens(path, tokens)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenization, "write_tokens", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_recordings([recordings], output, "p", progress=None)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="begun with preset 'p'"):
+        tokenize_recordings([recordings], output, "q", progress=None)
+
+
 def test_equal_names_and_files_as_folders_are_refused(recordings, counting):
+    files = [recordings / "a" / "x.wav", recordings / "b" / "x.wav"]
+    tokenize_recordings(files, recordings / "two", "p", progress=None)
+    assert set(read_manifest(recordings / "two").recordings) == {"a/x", "b/x"}
+    write_audio(recordings / "a" / "x.flac", np.zeros(16000, "float32"))
+    with pytest.raises(ValueError, match="would both be named 'a/x'"):
+        tokenize_recordings([*files, recordings / "a" / "x.flac"], recordings / "out", "p")
     with pytest.raises(ValueError, match="would both be named 'x'"):
-        files = [recordings / "a" / "x.wav", recordings / "b" / "x.wav"]
-        tokenize_recordings(files, recordings / "out", "p")
+        tokenize_recordings([recordings / "a"], recordings / "out", "p")
     with pytest.raises(ValueError, match="a file lies there"):
         tokenize_recordings([recordings / "a"], recordings / "a" / "x.wav", "p")
-    assert not (recordings / "out").exists() and counting.calls == 0
+    assert not (recordings / "out").exists() and counting.calls == 2
 
 
 def test_one_file_through_a_real_model(recordings):

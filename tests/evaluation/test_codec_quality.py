@@ -63,6 +63,9 @@ def test_means_over_a_folder(tmp_path, monkeypatch):
     result = evaluate_codec([tmp_path], longer)
     assert result == {"mean": pytest.approx(0.2, abs=1e-3), "num_recordings": 2}
     assert evaluate_codec([tmp_path], longer, limit=1)["num_recordings"] == 1
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match=f"limit is {limit}"):
+            evaluate_codec([tmp_path], longer, limit=limit)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="No audio in .*empty"):
         evaluate_codec([tmp_path / "empty"], longer)

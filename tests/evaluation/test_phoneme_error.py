@@ -65,6 +65,8 @@ def test_segments_are_cut_out_and_compared(tmp_path, monkeypatch):
     }
     one = evaluate_phoneme_error([tmp_path], preset="some-preset", max_segments=1)
     assert one["num_segments"] == 1
+    with pytest.raises(ValueError, match="max_segments is 0"):
+        evaluate_phoneme_error([tmp_path], max_segments=0)
 
 
 def test_folders_without_transcripts_are_refused(tmp_path):

@@ -56,6 +56,8 @@ def test_file_names_give_sentence_and_voice(tmp_path, monkeypatch):
         write_audio(tmp_path / f"{name}.wav", np.full(800, level))
     found = evaluate_token_agreement(tmp_path)
     assert found["same_sentence"] == 0.5 and found["same_voice"] == 1.0
+    with pytest.raises(ValueError, match="max_pairs is 0"):
+        evaluate_token_agreement(tmp_path, max_pairs=0)
     write_audio(tmp_path / "nameless.wav", np.zeros(800))
     with pytest.raises(ValueError, match="should be named <number>_<voice>.wav"):
         evaluate_token_agreement(tmp_path)

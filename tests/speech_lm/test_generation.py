@@ -100,6 +100,21 @@ def test_state_of_another_model_is_refused(model, tmp_path):
         load_generation_state(model, tmp_path / "state.npz")
 
 
+@pytest.mark.parametrize("damage", ["cut", "text", "other arrays"])
+def test_a_file_that_is_no_state_is_refused_in_one_line(model, tmp_path, damage):
+    path = tmp_path / "state.npz"
+    save_generation_state(model.start_generation(np.array([[1, 2, 3]]), seed=5), path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.npz"]
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("no arrays")
+    else:
+        np.savez(path, tokens=np.zeros(3))
+    with pytest.raises(ValueError, match="is damaged, or no state of a generation.$"):
+        load_generation_state(model, path)
+
+
 def test_state_is_a_structure_of_arrays_of_fixed_shapes(model):
     state = model.start_generation(np.array([[1, 2, 3]]), seed=0)
     _, later = model.continue_generation(state, 40)

@@ -57,3 +57,13 @@ def test_a_limit_without_room_is_refused(limit):
         SlideAndPrompt(CountsUp(), limit=limit, prompt_tokens=4)
     with pytest.raises(ValueError, match="needs a limit"):
         SlideAndPrompt(object())
+
+
+def test_what_the_models_refuse_is_refused_at_once():
+    extended = SlideAndPrompt(CountsUp(), prompt_tokens=4)
+    for wrong in ({"block_size": 0}, {"num_tokens": 0}, {"num_tokens": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            extended.stream(np.array([[1]]), **wrong)
+    for tokens in ([1, 2], [[1.5]], [[]]):
+        with pytest.raises(ValueError, match="token_ids"):
+            extended.stream(np.array(tokens))
