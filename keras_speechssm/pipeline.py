@@ -124,9 +124,10 @@ class SpeechContinuation:
             ValueError: a preset is unknown, no pipeline, a part of it is broken, or the
                 language model is of other tokens.
         """
+        # First, since a name that is wrong costs nothing then.
+        models = {"speech_lm": load_part(speech_lm or preset, "speech_lm")}
         folder, config = fetch_pipeline(preset)
-        models = {part: load_part(folder, part) for part in PARTS if part != "speech_lm"}
-        models["speech_lm"] = load_part(speech_lm or folder, "speech_lm")
+        models |= {part: load_part(folder, part) for part in PARTS if part not in models}
         found = models["speech_lm"].backbone.vocabulary_size
         expected = models["semantic_tokenizer"].vocabulary_size
         if found != expected:

@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(recordings):
         (recordings / "t.csv").write_text("LJ1|Hello.\n")
         prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "in" / "out")
     (recordings / "in" / "LJ1b.wav").write_bytes(b"")
-    with pytest.raises(ValueError, match="LJ1b.wav cannot be read as audio"):
+    with pytest.raises(ValueError, match="LJ1b.wav is empty"):
         (recordings / "t.csv").write_text("LJ1b|Hello.\n")
         prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "out")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_speechssm.data.token_store import finish_token_folder, write_tokens
+from keras_speechssm.training.speech_lm import train_speech_lm
 
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution on JAX")
 
@@ -35,7 +36,7 @@ print(json.dumps([[[line["loss"], line["val_loss"]] for line in lines], shard]))
 
 
 def train(folder, run, mesh=()):
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     env = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     command = [sys.executable, "-c", TRAIN, str(folder), str(run), *map(str, mesh)]
     result = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -60,6 +61,17 @@ def test_eight_devices_give_the_losses_of_one(tokens, tmp_path):
         found, part = train(tokens, tmp_path / str(mesh), mesh)
         np.testing.assert_allclose(found, one, rtol=2e-4)
         assert whole == (16, 32) and part == shard
+
+
+def test_validation_that_devices_cannot_share_is_refused_before_the_run(tokens, tmp_path):
+    write_tokens(tmp_path / "few" / "0.npy", np.arange(80) % 8)
+    finish_token_folder(tmp_path / "few", 8)
+    options = dict(sequence_length=16, batch_size=8, device_mesh=[4])
+    with pytest.raises(ValueError, match="validation_folders give 5 rows .* 4 devices cannot"):
+        train_speech_lm(
+            [tokens], tmp_path / "run", validation_folders=[tmp_path / "few"], **options
+        )
+    assert not (tmp_path / "run").exists()
 
 
 @on_jax
