@@ -121,8 +121,7 @@ class SpeechContinuation:
                 pipeline's, such as `preset/` of a training run. Defaults to `None`.
 
         Raises:
-            ValueError: a preset is unknown, no pipeline, a part of it is broken, or the
-                language model is of other tokens.
+            ValueError: a preset is unknown, broken, no pipeline, or of other tokens.
         """
         # First, since a name that is wrong costs nothing then.
         models = {"speech_lm": load_part(speech_lm or preset, "speech_lm")}
@@ -212,8 +211,10 @@ class SpeechContinuation:
         longest = getattr(self.speech_lm, "max_length", None)
         if longest is None or num_samples is None:
             return {}
-        needed = -(-num_samples // SAMPLES_PER_TOKEN)  # beyond its room, it refuses at once
-        return {"num_tokens": max(needed, longest - prompt_tokens)}
+        room = longest - prompt_tokens
+        if num_samples > room * SAMPLES_PER_TOKEN:
+            raise ValueError(f"The language model goes on for {room / TOKEN_RATE:g} s at most.")
+        return {"num_tokens": room}
 
     def resynthesize(self, audio, seed: int | None = 0) -> np.ndarray:
         """The recording sent through the tokens and back, in the speaker's own voice.

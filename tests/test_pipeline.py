@@ -159,8 +159,7 @@ class BoundedModel(CountingModel):
     max_length = 2048
 
     def stream(self, token_ids, block_size=250, num_tokens=None, **sampling):
-        if num_tokens is not None and token_ids.shape[1] + num_tokens > self.max_length:
-            raise ValueError("no room")
+        assert num_tokens is None or token_ids.shape[1] + num_tokens <= self.max_length
         for block in super().stream(token_ids, block_size):
             if num_tokens is None:
                 raise AssertionError("it goes on beyond its room")
@@ -177,8 +176,8 @@ def test_a_bounded_language_model_speaks_to_the_end_of_its_room():
     for tokens in (60 * 25, room):  # the windows of the first look beyond the room
         seconds = tokens / 25
         np.testing.assert_array_equal(speech.continue_speech(PROMPT, seconds), paint(251, tokens))
-    with pytest.raises(ValueError, match="no room"):
-        speech.continue_speech(PROMPT, (room + 1) / 25)
+    with pytest.raises(ValueError, match=f"goes on for {room / 25:g} s"):
+        speech.stream(PROMPT, seconds=(room + 1) / 25)  # at once, before anything is spoken
 
 
 def test_a_continuation_has_a_length():
