@@ -34,7 +34,8 @@ class Budget:
         used = epochs / self.total_epochs
         lines = [] if self.max_seconds is None else self.metrics()[:epochs]
         if lines:
-            used = max(used, lines[-1].get("seconds", 0.0) / max(self.max_seconds, 1e-9))
+            seconds = lines[-1].get("seconds", 0.0)
+            used = 1.0 if seconds >= self.max_seconds else max(used, seconds / self.max_seconds)
         return min(used, 1.0)
 
 
