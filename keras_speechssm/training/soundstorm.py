@@ -18,7 +18,7 @@ from keras_speechssm.training.token_pairs import TokenPair, prepare_token_pairs,
 DEMO_SOUNDSTORM = dict(
     num_layers=6, hidden_dim=256, num_heads=4, intermediate_dim=768, kernel_size=5, dropout=0.0
 )
-"""Arguments of the demo preset's SoundStorm, less the sizes that tokenizer and codec give."""
+"""Arguments of a small SoundStorm (the demo has 4 layers), less what tokenizer and codec give."""
 
 
 class SoundStormBatches:

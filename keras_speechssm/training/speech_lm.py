@@ -31,7 +31,8 @@ DEFAULT_CONFIG = {
     "attention_window": 512,
     "use_rotary": False,
 }
-"""The demo's size, about 5 million parameters; `vocabulary_size` comes from the tokens."""
+"""About 5 million parameters (the demo has 4 layers, 3.3 million); the tokens give
+`vocabulary_size`."""
 
 DEFAULT_TRANSFORMER_CONFIG = {
     "num_layers": 6,
