@@ -62,7 +62,7 @@ Stopped half way, it goes on when it is called again. (`speechssm prepare sequen
 from the command line, for any number of hours.)
 """
 
-recordings = [path for path in find_audio(RECORDINGS) if path.parent != OUTPUT]
+recordings = [path for path in find_audio(RECORDINGS) if path.parent.resolve() != OUTPUT.resolve()]
 held_out = recordings[::10]
 trained_on = [path for path in recordings if path not in held_out] or held_out
 
