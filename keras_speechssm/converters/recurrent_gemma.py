@@ -83,8 +83,8 @@ def open_recurrent_gemma(folder: str | Path) -> RecurrentGemmaCheckpoint | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if config.get("model_type") != "recurrent_gemma":
             return None
-        tensors = SafetensorsTensors(folder)
-        return RecurrentGemmaCheckpoint(tensors, "hugging_face", _config_of_hugging_face(config))
+        ours = _config_of_hugging_face(config)
+        return RecurrentGemmaCheckpoint(SafetensorsTensors(folder), "hugging_face", ours)
     if files := sorted(folder.glob("*.pt")):
         return RecurrentGemmaCheckpoint(TorchTensors(files[0]), "torch")
     for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
