@@ -224,12 +224,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _load(preset: str, speech_lm: str | None = None):
+def _load(preset: str, **parts: str | None):
     from keras_speechssm.pipeline import SpeechContinuation
 
     folder, _ = fetch_pipeline(preset)  # what is no preset is said at once, and only that
     print(f"Loading {preset}.", file=sys.stderr)
-    return SpeechContinuation.from_preset(folder, speech_lm)
+    return SpeechContinuation.from_preset(folder, **parts)
 
 
 def _continue(arguments) -> int:
@@ -237,7 +237,7 @@ def _continue(arguments) -> int:
 
     with AudioWriter(arguments.output) as writer:
         prompt = read_speech(arguments.prompt, duration=arguments.prompt_seconds)
-        blocks = _load(arguments.preset, arguments.speech_lm).stream(
+        blocks = _load(arguments.preset, speech_lm=arguments.speech_lm).stream(
             prompt,
             seed=arguments.seed,
             temperature=arguments.temperature,
@@ -298,10 +298,8 @@ def _convert(arguments) -> int:
 
 
 def _assemble(arguments) -> int:
-    from keras_speechssm.assembly import assemble_pipeline
-
     parts = {part: getattr(arguments, part) for part in PARTS}
-    assemble_pipeline(arguments.output, arguments.preset, **parts)
+    _load(arguments.preset, **parts).save_to_preset(arguments.output)
     print(f"Wrote {arguments.output}.", file=sys.stderr)
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_speechssm.audio import read_speech
 from keras_speechssm.preset_files import save_parts
-from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, fetch_pipeline, load_part
+from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, load_parts
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.soundstorm import check_guidance_scale
 from keras_speechssm.window_synthesis import WindowSynthesis
@@ -111,27 +111,42 @@ class SpeechContinuation:
 
     @classmethod
     def from_preset(
-        cls, preset: str = DEFAULT_PRESET, speech_lm: str | None = None
+        cls,
+        preset: str = DEFAULT_PRESET,
+        *,
+        semantic_tokenizer: str | None = None,
+        speech_lm: str | None = None,
+        soundstorm: str | None = None,
+        soundstream: str | None = None,
     ) -> "SpeechContinuation":
         """Loads the four models of a pipeline preset: a name, a folder, or a handle.
 
         Args:
             preset: the pipeline's.
-            speech_lm: preset of another language model of the same tokens, in place of the
-                pipeline's, such as `preset/` of a training run. Defaults to `None`.
+            semantic_tokenizer, speech_lm, soundstorm, soundstream: preset of another such
+                model, such as `preset/` of a training run, in place of the pipeline's.
+                Default to `None`.
 
         Raises:
-            ValueError: a preset is unknown, broken, no pipeline, or of other tokens.
+            ValueError: a preset is unknown, broken or no pipeline, or the models do not fit
+                together: two are of different tokens, levels or codes.
         """
-        # First, since a name that is wrong costs nothing then.
-        models = {"speech_lm": load_part(speech_lm or preset, "speech_lm")}
-        folder, config = fetch_pipeline(preset)
-        models |= {part: load_part(folder, part) for part in PARTS if part not in models}
-        found = models["speech_lm"].backbone.vocabulary_size
-        expected = models["semantic_tokenizer"].vocabulary_size
-        if found != expected:
-            raise ValueError(f"{speech_lm or preset} has {found} tokens, {preset} {expected}.")
+        parts = (semantic_tokenizer, speech_lm, soundstorm, soundstream)
+        models, config = load_parts(preset, **dict(zip(PARTS, parts, strict=True)))
         return cls(**models, **{name: config[name] for name in SETTINGS if name in config})
+
+    def save_to_preset(self, preset_dir: str | os.PathLike, metadata: dict | None = None) -> None:
+        """Writes the four models, weights as float16, and the settings as a pipeline preset.
+
+        Args:
+            preset_dir: the folder, written whole or not at all. One that exists keeps its
+                other files, such as its model card.
+            metadata: dict of JSON values for `metadata.json`, such as the training data
+                and its licences. Defaults to `None`: no such file.
+        """
+        models = {part: getattr(self, part) for part in PARTS}
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        save_parts(preset_dir, models, {"pipeline": "SpeechContinuation", **settings}, metadata)
 
     def tokenize(self, audio) -> np.ndarray:
         """Semantic tokens int32 (time,) at 25 Hz of a path or a waveform (samples,)."""
@@ -276,38 +291,6 @@ class SpeechContinuation:
             iterations=self.synthesis_iterations,
             windows_at_once=self.windows_at_once,
         )
-
-
-def save_pipeline(
-    folder: str | os.PathLike,
-    semantic_tokenizer,
-    speech_lm,
-    soundstorm,
-    soundstream,
-    metadata: dict | None = None,
-    **settings,
-) -> None:
-    """Writes the four models as a pipeline preset, whole or not at all.
-
-    Args:
-        folder: where to. Other files of an existing folder, such as its model card,
-            are kept.
-        semantic_tokenizer, speech_lm, soundstorm, soundstream: the models. Their
-            weights are stored as float16.
-        metadata: dict of JSON values for `metadata.json`, such as the training data
-            and its licences. Defaults to `None`: no such file.
-        **settings: arguments of `SpeechContinuation` that differ from its defaults.
-    """
-    unknown = set(settings) - set(SETTINGS)
-    if unknown:
-        raise ValueError(f"Unknown settings {sorted(unknown)}; known are {SETTINGS}.")
-    models = {
-        "semantic_tokenizer": semantic_tokenizer,
-        "speech_lm": speech_lm,
-        "soundstorm": soundstorm,
-        "soundstream": soundstream,
-    }
-    save_parts(folder, models, {"pipeline": "SpeechContinuation", **settings}, metadata)
 
 
 def _num_samples(seconds: float | None) -> int | None:

@@ -125,6 +125,41 @@ def load_part(preset: str, part: str):
     return found.from_preset(str(path))
 
 
+def load_parts(preset: str, **parts: str | None) -> tuple[dict, dict]:
+    """The four models of a pipeline by their parts' names, and its config.
+
+    Args:
+        preset: the pipeline's name, folder or handle.
+        **parts: presets that give a part in place of the pipeline's own. `None` is none.
+
+    Raises:
+        ValueError: a preset is unknown or of another part, or the parts do not fit together:
+            language model and SoundStorm need the tokenizer's vocabulary, SoundStorm the
+            levels and codes of the SoundStream.
+    """
+    # First, since a name that is wrong costs nothing then.
+    models = {part: load_part(given, part) for part, given in parts.items() if given}
+    folder, config = fetch_pipeline(preset)
+    models = {part: models.get(part) or load_part(folder, part) for part in PARTS}
+    _check_fit(**models)
+    return models, config
+
+
+def _check_fit(semantic_tokenizer, speech_lm, soundstorm, soundstream) -> None:
+    tokens = semantic_tokenizer.vocabulary_size
+    levels = (soundstream.num_quantizers, soundstream.codebook_size)
+    for name, found, expected, what in (
+        ("speech_lm", speech_lm.backbone.vocabulary_size, tokens, "tokens"),
+        ("soundstorm", soundstorm.semantic_vocabulary_size, tokens, "tokens"),
+        ("soundstorm", soundstorm.num_levels, levels[0], "levels"),
+        ("soundstorm", soundstorm.codebook_size, levels[1], "codes"),
+    ):
+        if found != expected:
+            raise ValueError(
+                f"The {name} is of {found} {what}, the others of {expected}: train it on theirs."
+            )
+
+
 class PresetMixin:
     """Gives a KerasHub model our preset names, clear errors and whole-or-nothing saving.
 
@@ -152,9 +187,7 @@ class PresetMixin:
             ValueError: unknown preset, wrong kind of model, or a weight file that is
                 missing, truncated or made for another config.
         """
-        folder = resolve_preset(preset, cls.preset_part)
-        if "://" in folder:
-            return super().from_preset(folder, load_weights=load_weights, **kwargs)
+        folder = fetch_folder(preset, cls.preset_part)
         if load_weights and "registered_name" in _read_config(Path(folder)):
             # Else a checkpoint of another library: its converter knows its files.
             check_weight_files(Path(folder))

@@ -22,7 +22,7 @@ FLOORS = [
     {"training"},
     {"window_synthesis"},
     {"pipeline"},
-    {"evaluation", "benchmarks", "assembly"},
+    {"evaluation", "benchmarks"},
     {"cli"},
 ]
 """The rooms from the ground up. A file imports from its own room and from floors below."""

@@ -30,11 +30,11 @@ def preset(monkeypatch):
     # Made before the patch, which making it would run into.
     folder, pipeline = shared_tiny_preset(), shared_tiny_pipeline()
     load = SpeechContinuation.from_preset
-    monkeypatch.setattr(
-        SpeechContinuation,
-        "from_preset",
-        lambda name, *other: pipeline if (name, *other) == (folder, None) else load(name, *other),
-    )
+
+    def give(name, **parts):
+        return pipeline if name == folder and not any(parts.values()) else load(name, **parts)
+
+    monkeypatch.setattr(SpeechContinuation, "from_preset", give)
     return folder
 
 

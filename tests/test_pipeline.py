@@ -8,10 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from tiny_models import shared_tiny_pipeline, shared_tiny_preset
+from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 
 from keras_speechssm.audio import write_audio
-from keras_speechssm.pipeline import SpeechContinuation, save_pipeline
+from keras_speechssm.models import GriffinBackbone, SoundStorm, SpeechSSM
+from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_FRAME, SAMPLES_PER_TOKEN
 
 VOICE = 1_000_000
@@ -365,10 +366,40 @@ def test_settings_of_the_preset_are_used(tiny):
     assert (tiny.window, tiny.overlap, tiny.voice_tokens) == (50, 10, 10)
 
 
-def test_unknown_setting_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="Unknown settings"):
-        save_pipeline(tmp_path / "tiny", None, None, None, None, windows=3)
-    assert not (tmp_path / "tiny").exists()
+def test_parts_of_other_presets_take_the_place_of_the_pipeline_s(tmp_path):
+    soundstorm = tiny_models()[2]
+    soundstorm.set_weights([weight + 1.0 for weight in soundstorm.get_weights()])
+    soundstorm.save_to_preset(str(tmp_path / "soundstorm"))
+    base = shared_tiny_pipeline()
+    mixed = SpeechContinuation.from_preset(
+        shared_tiny_preset(), soundstorm=str(tmp_path / "soundstorm")
+    )
+    mixed.save_to_preset(tmp_path / "mine")
+    found = SpeechContinuation.from_preset(str(tmp_path / "mine"))
+    assert (found.window, found.overlap, found.voice_tokens) == (50, 10, 10)
+    pairs = [(found.soundstorm, soundstorm), (found.speech_lm, base.speech_lm)]
+    pairs += [(found.soundstream, base.soundstream)]
+    for one, other in pairs:
+        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-3)  # kept as float16
+
+
+@pytest.mark.parametrize("part", ["speech_lm", "soundstorm"])
+def test_parts_that_do_not_fit_are_refused(tmp_path, part):
+    if part == "speech_lm":
+        sizes = dict(num_layers=1, hidden_dim=8, intermediate_dim=8, num_heads=2)
+        model = SpeechSSM(GriffinBackbone(vocabulary_size=13, **sizes))
+        message = "The speech_lm is of 13 tokens, the others of 12"
+    else:
+        sizes = dict(num_layers=1, hidden_dim=8, num_heads=2, intermediate_dim=8)
+        model = SoundStorm(12, num_levels=3, codebook_size=16, **sizes)
+        message = "The soundstorm is of 3 levels, the others of 2"
+    other = str(tmp_path / "part")
+    model.save_to_preset(other)
+    with pytest.raises(ValueError, match=message):
+        SpeechContinuation.from_preset(shared_tiny_preset(), **{part: other})
+    with pytest.raises(ValueError, match="which is no soundstream"):
+        SpeechContinuation.from_preset(shared_tiny_preset(), soundstream=other)
 
 
 @pytest.mark.parametrize("part", ["semantic_tokenizer", "soundstream"])

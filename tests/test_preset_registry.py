@@ -248,6 +248,13 @@ def test_load_part_downloads_a_handle(saved, tmp_path, monkeypatch):
     assert type(load_part("kaggle://someone/speech/keras/demo", "soundstorm")) is TinyBackbone
 
 
+def test_a_model_s_class_finds_it_in_a_pipeline_behind_a_handle(saved, tmp_path, monkeypatch):
+    write_pipeline(tmp_path, {"soundstorm": "tiny"})
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tmp_path))
+    found = TinyBackbone.from_preset("hf://someone/speech")
+    np.testing.assert_array_equal(found.get_weights()[0], saved[0].get_weights()[0])
+
+
 def test_built_in_presets_are_found():
     names = preset_names()
     assert "soundstorm_600m" in names

@@ -14,7 +14,7 @@ from keras_speechssm.models import (
     SoundStream,
     SpeechSSM,
 )
-from keras_speechssm.pipeline import SpeechContinuation, save_pipeline
+from keras_speechssm.pipeline import SpeechContinuation
 
 VOCABULARY = 12
 LEVELS = 2
@@ -82,7 +82,8 @@ def tiny_gemma(vocabulary_size: int = VOCABULARY) -> keras_hub.models.GemmaBackb
 def save_tiny_pipeline(folder) -> str:
     """A pipeline preset of `tiny_models` with windows of two seconds."""
     settings = {"window": 50, "overlap": 10, "voice_tokens": 10}
-    save_pipeline(folder, *tiny_models(), metadata={"trained": False}, **settings)
+    pipeline = SpeechContinuation(*tiny_models(), **settings)
+    pipeline.save_to_preset(folder, metadata={"trained": False})
     return str(folder)
 
 
