@@ -1,5 +1,6 @@
 """The files of a preset folder: written whole or not at all, checked before loading."""
 
+import hashlib
 import os
 import shutil
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import h5py
 
-from keras_speechssm.whole_files import write_json
+from keras_speechssm.whole_files import checksum, write_json
 
 
 @contextmanager
@@ -106,6 +107,14 @@ def check_weight_files(folder: Path) -> None:
                 f"The weight file {str(path)!r} is truncated or no HDF5 file "
                 f"({first_line(error)}): fetch the preset again."
             ) from None
+
+
+def fingerprint(folder: str | os.PathLike) -> str:
+    """What tells a preset's weights and configs from others, wherever the folder lies."""
+    files = [p for p in Path(folder).rglob("*") if p.suffix in (".h5", ".json")]
+    of_model = sorted(p for p in files if p.name != "metadata.json")
+    lines = [f"{path.relative_to(folder).as_posix()} {checksum(path)}" for path in of_model]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def first_line(error: Exception) -> str:

@@ -28,7 +28,8 @@ def bench_synthesis(
     compiles and is not counted.
 
     Args:
-        windows_at_once: sizes of a batch.
+        windows_at_once: sizes of a batch, measured from the smallest on in one process, whose
+            largest memory so far is `peak_gib`.
         preset: a pipeline preset.
         num_windows: whole windows that are timed, rounded up to whole batches.
         output: `.json` file to write the results to; a plot of the same name goes
@@ -46,7 +47,8 @@ def bench_synthesis(
         np.zeros((2 * speech.voice_tokens, levels), "int32"),
     )
     rows = []
-    for at_once in windows_at_once:
+    # From few on, since a process's largest memory does not fall again.
+    for at_once in sorted(windows_at_once):
         synthesis = WindowSynthesis(
             speech.soundstorm,
             speech.soundstream,

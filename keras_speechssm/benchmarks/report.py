@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_speechssm.benchmarks.machine import describe_machine
-from keras_speechssm.whole_files import write_json
+from keras_speechssm.whole_files import whole_file, write_json
 
 
-def check_output(output: str | os.PathLike | None) -> None:
-    """Refuses before anything is measured what `publish` could not write: `ValueError`."""
+def check_output(output: str | os.PathLike | None, plotted: bool = True) -> None:
+    """Refuses before anything is measured what could not be written: `ValueError`.
+
+    Args:
+        output: `.json` file, or `None`.
+        plotted: whether a plot goes beside it, as `publish` draws it.
+    """
     if output is None:
         return
     output = Path(output)
@@ -17,7 +22,8 @@ def check_output(output: str | os.PathLike | None) -> None:
         raise ValueError(f"output takes a .json file, got {str(output)!r}.")
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ValueError(f"Cannot write {output}: {output.parent} is no folder to write to.")
-    import matplotlib  # noqa: F401  for the plot beside it
+    if plotted:
+        import matplotlib  # noqa: F401
 
 
 def publish(work: str, rows: list[dict], limits: dict, output, x: str, **more) -> None:
@@ -79,4 +85,5 @@ def plot_rates(path: str | os.PathLike, rows: Sequence[dict], x: str) -> None:
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
     axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -98,7 +98,7 @@ def _check_arguments(parts, train_batch_size: int, output) -> None:
     unknown = [part for part in parts if part not in CHIPS]
     if unknown:
         raise ValueError(f"parts are {', '.join(CHIPS)}; got {unknown[0]}.")
-    check_output(output)
+    check_output(output, plotted=False)
     chips = CHIPS["train"][1]
     training = [part for part in parts if part.startswith("train")]
     if training and train_batch_size % chips:

@@ -5,7 +5,7 @@ on both. Besides the opinion score there are the jumps right at the place, which
 would hide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,42 +76,72 @@ def _log_mel(samples: np.ndarray) -> np.ndarray:
 
 
 def boundary_study(
-    waveforms: Sequence[np.ndarray],
-    boundaries: Sequence[Sequence[float]],
+    continuations: Iterable[tuple[np.ndarray, Sequence[float]]],
     predict: MOSPredictor | None = None,
 ) -> dict:
     """The same measures at boundaries and half way between them.
 
+    Boundaries of one recording are not independent of each other: a recording counts as its
+    means, and the difference is taken within it.
+
     Args:
-        waveforms: continuations, float (samples,) each.
-        boundaries: of each, from `synthesis_boundaries`.
+        continuations: a waveform float (samples,) and its boundaries each, those from
+            `synthesis_boundaries`. Others than those with two boundaries are left out.
         predict: of opinion scores; `None` leaves them out.
 
     Returns:
-        `{"boundary": measures, "centre": measures}`, each `{measure: interval}` of
-        `level_jump_db`, `spectral_jump` and `mos`, as `confidence.mean_interval` gives them.
+        `{"boundary": measures, "centre": measures, "difference": of boundary and centre,
+        "num_boundaries", "num_centres", "num_recordings"}`, measures being `{measure: interval}`
+        of `level_jump_db`, `spectral_jump` and `mos`, as `confidence.mean_interval` gives them
+        over the recordings.
+
+    Raises:
+        ValueError: no recording has two boundaries.
     """
-    places: dict[str, list[tuple[int, float]]] = {"boundary": [], "centre": []}
-    for number, found in enumerate(boundaries):
-        end = len(waveforms[number]) / SAMPLE_RATE
-        inside = [b for b in found if STUDY_SECONDS / 2 <= b <= end - STUDY_SECONDS / 2]
-        places["boundary"] += [(number, place) for place in inside]
-        centres = [(a + b) / 2 for a, b in zip(found[:-1], found[1:], strict=True)]
-        places["centre"] += [(number, place) for place in centres]
-    if not places["centre"] or not places["boundary"]:
+    rows, counts = [], {"boundary": 0, "centre": 0}
+    for waveform, boundaries in continuations:
+        places = _places(len(waveform) / SAMPLE_RATE, boundaries)
+        if not all(places.values()):
+            continue
+        row = {
+            kind: {n: float(np.mean(v)) for n, v in _measure(waveform, found, predict).items()}
+            for kind, found in places.items()
+        }
+        row["difference"] = {n: row["boundary"][n] - row["centre"][n] for n in row["centre"]}
+        rows.append(row)
+        for kind, found in places.items():
+            counts[kind] += len(found)
+    if not rows:
         raise ValueError(
             "No continuation is long enough for two boundaries; give a minute or more."
         )
-    report: dict = {}
-    for kind, found in places.items():
-        measures = {
-            "level_jump_db": [level_jump(waveforms[n], place) for n, place in found],
-            "spectral_jump": [spectral_jump(waveforms[n], place) for n, place in found],
-        }
-        if predict is not None:
-            measures["mos"] = [predict(_window(waveforms[n], place)) for n, place in found]
-        report[kind] = {name: mean_interval(values) for name, values in measures.items()}
-    return report
+    report: dict = {
+        kind: {name: mean_interval([row[kind][name] for row in rows]) for name in rows[0][kind]}
+        for kind in rows[0]
+    }
+    numbers = {"num_boundaries": counts["boundary"], "num_centres": counts["centre"]}
+    return {**report, **numbers, "num_recordings": len(rows)}
+
+
+def _places(seconds: float, boundaries: Sequence[float]) -> dict[str, list[float]]:
+    """Boundaries with room around them, and what lies half way between two."""
+    half = STUDY_SECONDS / 2
+    return {
+        "boundary": [place for place in boundaries if half <= place <= seconds - half],
+        "centre": [(a + b) / 2 for a, b in zip(boundaries[:-1], boundaries[1:], strict=True)],
+    }
+
+
+def _measure(
+    waveform: np.ndarray, places: Sequence[float], predict: MOSPredictor | None
+) -> dict[str, list[float]]:
+    measures = {
+        "level_jump_db": [level_jump(waveform, place) for place in places],
+        "spectral_jump": [spectral_jump(waveform, place) for place in places],
+    }
+    if predict is not None:
+        measures["mos"] = [predict(_window(waveform, place)) for place in places]
+    return measures
 
 
 def _window(waveform: np.ndarray, place: float) -> np.ndarray:
@@ -135,9 +165,8 @@ def evaluate_boundaries(
         limit: only the first so many files.
     """
     check_at_least(1, limit=limit)
-    waveforms = [read_audio(path) for path in find_audio(audio_folders)[:limit]]
-    boundaries = [
-        synthesis_boundaries(len(waveform) / SAMPLE_RATE, window, overlap, first_window)
-        for waveform in waveforms
-    ]
-    return boundary_study(waveforms, boundaries, DNSMOSPredictor())
+    continuations = (
+        (waveform, synthesis_boundaries(len(waveform) / SAMPLE_RATE, window, overlap, first_window))
+        for waveform in map(read_audio, find_audio(audio_folders)[:limit])
+    )
+    return boundary_study(continuations, DNSMOSPredictor())

@@ -84,7 +84,7 @@ def evaluate_checkpoints(
             subset=subset,
             seed=seed,
         )
-        audio = [read_audio(output / name / f"{item.name}.flac") for item in items]
+        audio = (read_audio(output / name / f"{item.name}.flac") for item in items)
         # Recognisers make words of silence too: only who is heard has said something.
         texts = [words_to_text(transcribe(w)) if speech_turns(w) else "" for w in audio]
         repeated = [repeated_share(plain_words(text)) for text in texts]

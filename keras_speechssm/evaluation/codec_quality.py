@@ -53,6 +53,9 @@ def codec_quality(reference: np.ndarray, decoded: np.ndarray) -> dict[str, float
         better) and `si_sdr` (dB).
 
     Needs the packages `pystoi` and `pesq` (extra `eval`).
+
+    Raises:
+        ValueError: the lengths differ, or PESQ finds no speech in the recording.
     """
     import pesq
     import pystoi
@@ -62,9 +65,15 @@ def codec_quality(reference: np.ndarray, decoded: np.ndarray) -> dict[str, float
             f"reference and decoded must be equally long; got {reference.shape} and "
             f"{decoded.shape}."
         )
+    if not reference.any():
+        raise ValueError("no speech that PESQ could judge, but silence")
+    try:
+        pesq_wb = float(pesq.pesq(SAMPLE_RATE, reference, decoded, "wb"))
+    except (pesq.NoUtterancesError, pesq.BufferTooShortError) as error:
+        raise ValueError(f"no speech that PESQ could judge ({error})") from None
     return {
         "stoi": float(pystoi.stoi(reference, decoded, SAMPLE_RATE)),
-        "pesq_wb": float(pesq.pesq(SAMPLE_RATE, reference, decoded, "wb")),
+        "pesq_wb": pesq_wb,
         "log_mel_l1": log_mel_distance(reference, decoded),
         "si_sdr": si_sdr(reference, decoded),
     }
@@ -92,6 +101,9 @@ def evaluate_codec(
     for path in files:
         reference = read_audio(path)
         decoded = np.asarray(round_trip(reference))[: len(reference)]
-        rows.append(codec_quality(reference, decoded))
+        try:
+            rows.append(codec_quality(reference, decoded))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     return {**means, "num_recordings": len(rows)}

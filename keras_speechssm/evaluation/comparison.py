@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from keras_speechssm.data.speaker_embedding import OFFLINE_SPEAKER_EMBEDDER
-from keras_speechssm.evaluation.comparison_files import write_report
+from keras_speechssm.evaluation.comparison_files import Heard, ends_heard, write_report
 from keras_speechssm.evaluation.comparison_items import (
     GROUND_TRUTH,
     ComparedItem,
@@ -28,7 +28,10 @@ from keras_speechssm.evaluation.text_models import OFFLINE_TEXT_MODEL
 from keras_speechssm.evaluation.transcription import OFFLINE_TRANSCRIBER
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.training.option_checks import check_at_least
-from keras_speechssm.whole_files import checksum, remembered, remove_partial_files
+from keras_speechssm.whole_files import checksum, claimed, remembered, remove_partial_files
+
+_DEFINITIONS = 2
+"""Raise it whenever a measure of an item changes: what reports keep is then measured anew."""
 
 
 def evaluate_continuations(
@@ -83,7 +86,7 @@ def evaluate_continuations(
     Raises:
         ValueError: a folder is missing, two systems have one name, no recording was continued
             by all, a folder was generated with other prompts or not as far, a number is out of
-            range, or an instrument is unknown.
+            range, an instrument is unknown, or another process is at this report.
     """
     check_at_least(0, players=players)
     compared, lacking = compare_folders(
@@ -105,7 +108,13 @@ def evaluate_continuations(
         output / "transcripts", transcriber, text_model, embedder, embedder_prompt, speaker_embedder
     )
     factors = {name: read_real_time_factor(folder) for name, folder in folders.items()}
-    measured = _measure_all(compared, instruments, output)
+    output.mkdir(parents=True, exist_ok=True)
+    # Two at once would clear each other's unfinished files away.
+    with claimed(output):
+        for folder in (output, output / "transcripts", output / "verdicts"):
+            remove_partial_files(folder)
+        measured = _measure_all(compared, instruments, output)
+        games = _side_by_side(compared, measured, next(iter(folders)), asked)
     report = {
         "benchmark": Path(benchmark_folder).resolve().name,
         "prompt_seconds": prompt_seconds,
@@ -120,17 +129,21 @@ def evaluate_continuations(
             }
             for name, items in measured.items()
         },
-        "side_by_side": _side_by_side(compared, measured, next(iter(folders)), asked),
+        "side_by_side": games,
     }
-    waveforms = {
-        entry.item.name: {
-            "prompt": entry.read_prompt(),
-            **{name: entry.read(name) for name in entry.systems},
-        }
-        for entry in compared[:players]
-    }
-    write_report(report, waveforms, output)
+    write_report(report, _heard(compared[:players]), output)
     return report
+
+
+def _heard(compared: Sequence[ComparedItem]) -> Heard:
+    """The ends of the prompts and of all continuations."""
+    return {
+        entry.item.name: {
+            "prompt": ends_heard(entry.read_prompt()),
+            **{name: ends_heard(entry.read(name)) for name in entry.systems},
+        }
+        for entry in compared
+    }
 
 
 def _measure_all(
@@ -144,6 +157,7 @@ def _measure_all(
         for system in entry.systems:
             path = output / "items" / folder_name(system) / f"{entry.item.name}.json"
             key = {
+                "definitions": _DEFINITIONS,
                 **instruments.names(),
                 "audio": recording
                 if system == GROUND_TRUTH
@@ -171,6 +185,7 @@ def _measure(entry: ComparedItem, system: str, instruments: Instruments) -> dict
         instruments,
         entry.spans(system),
         judged / SAMPLE_RATE,
+        entry.judged_samples / SAMPLE_RATE,
     )
 
 

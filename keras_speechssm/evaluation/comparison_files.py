@@ -42,12 +42,16 @@ _CURVES = {
 }
 
 
-def write_report(report: dict, waveforms: dict[str, dict], output: Path) -> None:
+Heard = dict[str, dict[str, list[np.ndarray]]]
+"""By item and system, what one can listen to, from `ends_heard`."""
+
+
+def write_report(report: dict, heard: Heard, output: Path) -> None:
     """Writes `report.json`, `report.md`, `report.html` and a PNG for each curve.
 
     Args:
         report: of `comparison.evaluate_continuations`.
-        waveforms: by item and system, what one can listen to.
+        heard: what one can listen to.
         output: folder.
     """
     write_json(output / "report.json", report)
@@ -61,7 +65,7 @@ def write_report(report: dict, waveforms: dict[str, dict], output: Path) -> None
     with whole_file(output / "report.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     with whole_file(output / "report.html") as temporary:
-        temporary.write_text(_to_html(report, plots, waveforms), encoding="utf-8")
+        temporary.write_text(_to_html(report, plots, heard), encoding="utf-8")
 
 
 def _curve(system: dict, name: str) -> list[dict]:
@@ -192,7 +196,7 @@ _STYLE = (
 )
 
 
-def _to_html(report: dict, plots: dict[str, bytes], waveforms: dict[str, dict]) -> str:
+def _to_html(report: dict, plots: dict[str, bytes], heard: Heard) -> str:
     title = html.escape(f"Continuations of {report['benchmark']}")
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
@@ -203,14 +207,14 @@ def _to_html(report: dict, plots: dict[str, bytes], waveforms: dict[str, dict]) 
     for image in plots.values():
         data = base64.b64encode(image).decode()
         parts.append(f"<img alt='' src='data:image/png;base64,{data}'>")
-    if waveforms:
+    if heard:
         parts.append(f"<h2>Listen</h2><p>The first and the last {_HEARD_SECONDS:g} s.</p>")
-    for item, heard in waveforms.items():
+    for item, by_system in heard.items():
         rows = [
             f"<tr><th>{html.escape(system)}</th>"
-            + "".join(f"<td>{_player(part)}</td>" for part in _ends(waveform))
+            + "".join(f"<td>{_player(part)}</td>" for part in parts_heard)
             + "</tr>"
-            for system, waveform in heard.items()
+            for system, parts_heard in by_system.items()
         ]
         parts.append(f"<h3>{html.escape(item)}</h3><table>{''.join(rows)}</table>")
     return "\n".join(parts) + "</html>\n"
@@ -222,9 +226,11 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in cells) + "</table>"
 
 
-def _ends(waveform: np.ndarray) -> list[np.ndarray]:
+def ends_heard(waveform: np.ndarray) -> list[np.ndarray]:
+    """The first and the last 15 s of a waveform (samples,), or the whole; copies."""
     length = round(_HEARD_SECONDS * SAMPLE_RATE)
-    return [waveform[:length], waveform[-length:]] if len(waveform) > length else [waveform]
+    whole = len(waveform) <= length
+    return [waveform] if whole else [waveform[:length].copy(), waveform[-length:].copy()]
 
 
 def _player(waveform: np.ndarray) -> str:

@@ -17,7 +17,8 @@ from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.evaluation.generation_log import log_item, read_log
 from keras_speechssm.evaluation.token_perplexity import make_room
 from keras_speechssm.pipeline import SpeechContinuation
-from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.preset_files import fingerprint
+from keras_speechssm.preset_registry import DEFAULT_PRESET, fetch_folder
 from keras_speechssm.shapes import TOKEN_RATE
 from keras_speechssm.speech_lm.slide_and_prompt import SlideAndPrompt
 from keras_speechssm.training.option_checks import check_at_least
@@ -45,6 +46,9 @@ PROTOCOLS = {
     "long-form-16min": Protocol(10.0, 960.0),
 }
 """The paper's (sections 6 and 7)."""
+
+_LEAST_REFERENCE = 1.0
+"""Seconds after the prompt, below which there is nothing to compare with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,7 @@ def read_benchmark(
     Args:
         folder: of recordings, such as a split of LibriSpeech-Long.
         prompt_seconds: length of the prompts.
-        least_reference: seconds that must follow the prompt.
+        least_reference: seconds that must follow the prompt, at least one.
         subset: only so many, drawn once for all: the same folder and `subset_seed` give the
             same items. Defaults to `None`: all.
         subset_seed: of the draw.
@@ -88,12 +92,12 @@ def read_benchmark(
     items = []
     for name, path in name_recordings([folder]).items():
         seconds = read_duration(path)
-        if seconds >= prompt_seconds + max(least_reference, 1e-6):
+        if seconds >= prompt_seconds + max(least_reference, _LEAST_REFERENCE):
             items.append(BenchmarkItem(name, path, seconds))
     if not items:
         raise ValueError(
-            f"No recording in {folder} goes on for {least_reference:g} s after a prompt of "
-            f"{prompt_seconds:g} s."
+            f"No recording in {folder} goes on for {max(least_reference, _LEAST_REFERENCE):g} s "
+            f"after a prompt of {prompt_seconds:g} s."
         )
     if subset is not None and subset < len(items):
         chosen = np.random.default_rng(subset_seed).permutation(len(items))[:subset]
@@ -163,6 +167,8 @@ def generate_continuations(
     kept = {
         "preset": _one_name(preset),
         "speech_lm": None if speech_lm is None else _one_name(speech_lm),
+        # A training that goes on puts other weights under the same name.
+        "weights": [fingerprint(fetch_folder(name)) for name in (speech_lm, preset) if name],
         **dataclasses.asdict(plan),
         "slide_and_prompt_seconds": slide_and_prompt_seconds,
         "temperature": temperature,
@@ -249,7 +255,7 @@ def _plan(protocol: str, prompt_seconds: float | None, until_seconds: float | No
 def _load(
     preset: str, speech_lm: str | None, slide_seconds: float | None, until_seconds: float
 ) -> SpeechContinuation:
-    speech = SpeechContinuation.from_preset(preset, speech_lm)
+    speech = SpeechContinuation.from_preset(preset, speech_lm=speech_lm)
     if slide_seconds is not None:
         limit = round(slide_seconds * TOKEN_RATE)
         speech.speech_lm = SlideAndPrompt(speech.speech_lm, limit)

@@ -94,6 +94,7 @@ def measure_item(
     instruments: Instruments,
     spans: Sequence[tuple[float, float] | None],
     judged_seconds: float,
+    planned_seconds: float,
 ) -> dict:
     """All measures of one continuation.
 
@@ -104,6 +105,7 @@ def measure_item(
         spans: of N-MOS-T, from `naturalness.minute_spans`.
         judged_seconds: how long the continuation was to be. Whoever stops before is silent for
             the rest, in what is measured minute by minute.
+        planned_seconds: the same for all that are compared; the truth's may be shorter.
 
     Returns:
         dict of numbers, of lists over time or length, and of the transcripts `text` and
@@ -133,13 +135,13 @@ def measure_item(
         "speaker_similarity": _cosine(prompt, continuation, instruments.speaker_embedder)
         if turns and speech_turns(prompt)
         else None,
-        "n_mos": _short_form(continuation, turns, judged_seconds, instruments.mos_predictor),
+        "n_mos": _short_form(continuation, turns, planned_seconds, instruments.mos_predictor),
         "n_mos_t": naturalness_over_time(continuation, spans, seconds, instruments.mos_predictor),
         "auto_bleu": auto_bleu(plain),
         "auto_bleu_arithmetic": auto_bleu(plain, geometric=False),
         "slamkit_auto_bleu": slamkit_auto_bleu(plain),
         "repeated_4_grams": repeated_share(plain),
-        "over_time": _over_time(words, turns, continuation, judged_seconds),
+        "over_time": _over_time(words, turns, continuation, judged_seconds, planned_seconds),
     }
 
 
@@ -147,15 +149,16 @@ def _similarity(text: str, reference: np.ndarray | None, tools: Instruments) -> 
     """Of what was said to what is true, both transcribed alike."""
     if reference is None:
         return None
-    true_text = words_to_text(tools.transcriber(reference))
+    # As of what was said: recognisers make words of silence.
+    true_text = words_to_text(tools.transcriber(reference)) if speech_turns(reference) else ""
     return float(semantic_similarity([text], [true_text], tools.sentence_embedder)[0])
 
 
 def _short_form(
-    continuation: np.ndarray, turns: list[Span], judged_seconds: float, predict: MOSPredictor
+    continuation: np.ndarray, turns: list[Span], planned_seconds: float, predict: MOSPredictor
 ) -> float | None:
     """Opinion of a whole short continuation: the worst of one without speech."""
-    if judged_seconds > SHORT_FORM_SECONDS:
+    if planned_seconds > SHORT_FORM_SECONDS:
         return None
     return float(predict(continuation)) if turns else 1.0
 
@@ -166,13 +169,18 @@ def _cosine(first: np.ndarray, second: np.ndarray, embed: Callable) -> float | N
 
 
 def _over_time(
-    words: list, turns: list[Span], continuation: np.ndarray, judged_seconds: float
+    words: list,
+    turns: list[Span],
+    continuation: np.ndarray,
+    judged_seconds: float,
+    planned_seconds: float,
 ) -> list[dict]:
     """Silence, non-speech and repetition of each minute of what was to be said.
 
-    A rest of less than half a minute is left out: a second without a word has not failed.
+    A rest of less than half a minute is left out: a second without a word has not failed. Only
+    where no more was planned does it count as a minute.
     """
-    minutes = max(1, round(judged_seconds / MINUTE))
+    minutes = max(int(planned_seconds <= MINUTE / 2), round(judged_seconds / MINUTE))
     missing = round(judged_seconds * SAMPLE_RATE) - len(continuation)
     silent = silent_share(np.pad(continuation, (0, max(0, missing))), MINUTE)
     outside = share_outside(turns, judged_seconds, MINUTE)

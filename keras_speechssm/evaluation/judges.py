@@ -19,7 +19,14 @@ from keras_speechssm.whole_files import remembered
 OFFLINE_JUDGE = "likelihood"
 
 _REFUSED = {400, 413, 422}
-"""What is wrong with one question, not with the service: too long, or filtered."""
+"""What may be wrong with one question only: it is too long, or filtered."""
+
+_MOST_REFUSED = 3
+"""A service that refuses so many before it has answered any is asked wrongly."""
+
+
+class RefusedPairError(ValueError):
+    """A judge gives no verdict on this pair, which another time it may."""
 
 
 def open_judge(name: str = OFFLINE_JUDGE, model: str | None = None) -> Judge:
@@ -44,7 +51,7 @@ class RememberedJudge:
     """A judge whose replies are kept on disk: no pair is judged twice, through kills too.
 
     Args:
-        judge: who judges.
+        judge: who judges. A pair that it refuses gets the verdict "", which is not kept.
         folder: where replies are kept, one JSON file for each pair in each order.
     """
 
@@ -57,7 +64,11 @@ class RememberedJudge:
         key = {"judge": self.name, "text_a": text_a, "text_b": text_b}
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
         path = self._folder / f"{digest[:32]}.json"
-        return remembered(path, key, lambda: self._judge(text_a, text_b))
+        try:
+            return remembered(path, key, lambda: self._judge(text_a, text_b))
+        except RefusedPairError as error:
+            print(error, file=sys.stderr)
+            return ""
 
 
 class LikelihoodJudge:
@@ -126,10 +137,12 @@ class EndpointJudge:
         key: sent as bearer token, or `None`. It is never written anywhere.
         timeout: seconds for each reply.
         attempts: how often a failing request is sent, after 1, 2, 4, ... s. A pair that the
-            service refuses for itself (too long, say) is not sent again: it gets no verdict.
+            service refuses for itself (too long, say) is not sent again.
 
     Raises:
-        ValueError: `address` is none, or no attempt was answered.
+        RefusedPairError: the service refuses this pair.
+        ValueError: `address` or `key` is none, no attempt was answered, or the service refused
+            the first three pairs.
     """
 
     def __init__(
@@ -147,7 +160,11 @@ class EndpointJudge:
             good = False
         if not good:
             raise ValueError(f"{address!r} is no address; expected http://host:port/v1.")
+        key = (key or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("The key of the judge's service holds characters that no key has.")
         self.name = model
+        self._refused, self._answered = 0, False
         self._address = address.rstrip("/") + "/chat/completions"
         self._key = key
         self._timeout = timeout
@@ -169,14 +186,24 @@ class EndpointJudge:
             try:
                 with urllib.request.urlopen(request, timeout=self._timeout) as response:
                     reply = json.load(response)
-                return str(reply["choices"][0]["message"]["content"] or "")
+                text = str(reply["choices"][0]["message"]["content"] or "")
             except urllib.error.HTTPError as error:
                 reason = f"HTTPError: {error}"
                 if error.code in _REFUSED:
-                    print(f"The judge refuses a pair ({reason}).", file=sys.stderr)
-                    return ""
+                    self._refuse(reason)
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as e:
                 reason = f"{type(e).__name__}: {e}"
+            else:
+                if not text:
+                    self._refuse("an empty reply")
+                self._answered = True
+                return text
             if attempt + 1 < self._attempts:
                 time.sleep(2.0**attempt)
         raise ValueError(f"The judge at {self._address} gave no reply ({reason}).")
+
+    def _refuse(self, reason: str) -> None:
+        self._refused += 1
+        if not self._answered and self._refused >= _MOST_REFUSED:
+            raise ValueError(f"The judge at {self._address} refuses what it is asked ({reason}).")
+        raise RefusedPairError(f"The judge refuses a pair ({reason}).")

@@ -55,13 +55,13 @@ def write_listening_sheets(
         How many clips there are.
 
     Raises:
-        ValueError: there are no clips, or the folder holds a sheet already.
+        ValueError: there are no clips, or the folder holds a test already, or a part of one.
     """
     folder = Path(output_folder)
     if not clips:
         raise ValueError("There are no clips to rate.")
-    if (folder / "sheet.csv").exists():
-        raise ValueError(f"{folder} holds a sheet already; give a new folder.")
+    if any(folder.glob("clips/*")) or (folder / "sheet.csv").exists():
+        raise ValueError(f"{folder} holds clips or a sheet already; give a new folder.")
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(seed).permutation(len(clips))
     key, sheet = [_KEY_COLUMNS], [("clip", "rating")]

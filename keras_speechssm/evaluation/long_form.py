@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,17 @@ from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
 from keras_speechssm.evaluation.repetition import entropy, repeated_share
 from keras_speechssm.evaluation.silence import silent_share
 from keras_speechssm.evaluation.token_agreement import without_repeats
-from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.preset_files import fingerprint
+from keras_speechssm.preset_registry import DEFAULT_PRESET, fetch_folder
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
 from keras_speechssm.training.option_checks import check_at_least
-from keras_speechssm.whole_files import whole_file, write_json
+from keras_speechssm.whole_files import checksum, remembered, whole_file, write_json
 
 MINUTE = 60
+
+_DEFINITIONS = 1
+"""Raise it whenever a measure changes: what reports keep is then measured anew."""
 
 MEASURES = ("silent_share", "repeated_4_grams", "token_entropy", "speaker_similarity", "mos")
 
@@ -90,7 +95,8 @@ def evaluate_long_form(
 ) -> dict:
     """Measures the minutes of continuations, and of the true ones next to them.
 
-    Writes `long-form.json`, and `<measure>.png` for each of `MEASURES`.
+    Writes `long-form.json`, `<measure>.png` for each of `MEASURES`, and what was measured of
+    each recording, from which a run that was killed goes on.
 
     Args:
         continuation_folder: what `speechssm evaluate generate` wrote, without prompts.
@@ -114,33 +120,52 @@ def evaluate_long_form(
     check_at_least(0.5, prompt_seconds=prompt_seconds)
     check_at_least(0, skipped_minutes=skipped_minutes)
     check_options(continuation_folder, prompt_seconds, 0.0)
+    output = Path(output_folder)
+    if output.is_file():
+        raise ValueError(f"Cannot write a report to {output}: a file lies there.")
     recordings = name_recordings([benchmark_folder])
     continuations = name_recordings([continuation_folder])
     if unknown := sorted(set(continuations) - set(recordings)):
         raise ValueError(f"{continuations[unknown[0]]} continues no recording of the benchmark.")
     tokenizer = SemanticTokenizer.from_preset(preset)
+    known_tokens = fingerprint(fetch_folder(preset, SemanticTokenizer.preset_part))
     tools = tokenizer.tokenize, open_speaker_embedder(), DNSMOSPredictor()
     rows: dict[str, list[dict]] = {"continuation": [], "truth": []}
     for number, (name, path) in enumerate(continuations.items(), start=1):
         print(f"{number} of {len(continuations)}: {name}", file=sys.stderr)
-        recording = read_audio(recordings[name])
-        cut = round(prompt_seconds * SAMPLE_RATE)
-        prompt, truth = recording[:cut], recording[cut:]
-        continuation = read_audio(path, min_seconds=1.0)
-        rows["continuation"].append(measure_minutes(prompt, continuation, *tools))
-        if len(truth) >= SAMPLE_RATE:
-            rows["truth"].append(measure_minutes(prompt, truth, *tools))
+        key = {
+            "definitions": _DEFINITIONS,
+            "tokenizer": known_tokens,
+            "prompt_seconds": prompt_seconds,
+            "files": [checksum(recordings[name]), checksum(path)],
+        }
+        measured = remembered(
+            output / "items" / f"{name}.json",
+            key,
+            partial(_measure, recordings[name], path, prompt_seconds, tools),
+        )
+        for kind, found in measured.items():
+            rows[kind].append(found)
     report = summarise_minutes(rows, skipped_minutes)
     if not report["trends"]["mos"]["num"]:
         few = f"No continuation has {skipped_minutes + 3} whole minutes, so there are no trends"
         print(f"{few}; skipped_minutes may be less.", file=sys.stderr)
-    output = Path(output_folder)
     write_json(output / "long-form.json", report)
     for measure in MEASURES:
         curves = {kind: report[kind][measure] for kind in rows if report[kind][measure]}
         with whole_file(output / f"{measure}.png") as temporary:
             temporary.write_bytes(plot_curves(curves, measure.replace("_", " "), "minute"))
     return report
+
+
+def _measure(recording: Path, path: Path, prompt_seconds: float, tools: tuple) -> dict[str, dict]:
+    waveform, cut = read_audio(recording), round(prompt_seconds * SAMPLE_RATE)
+    prompt, truth = waveform[:cut], waveform[cut:]
+    continuation = read_audio(path, min_seconds=1.0)
+    found = {"continuation": measure_minutes(prompt, continuation, *tools)}
+    if len(truth) >= SAMPLE_RATE:
+        found["truth"] = measure_minutes(prompt, truth, *tools)
+    return found
 
 
 def summarise_minutes(rows: dict[str, list[dict]], skipped_minutes: int) -> dict:

@@ -11,6 +11,7 @@ from keras_speechssm.converters.tflite_files import open_interpreter
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.shapes import SAMPLES_PER_FRAME
 from keras_speechssm.soundstream.conversion import convert_lyra
+from keras_speechssm.training.option_checks import check_at_least
 
 RATES = {"lyra_3200": 16, "lyra_6000": 30, "lyra_9200": 46}
 """Levels of Lyra's three rates, by bits a second."""
@@ -91,6 +92,7 @@ def evaluate_lyra_conversion(
         of all recordings together, and `decoder_snr_db_mean` of each; `equal_codes`, the share
         of codes on each level that both encoders agree on; `num_recordings`.
     """
+    check_at_least(1, limit=limit)
     codec = convert_lyra(lyra_folder, num_quantizers=num_quantizers)
     energies, agreements = [], []
     for path in find_audio(audio_folders)[:limit]:

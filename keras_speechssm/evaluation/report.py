@@ -8,7 +8,7 @@ import numpy as np
 from keras_speechssm.data.token_source import open_tokens
 from keras_speechssm.evaluation.codec_quality import evaluate_codec
 from keras_speechssm.evaluation.lyra import RATES, lyra_round_trip
-from keras_speechssm.evaluation.token_perplexity import evaluate_token_perplexity
+from keras_speechssm.evaluation.token_perplexity import check_vocabulary, evaluate_token_perplexity
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
 from keras_speechssm.shapes import SAMPLE_RATE
@@ -37,6 +37,8 @@ def evaluate_codec_preset(
         the means are those of `evaluate_codec`.
     """
     codec = SoundStream.from_preset(preset)
+    if num_levels is not None and not 1 <= num_levels <= codec.num_quantizers:
+        raise ValueError(f"num_levels is {num_levels}; expected 1 to {codec.num_quantizers}.")
 
     def round_trip(waveform: np.ndarray) -> np.ndarray:
         # Filled up, so that few shapes are compiled; the codec is causal.
@@ -107,9 +109,11 @@ def evaluate_language_model(
     Returns:
         `{"model", "unigram", "trigram": perplexity, "tokens": tokens judged}`.
     """
-    training, held_out = (
-        [source.read(number) for number in range(len(source.lengths))]
-        for source in map(open_tokens, (training_folders, held_out_folders))
-    )
+    sources = [open_tokens(folders) for folders in (training_folders, held_out_folders)]
     model = load_part(preset, "speech_lm")
+    for source in sources:
+        check_vocabulary(model, source, preset)
+    training, held_out = (
+        [source.read(number) for number in range(len(source.lengths))] for source in sources
+    )
     return evaluate_token_perplexity(model, training, held_out, batch_size)

@@ -140,14 +140,17 @@ def evaluate_sanity(
 
     Returns:
         for each ruin and measure `{"truth": mean, "ruined": mean, "caught": share of the
-        speakers for whom the truth is better}`; `null` where nothing can be measured, which
-        counts as caught. `side_by_side` has win rates for means, by the likelihood judge.
+        speakers for whom the truth is better}`; `null` where nothing can be measured: a ruin
+        is then caught, unless the truth could not be measured either. `side_by_side` has win
+        rates for means, by the likelihood judge.
     """
     check_times(prompt_seconds, seconds)
+    if seconds < 2 * prompt_seconds:
+        raise ValueError(f"seconds is {seconds:g}; expected twice the prompt's or more.")
     speakers = read_speakers(speaker_folders, prompt_seconds, seconds)
     transcripts = Path(output_folder) / "transcripts"
     instruments = open_instruments(transcripts, transcriber, text_model, embedder)
-    truths = [_measure(speech, speech.continuation, instruments, seconds) for speech in speakers]
+    truths = [_measure(speech, speech.continuation, instruments) for speech in speakers]
     report: dict = {"speakers": [speech.name for speech in speakers]}
     for kind, measures in CAUGHT_BY.items():
         ruined = []
@@ -158,7 +161,7 @@ def evaluate_sanity(
                 heard = _ShuffledWords(instruments.transcriber, speech.prompt, seed)
                 judged = replace(instruments, transcriber=heard)
             waveform = ruin(kind, speech, other, seed)
-            ruined.append(_measure(speech, waveform, judged, seconds))
+            ruined.append(_measure(speech, waveform, judged))
         report[kind] = {
             name: _games(truths, ruined, LikelihoodJudge(instruments.text_model))
             if name == "side_by_side"
@@ -180,17 +183,17 @@ def sanity_table(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _measure(
-    speech: RealSpeech, continuation: np.ndarray, instruments: Instruments, end: float
-) -> dict:
+def _measure(speech: RealSpeech, continuation: np.ndarray, instruments: Instruments) -> dict:
     prompt_seconds = len(speech.prompt) / SAMPLE_RATE
+    seconds = len(speech.continuation) / SAMPLE_RATE
     found = measure_item(
         speech.prompt,
         continuation,
         speech.continuation,
         instruments,
-        minute_spans(speech.name, prompt_seconds, end),
-        len(speech.continuation) / SAMPLE_RATE,
+        minute_spans(speech.name, prompt_seconds, prompt_seconds + seconds),
+        seconds,
+        seconds,
     )
     minutes = found["over_time"]
     return {

@@ -40,8 +40,8 @@ def open_embedder(name: str = OFFLINE_EMBEDDER, prompt: str | None = None) -> Se
 class TransformersEmbedder:
     """A model of `sentence-transformers`. Texts longer than its context are embedded in pieces.
 
-    The pieces' vectors are averaged: a stand-in for a model that reads the whole, so that the
-    end of a long text counts at all.
+    The pieces are equally long, to a word, and their vectors averaged: a stand-in for a model
+    that reads the whole, so that the end of a long text counts at all.
 
     Args:
         model: name or folder.
@@ -62,8 +62,9 @@ class TransformersEmbedder:
         pieces, owners = [], []
         for number, text in enumerate(texts):
             words = text.split()
-            for start in range(0, max(len(words), 1), self._words):
-                pieces.append(self._prompt + " ".join(words[start : start + self._words]))
+            # Of one length, lest a last word count as much as all of a piece.
+            for piece in np.array_split(words, max(1, -(-len(words) // self._words))):
+                pieces.append(self._prompt + " ".join(piece))
                 owners.append(number)
         vectors = np.asarray(self._model.encode(pieces, show_progress_bar=False), "float64")
         sums = np.zeros((len(texts), vectors.shape[1]))

@@ -11,7 +11,8 @@ def read_table(path: str | Path) -> tuple[set[str], list[dict[str, str]]]:
     order mark and spaces around names and values are dropped, names are in lower case.
 
     Raises:
-        ValueError: the file is missing, no text, or no table.
+        ValueError: the file is missing, no text, or no table, or a line has more cells than
+            the first.
     """
     path = Path(path)
     if not path.is_file():
@@ -27,6 +28,11 @@ def read_table(path: str | Path) -> tuple[set[str], list[dict[str, str]]]:
     except csv.Error as error:
         raise ValueError(f"{path} is no table ({error}).") from None
     names = [name.strip().lower() for name in lines[0]] if lines else []
+    for number, line in enumerate(lines, start=1):
+        if any(cell.strip() for cell in line[len(names) :]):
+            raise ValueError(
+                f"{path}, line {number}: more cells than columns: {parting.join(line)}"
+            )
     rows = [
         dict(zip(names, [cell.strip() for cell in line] + [""] * len(names), strict=False))
         for line in lines[1:]

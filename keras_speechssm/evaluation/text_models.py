@@ -134,7 +134,12 @@ class KerasHubTextModel:
         # Keras' own, since KerasHub's would tokenise: these are tokens.
         inputs = {"token_ids": padded, "padding_mask": mask}
         logits = keras.Model.predict_on_batch(self._model, inputs)
-        logits = np.asarray(keras.ops.convert_to_numpy(logits), "float64")[0, : len(tokens) - 1]
-        logits -= logits.max(axis=-1, keepdims=True)
-        picked = np.take_along_axis(logits, tokens[1:, None].astype("int64"), axis=-1)[:, 0]
-        return picked - np.log(np.exp(logits).sum(axis=-1))
+        logits = keras.ops.convert_to_numpy(logits)[0, : len(tokens) - 1]
+        # Row by row: Gemma's vocabulary in float64 would take gigabytes.
+        picked = [_log_softmax(row, token) for row, token in zip(logits, tokens[1:], strict=True)]
+        return np.array(picked)
+
+
+def _log_softmax(logits: np.ndarray, place: int) -> float:
+    logits = logits.astype("float64") - float(logits.max())
+    return float(logits[place] - np.log(np.exp(logits).sum()))

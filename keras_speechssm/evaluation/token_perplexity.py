@@ -75,6 +75,21 @@ class NGramModel:
         return grams
 
 
+def check_vocabulary(model: Any, source: Any, name: str) -> None:
+    """Refuses recordings of other tokens than the model's: `ValueError`.
+
+    Args:
+        model: a language model.
+        source: of tokens, from `open_tokens`.
+        name: what to call the model.
+    """
+    if model.backbone.vocabulary_size != source.vocabulary_size:
+        raise ValueError(
+            f"{name} has {model.backbone.vocabulary_size} tokens, the recordings "
+            f"{source.vocabulary_size}: tokenise them with its own tokenizer."
+        )
+
+
 def make_room(model: Any, num_tokens: int) -> None:
     """Lets a `SpeechTransformer` read past the length that it was trained on."""
     if hasattr(model, "max_length"):

@@ -51,6 +51,8 @@ def read_gold(path: str | Path, task: str) -> list[tuple[dict, dict]]:
     if missing or not rows:
         lack = f"lacks the columns {sorted(missing)}" if missing else "has no rows"
         raise ValueError(f"{path} {lack}; expected ZeroSpeech's gold.csv.")
+    if odd := [row for row in rows if row["correct"] not in ("0", "1")]:
+        raise ValueError(f"{path}: correct is {odd[0]['correct']!r}; expected 1 or 0.")
     if task == "syntactic":
         right, wrong = ([row for row in rows if row["correct"] == mark] for mark in "10")
         if len(right) != len(wrong):
@@ -200,6 +202,12 @@ def evaluate_zero_speech(
     """
     pairs = read_gold(gold_file, task)
     if audio_folder is not None:
+        known = {path.stem for path in find_audio(audio_folder)}
+        if lacking := [r["filename"] for pair in pairs for r in pair if _stem(r) not in known]:
+            raise ValueError(
+                f"{audio_folder} lacks {len(lacking)} recordings of {gold_file}, such as "
+                f"{lacking[0]!r}."
+            )
         model = load_part(preset if speech_lm is None else speech_lm, "speech_lm")
         tokenizer = SemanticTokenizer.from_preset(preset)
         score_recordings(audio_folder, model.score, tokenizer.tokenize, submission_file)

@@ -52,6 +52,17 @@ def test_lengths_must_match():
         codec_quality(np.zeros(10), np.zeros(11))
 
 
+def test_a_recording_without_speech_is_named(tmp_path):
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    for name, waveform in (("a", speech_like()), ("b", np.zeros(32000))):
+        write_audio(tmp_path / f"{name}.wav", waveform)
+    with pytest.raises(ValueError, match="b.wav: no speech that PESQ could judge"):
+        evaluate_codec([tmp_path], lambda x: x)
+    with pytest.raises(ValueError, match="no speech that PESQ could judge"):
+        codec_quality(speech_like(0.1), speech_like(0.1))
+
+
 def test_means_over_a_folder(tmp_path, monkeypatch):
     for name, level in (("a", 0.1), ("b", 0.3)):
         write_audio(tmp_path / f"{name}.wav", np.full(8000, level))

@@ -35,6 +35,8 @@ def test_items_are_those_with_a_reference_long_enough(benchmark):
         "61/b",
         "7/c",
     ]
+    # A second is the least, whatever the protocol says.
+    assert [i.name for i in read_benchmark(benchmark, 5.4)] == ["61/a", "61/b"]
     with pytest.raises(ValueError, match="goes on for 5 s after a prompt of 3 s"):
         read_benchmark(benchmark, 3.0, least_reference=5.0)
 
@@ -85,6 +87,23 @@ def test_a_killed_run_goes_on_and_nothing_is_generated_twice(benchmark, tmp_path
     for path in whole.rglob("*.flac"):
         same = broken / path.relative_to(whole)
         np.testing.assert_array_equal(read_audio(path), read_audio(same))
+
+
+def test_other_weights_of_the_same_name_are_other_options(benchmark, tmp_path):
+    """A training that goes on writes its preset anew."""
+    options = {"preset": shared_tiny_preset(), "protocol": "short-form", **SHORT}
+    language_model = shared_tiny_pipeline().speech_lm
+    path = str(tmp_path / "run" / "preset")
+    language_model.save_to_preset(path)
+    generate_continuations(benchmark, tmp_path / "out", speech_lm=path, **options)
+    before = [weight.copy() for weight in language_model.get_weights()]
+    try:
+        language_model.set_weights([weight + 0.01 for weight in before])
+        language_model.save_to_preset(path)
+    finally:
+        language_model.set_weights(before)
+    with pytest.raises(ValueError, match="was begun with weights"):
+        generate_continuations(benchmark, tmp_path / "out", speech_lm=path, **options)
 
 
 def test_two_at_once_are_refused(benchmark, tmp_path):

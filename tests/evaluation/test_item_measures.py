@@ -29,7 +29,7 @@ def measure(continuation, reference=None):
     seconds = len(true) / 16000
     spans = minute_spans("item", 10.0, 10 + seconds)
     return item_measures.measure_item(
-        prompt, continuation, true, fakes.instruments(), spans, seconds
+        prompt, continuation, true, fakes.instruments(), spans, seconds, seconds
     )
 
 
@@ -78,7 +78,7 @@ def test_words_that_nobody_says_do_not_count(monkeypatch):
     silent = np.zeros(5 * 16000, "float32")
     hearing = dataclasses.replace(tools, transcriber=lambda waveform: heard)
     found = item_measures.measure_item(
-        fakes.speak(["sea"]), silent, silent, hearing, minute_spans("item", 1.0, 6.0), 5.0
+        fakes.speak(["sea"]), silent, silent, hearing, minute_spans("item", 1.0, 6.0), 5.0, 5.0
     )
     assert found["text"] == "" and found["num_words"] == 0
     assert found["word_confidence"] is None and found["nats"] == 0
@@ -141,7 +141,7 @@ def test_punctuation_does_not_hide_repetition_over_time_either():
             return 1.0, 1
 
     tools = dataclasses.replace(tools, transcriber=Transcriber(), text_model=Likelihood())
-    found = item_measures.measure_item(prompt, said, None, tools, [None] * 4, 8.0)
+    found = item_measures.measure_item(prompt, said, None, tools, [None] * 4, 8.0, 8.0)
     assert found["over_time"][0]["repeated_4_grams"] == found["repeated_4_grams"] == 1 / 5
 
 
@@ -151,7 +151,20 @@ def test_a_short_continuation_is_rated_as_a_whole():
     assert measure(fakes.speak(["sea"] * 16))["n_mos"] is None
 
 
+def test_a_truth_that_ends_soon_is_neither_short_form_nor_a_minute(monkeypatch):
+    """Of a recording of 12 s among those that are judged to four minutes."""
+    prompt, true = fakes.speak(["sea"] * 10), fakes.speak(["sea"] * 2)
+    tools = fakes.instruments()
+    found = item_measures.measure_item(prompt, true, true, tools, [None] * 4, 2.0, 230.0)
+    assert found["n_mos"] is None and found["over_time"] == []
+    assert found["num_words"] == 2
+    silent = np.zeros(2 * 16000, "float32")
+    hearing = dataclasses.replace(tools, transcriber=lambda waveform: 1 / 0)
+    assert item_measures._similarity("sea", silent, hearing) == 0.0  # words of silence
+
+
 def test_without_a_reference_nothing_is_compared_with_it():
     prompt = said = fakes.speak(["sea"] * 3)
-    found = item_measures.measure_item(prompt, said, None, fakes.instruments(), [None] * 4, 3.0)
+    tools = fakes.instruments()
+    found = item_measures.measure_item(prompt, said, None, tools, [None] * 4, 3.0, 3.0)
     assert found["semantic_similarity"] is None and found["num_words"] == 3

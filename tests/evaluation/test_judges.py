@@ -61,18 +61,37 @@ def test_a_service_is_asked_and_its_reply_given(service, monkeypatch):
 
 
 def test_a_failing_service_is_asked_again(service):
-    Service.replies = [(500, "busy"), (200, "no json"), (200, content(None))]
-    assert EndpointJudge(service, "gemma")("a", "b") == ""
+    Service.replies = [(500, "busy"), (200, "no json"), (200, content("[[A=B]]"))]
+    assert EndpointJudge(service, "gemma")("a", "b") == "[[A=B]]"
     assert len(Service.asked) == 3 and Service.asked[0][1] is None
 
 
-@pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_pair_that_the_service_refuses_gets_no_verdict(service, status, capsys):
-    Service.replies = [(status, "context length exceeded"), (200, content("[[A>B]]"))]
-    judge = EndpointJudge(service, "gemma")
+@pytest.mark.parametrize("status", [400, 413, 422, 200])
+def test_a_pair_that_the_service_refuses_gets_no_verdict(service, status, capsys, tmp_path):
+    refusal = content(None) if status == 200 else "context length exceeded"
+    Service.replies = [(status, refusal), (200, content("[[A>B]]"))]
+    judge = RememberedJudge(EndpointJudge(service, "gemma"), tmp_path)
     assert parse_verdict(judge("a", "b")) is None and len(Service.asked) == 1
-    assert str(status) in capsys.readouterr().err
+    assert ("empty reply" if status == 200 else str(status)) in capsys.readouterr().err
+    # It is not kept: asked again, with the key put right say, there may be one.
     assert parse_verdict(judge("a", "b")) == 1
+
+
+def test_a_service_that_refuses_everything_is_no_judge(service, tmp_path):
+    Service.replies = [(400, "API key not valid")] * 3
+    judge = RememberedJudge(EndpointJudge(service, "gemma"), tmp_path)
+    assert [judge(text, "b") for text in "cd"] == ["", ""]
+    with pytest.raises(ValueError, match="refuses what it is asked"):
+        judge("e", "b")
+
+
+def test_a_key_from_a_file_is_stripped_and_an_odd_one_never_shown(service):
+    Service.replies = [(200, content("[[A=B]]"))]
+    EndpointJudge(service, "gemma", "secret\r\n")("a", "b")
+    assert Service.asked[0][1] == "Bearer secret"
+    with pytest.raises(ValueError) as error:
+        EndpointJudge(service, "gemma", "sec\nret")
+    assert "ret" not in str(error.value)
 
 
 def test_a_service_that_never_replies_is_one_clear_line(service):

@@ -53,7 +53,10 @@ def test_clips_are_shuffled_and_a_sheet_is_never_overwritten(tmp_path):
     write_listening_sheets(clips() * 5, tmp_path, seed=1)
     systems = [row["system"] for row in rows(tmp_path / "key.csv")]
     assert systems != sorted(systems)
-    with pytest.raises(ValueError, match="holds a sheet already"):
+    with pytest.raises(ValueError, match="holds clips or a sheet already"):
+        write_listening_sheets(clips(), tmp_path)
+    (tmp_path / "sheet.csv").unlink()  # as a kill leaves it: its clips would lie among the others
+    with pytest.raises(ValueError, match="holds clips or a sheet already"):
         write_listening_sheets(clips(), tmp_path)
     with pytest.raises(ValueError, match="no clips"):
         write_listening_sheets([], tmp_path / "other")

@@ -76,9 +76,13 @@ def test_report_and_plots_of_folders(tmp_path, monkeypatch, capsys):
         def from_preset(cls, preset):
             return cls()
 
+        preset_part = "semantic_tokenizer"
         tokenize = staticmethod(tokenize)
 
     monkeypatch.setattr(long_form, "SemanticTokenizer", Tokenizer)
+    prints = ["tokens"]
+    monkeypatch.setattr(long_form, "fetch_folder", lambda *_: "")
+    monkeypatch.setattr(long_form, "fingerprint", lambda _: prints[-1])
     monkeypatch.setattr(long_form, "open_speaker_embedder", instruments.Voice)
     monkeypatch.setattr(long_form, "DNSMOSPredictor", instruments.Loudness)
     for folder in ("truth", "ours"):
@@ -92,7 +96,18 @@ def test_report_and_plots_of_folders(tmp_path, monkeypatch, capsys):
     assert report["truth"]["mos"][0]["mean"] == pytest.approx(3.0, abs=1e-3)
     assert "No continuation has 7 whole minutes" in capsys.readouterr().err
     files = {path.name for path in (tmp_path / "report").iterdir()}
-    assert files == {"long-form.json", *(f"{name}.png" for name in MEASURES)}
+    assert files == {"items", "long-form.json", *(f"{name}.png" for name in MEASURES)}
+    # What is there is not measured again, unless it is of another tokenizer.
+    measure = long_form.measure_minutes
+    monkeypatch.setattr(long_form, "measure_minutes", lambda *_: 1 / 0)
+    again = evaluate_long_form(*arguments, prompt_seconds=1.0)
+    assert again["continuation"]["mos"][0]["mean"] == report["continuation"]["mos"][0]["mean"]
+    prints.append("others")
+    with pytest.raises(ZeroDivisionError):
+        evaluate_long_form(*arguments, prompt_seconds=1.0)
+    monkeypatch.setattr(long_form, "measure_minutes", measure)
+    with pytest.raises(ValueError, match="a file lies there"):
+        evaluate_long_form(*arguments[:2], tmp_path / "ours" / "a.wav", prompt_seconds=1.0)
     kept = json.loads((tmp_path / "report" / "long-form.json").read_text())
     assert kept["num_recordings"] == 1
     write_audio(tmp_path / "ours" / "b.wav", np.full(16000, 0.25))

@@ -26,6 +26,9 @@ def test_codec_preset_is_measured_with_as_many_levels_as_asked(tmp_path, monkeyp
             [tmp_path], preset=shared_tiny_preset(), num_levels=levels
         )["codec"]
         assert measured["num_recordings"] == 1 and measured["error"] > 0
+    for levels in (0, -1, 3):
+        with pytest.raises(ValueError, match=f"num_levels is {levels}; expected 1 to 2"):
+            report.evaluate_codec_preset([tmp_path], preset=shared_tiny_preset(), num_levels=levels)
     assert decoded[0].shape == decoded[1].shape == (16000,)
     assert not np.array_equal(*decoded)
 
@@ -57,3 +60,9 @@ def test_language_model_is_judged_on_the_held_out_folder(tmp_path):
     assert measured["model"] == pytest.approx(held_out_perplexity(model, [np.arange(36) % 12]))
     # The trigrams know the sequence by heart.
     assert measured["trigram"] < 1.5 < measured["unigram"]
+    finish_token_folder(tmp_path / "train", vocabulary_size=500)
+    for folders in (("train", "held_out"), ("held_out", "train")):
+        with pytest.raises(ValueError, match="has 12 tokens, the recordings 500"):
+            report.evaluate_language_model(
+                *([tmp_path / name] for name in folders), preset=shared_tiny_preset()
+            )

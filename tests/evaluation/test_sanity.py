@@ -38,14 +38,20 @@ def test_speakers_are_joined_recordings(tmp_path):
     for folders in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b", tmp_path / "b" / "."]):
         with pytest.raises(ValueError, match="at least two speakers"):
             read_speakers(folders, 1.0, 2.5)
-    for prompt, seconds in ((-3.0, 20.0), (1.0, float("inf")), (1.0, 1.0)):
-        with pytest.raises(ValueError, match="prompt_seconds is|until_seconds is"):
+    for prompt, seconds in ((-3.0, 20.0), (1.0, float("inf")), (1.0, 1.0), (1.0, 1.5)):
+        with pytest.raises(ValueError, match="prompt_seconds is|until_seconds is|twice the"):
             evaluate_sanity(
                 [tmp_path / "a", tmp_path / "b"],
                 tmp_path / "out",
                 prompt_seconds=prompt,
                 seconds=seconds,
             )
+
+
+def test_opinions_are_of_what_was_said_where_speakers_say_less():
+    said = speech()
+    found = sanity._measure(said, said.continuation, fakes.instruments())
+    assert found["n_mos_t"] is not None and found["n_mos_t"] > 1.0
 
 
 def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):

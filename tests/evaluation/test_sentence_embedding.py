@@ -27,6 +27,13 @@ def test_the_end_of_a_long_text_counts(embed):
     assert wheat @ horses > ships @ horses + 0.1
 
 
+def test_one_word_more_weighs_as_one_word(embed):
+    text = "the ship went over the sea and the sailors sang " * 13
+    words = text.split()[:128]
+    more, same = embed([" ".join([*words, "engine"]), " ".join(words)])
+    assert more @ same > 0.95
+
+
 def test_a_prompt_is_a_part_of_the_name(embed):
     # What is kept under a name was measured so.
     other = open_embedder(prompt="search results: ")

@@ -15,6 +15,15 @@ def test_tables_are_read_as_people_save_them(tmp_path, text):
     )
 
 
+def test_a_long_row_is_no_row(tmp_path):
+    """4,5 is half a rating more than 4 to some: that half must not fall off."""
+    (tmp_path / "t.csv").write_text("clip,rating\na,4,5\n")
+    with pytest.raises(ValueError, match="line 2: more cells than columns: a,4,5"):
+        read_table(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("clip,rating\na,4,,\n")
+    assert read_table(tmp_path / "t.csv")[1] == [{"clip": "a", "rating": "4"}]
+
+
 def test_a_short_row_has_empty_cells(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,c\n1\n")
     assert read_table(tmp_path / "t.csv")[1] == [{"a": "1", "b": "", "c": ""}]

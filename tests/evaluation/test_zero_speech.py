@@ -51,6 +51,17 @@ def test_swuggy_is_averaged_over_voices_then_over_words(tmp_path):
     assert found["num_pairs"] == 3
 
 
+@pytest.mark.parametrize("task", ["lexical", "syntactic"])
+def test_marks_other_than_one_and_nought_are_refused(tmp_path, task):
+    text = LEXICAL if task == "lexical" else SYNTACTIC
+    text = "\n".join(
+        line[:-1] + {"1": "True", "0": "False"}.get(line[-1], line[-1])
+        for line in text.strip().split("\n")
+    )
+    with pytest.raises(ValueError, match="correct is 'True'; expected 1 or 0"):
+        gold(tmp_path, text, task)
+
+
 def test_sblimp_pairs_the_nth_correct_with_the_nth_incorrect(tmp_path):
     pairs = gold(tmp_path, SYNTACTIC, "syntactic")
     assert [(a["filename"], b["filename"]) for a, b in pairs] == [
