@@ -237,7 +237,9 @@ def _continue(arguments) -> int:
 
     with AudioWriter(arguments.output) as writer:
         prompt = read_speech(arguments.prompt, duration=arguments.prompt_seconds)
-        blocks = _load(arguments.preset, speech_lm=arguments.speech_lm).stream(
+        speech = _load(arguments.preset, speech_lm=arguments.speech_lm)
+        began = time.monotonic()  # the call itself reads the prompt and compiles
+        blocks = speech.stream(
             prompt,
             seed=arguments.seed,
             temperature=arguments.temperature,
@@ -246,7 +248,7 @@ def _continue(arguments) -> int:
         if arguments.keep_prompt:
             writer.write(prompt)
         try:
-            for block in _with_progress(blocks, arguments.seconds):
+            for block in _with_progress(blocks, arguments.seconds, began):
                 writer.write(block)
         except KeyboardInterrupt:
             # The writer keeps what there is as a whole, shorter file.
@@ -304,9 +306,9 @@ def _assemble(arguments) -> int:
     return 0
 
 
-def _with_progress(blocks: Iterator, total_seconds: float) -> Iterator:
+def _with_progress(blocks: Iterator, total_seconds: float, began: float) -> Iterator:
     """Passes the blocks on, and tells after each how much is done and how fast."""
-    began, done = time.monotonic(), 0.0
+    done = 0.0
     for block in blocks:
         yield block
         done += len(block) / SAMPLE_RATE

@@ -100,6 +100,21 @@ def test_continue_writes_the_new_speech(capsys, tmp_path, prompt, preset):
     np.testing.assert_allclose(speech, expected, atol=1e-4)
 
 
+def test_progress_counts_what_the_call_itself_takes(capsys, tmp_path, prompt, preset, monkeypatch):
+    """Reading the prompt and compiling lie in it."""
+    now = [0.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+
+    def stream(self, *arguments, **options):
+        now[0] += 3.0
+        return iter([np.zeros(SAMPLE_RATE, "float32")])
+
+    monkeypatch.setattr(SpeechContinuation, "stream", stream)
+    argv = ("continue", prompt, "-o", tmp_path / "a.wav", "--seconds", 1, "--preset", preset)
+    status, said = run(capsys, *argv)
+    assert status == 0 and "real-time factor 3.00" in said, said
+
+
 def test_a_language_model_of_a_run_speaks(capsys, tmp_path, prompt, preset):
     """In place of the pipeline's, and in a pipeline that is assembled of both."""
     other = tiny_models()[1]  # with weights of its own
