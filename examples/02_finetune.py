@@ -18,7 +18,7 @@ little to learn, so that little memory and few recordings suffice, and what was 
 forgotten.
 
 What you need: an hour of speech or more for something to be heard (it runs with a minute), and
-`pip install 'keras-speechssm[prepare]'`. With the demo preset a step of 8 x 30 s took 1.2 s on two
+`pip install '.[prepare]'` in a checkout. With the demo preset a step of 8 x 30 s took 1.2 s on two
 CPU cores: 40 steps on 16 min of LJ Speech lowered the held-out loss by 15 % in less than a minute.
 On a GPU take a larger preset and more steps.
 """

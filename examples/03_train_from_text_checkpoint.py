@@ -14,7 +14,7 @@ text. Its embeddings of words are thrown away, fresh ones of semantic tokens tak
 rotary positions go, and everything else learns on from there.
 
 What you need for the 2B model: a TPU v3-8 (Kaggle's) or v5e-8, over which the weights are split,
-or a GPU of 80 GB; `pip install 'keras-speechssm[prepare]'`; RecurrentGemma's licence accepted on
+or a GPU of 80 GB; `pip install '.[prepare]'` in a checkout; RecurrentGemma's licence accepted on
 Kaggle or Hugging Face; and hours of recordings, the more the better (the paper has 60,000). The
 paper takes 100,000 steps of 768,000 tokens on 16 TPUs v5p; by the compiler's estimate such a step
 takes 2.5 s. None of this could be run where this tutorial is tested; there it runs on a checkpoint

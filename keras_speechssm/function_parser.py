@@ -48,10 +48,18 @@ def make_parser(function: Callable, prog: str) -> argparse.ArgumentParser:
             f"--{name.replace('_', '-')}",
             required=required,
             default=None if required else parameter.default,
-            help=helps.get(name, "").replace("%", "%%"),
+            help=_with_default(helps.get(name, ""), parameter.default).replace("%", "%%"),
             **options,
         )
     return parser
+
+
+def _with_default(text: str, default) -> str:
+    """A help text that tells the default, where there is one that it does not tell."""
+    if default in (None, inspect.Parameter.empty, ()) or "Defaults to" in text:
+        return text
+    shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+    return f"{text.removesuffix('.')} (default: {shown})".strip()
 
 
 def argument_docs(function: Callable) -> dict[str, str]:

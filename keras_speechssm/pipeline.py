@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keras_speechssm.audio import read_speech
+from keras_speechssm.pipeline_parts import load_parts
 from keras_speechssm.preset_files import save_parts
-from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, load_parts
+from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.soundstorm import check_guidance_scale
 from keras_speechssm.window_synthesis import WindowSynthesis
@@ -108,6 +109,7 @@ class SpeechContinuation:
         self.windows_at_once = windows_at_once
         self.synthesis_guidance_scale = synthesis_guidance_scale
         self.synthesis_iterations = synthesis_iterations
+        self.metadata: dict | None = None
 
     @classmethod
     def from_preset(
@@ -132,8 +134,10 @@ class SpeechContinuation:
                 together: two are of different tokens, levels or codes.
         """
         parts = (semantic_tokenizer, speech_lm, soundstorm, soundstream)
-        models, config = load_parts(preset, **dict(zip(PARTS, parts, strict=True)))
-        return cls(**models, **{name: config[name] for name in SETTINGS if name in config})
+        models, config, metadata = load_parts(preset, **dict(zip(PARTS, parts, strict=True)))
+        speech = cls(**models, **{name: config[name] for name in SETTINGS if name in config})
+        speech.metadata = metadata
+        return speech
 
     def save_to_preset(self, preset_dir: str | os.PathLike, metadata: dict | None = None) -> None:
         """Writes the four models, weights as float16, and the settings as a pipeline preset.
@@ -142,11 +146,12 @@ class SpeechContinuation:
             preset_dir: the folder, written whole or not at all. One that exists keeps its
                 other files, such as its model card.
             metadata: dict of JSON values for `metadata.json`, such as the training data
-                and its licences. Defaults to `None`: no such file.
+                and its licences. Defaults to those of the preset that was loaded, if any.
         """
         models = {part: getattr(self, part) for part in PARTS}
         settings = {name: getattr(self, name) for name in SETTINGS}
-        save_parts(preset_dir, models, {"pipeline": "SpeechContinuation", **settings}, metadata)
+        config = {"pipeline": "SpeechContinuation", **settings}
+        save_parts(preset_dir, models, config, self.metadata if metadata is None else metadata)
 
     def tokenize(self, audio) -> np.ndarray:
         """Semantic tokens int32 (time,) at 25 Hz of a path or a waveform (samples,)."""

@@ -12,12 +12,14 @@ A preset holds JSON and HDF5 arrays only. Nothing in it is executed: Keras resol
 class names against the classes registered in this process, and no file is unpickled.
 """
 
+import inspect
 import json
 import os
 import warnings
 from pathlib import Path
 
 import keras
+import keras_hub
 
 from keras_speechssm.preset_files import check_weight_files, first_line, replace_folder
 
@@ -60,7 +62,7 @@ def resolve_preset(preset: str, part: str | None = None) -> str:
     if "://" in preset:
         return preset
     folder = _find_folder(preset)
-    config = _read_config(folder)
+    config = read_json_file(folder)
     if part is None or "parts" not in config:
         return str(folder)
     name = config["parts"].get(part) if isinstance(config["parts"], dict) else None
@@ -88,7 +90,7 @@ def fetch_folder(preset: str, part: str | None = None) -> str:
 
 def stored_dtype(folder: str) -> str:
     """The dtype policy that a single model's preset folder was saved with."""
-    config = _read_config(Path(folder)).get("config", {})
+    config = read_json_file(Path(folder)).get("config", {})
     return keras.dtype_policies.get(config.get("dtype")).name
 
 
@@ -99,11 +101,11 @@ def fetch_pipeline(preset: str) -> tuple[str, dict]:
         ValueError: the preset is unknown or no pipeline.
     """
     folder = _download(preset) if "://" in os.fspath(preset) else resolve_preset(preset)
-    config = _read_config(Path(folder))
+    config = read_json_file(Path(folder))
     if config.get("pipeline") != "SpeechContinuation":
         raise ValueError(
-            f"Preset {preset!r} is no pipeline: it holds one model, or a config only. Load "
-            "it with its class's from_preset."
+            f"Preset {preset!r} is no pipeline: it holds one model, or a config only, which is "
+            "loaded by its class's from_preset, or put into a pipeline."
         )
     return folder, config
 
@@ -116,48 +118,15 @@ def load_part(preset: str, part: str):
         part: one of `PARTS`.
     """
     path = Path(fetch_folder(preset, part))
-    config = _read_config(path, "task.json" if (path / "task.json").is_file() else "config.json")
+    config = read_json_file(path, "task.json" if (path / "task.json").is_file() else "config.json")
     name = config.get("registered_name")
     # Registered classes only: a name is looked up, never imported.
-    found = keras.saving.get_registered_object(name) if isinstance(name, str) else None
+    found = keras.saving.get_registered_object(str(name))
+    if task := getattr(found, "preset_task", None):  # a bare backbone, as converted ones are
+        found = keras.saving.get_registered_object(task)
     if getattr(found, "preset_part", None) != part:
         raise ValueError(f"The preset folder {str(path)!r} holds {name!r}, which is no {part}.")
     return found.from_preset(str(path))
-
-
-def load_parts(preset: str, **parts: str | None) -> tuple[dict, dict]:
-    """The four models of a pipeline by their parts' names, and its config.
-
-    Args:
-        preset: the pipeline's name, folder or handle.
-        **parts: presets that give a part in place of the pipeline's own. `None` is none.
-
-    Raises:
-        ValueError: a preset is unknown or of another part, or the parts do not fit together:
-            language model and SoundStorm need the tokenizer's vocabulary, SoundStorm the
-            levels and codes of the SoundStream.
-    """
-    # First, since a name that is wrong costs nothing then.
-    models = {part: load_part(given, part) for part, given in parts.items() if given}
-    folder, config = fetch_pipeline(preset)
-    models = {part: models.get(part) or load_part(folder, part) for part in PARTS}
-    _check_fit(**models)
-    return models, config
-
-
-def _check_fit(semantic_tokenizer, speech_lm, soundstorm, soundstream) -> None:
-    tokens = semantic_tokenizer.vocabulary_size
-    levels = (soundstream.num_quantizers, soundstream.codebook_size)
-    for name, found, expected, what in (
-        ("speech_lm", speech_lm.backbone.vocabulary_size, tokens, "tokens"),
-        ("soundstorm", soundstorm.semantic_vocabulary_size, tokens, "tokens"),
-        ("soundstorm", soundstorm.num_levels, levels[0], "levels"),
-        ("soundstorm", soundstorm.codebook_size, levels[1], "codes"),
-    ):
-        if found != expected:
-            raise ValueError(
-                f"The {name} is of {found} {what}, the others of {expected}: train it on theirs."
-            )
 
 
 class PresetMixin:
@@ -181,17 +150,18 @@ class PresetMixin:
             preset: a preset's name, a folder (of this model, or of a pipeline that
                 has it as a part), or an `hf://` or `kaggle://` handle.
             load_weights: bool. `False` gives fresh weights. Defaults to `True`.
-            **kwargs: arguments that override the preset's config, such as `dtype`.
+            **kwargs: arguments that override the preset's config, such as `dtype`; a task
+                takes its backbone's too.
 
         Raises:
-            ValueError: unknown preset, wrong kind of model, or a weight file that is
-                missing, truncated or made for another config.
+            ValueError: unknown preset or argument, wrong kind of model, or a weight file that
+                is missing, truncated or made for another config.
         """
         folder = fetch_folder(preset, cls.preset_part)
-        if load_weights and "registered_name" in _read_config(Path(folder)):
+        if load_weights and "registered_name" in read_json_file(Path(folder)):
             # Else a checkpoint of another library: its converter knows its files.
             check_weight_files(Path(folder))
-        saved = _read_config(Path(folder)).get("config", {}).get("dtype")
+        saved = read_json_file(Path(folder)).get("config", {}).get("dtype")
         if kwargs.get("dtype") is None and _is_mixed(saved):
             # As KerasHub does with all other floats: it takes "mixed_bfloat16" for no dtype.
             kwargs["dtype"] = keras.config.dtype_policy()
@@ -199,6 +169,9 @@ class PresetMixin:
             with warnings.catch_warnings():
                 # Keras only warns when the file lacks some layers' weights.
                 warnings.filterwarnings("error", message="Skipping nested container")
+                kwargs = _with_changed_backbone(cls, folder, load_weights, kwargs)
+                if "backbone" in kwargs:
+                    return cls(**kwargs)
                 return super().from_preset(folder, load_weights=load_weights, **kwargs)
         except UserWarning:
             raise ValueError(
@@ -243,20 +216,23 @@ def _find_folder(preset: str) -> Path:
 def _download(handle: str) -> str:
     """The local copy of an `hf://` or `kaggle://` pipeline preset."""
     scheme, name = handle.split("://", 1)
+    if scheme not in ("hf", "kaggle"):
+        raise ValueError(f"Unknown scheme {scheme!r} in {handle!r}: use hf:// or kaggle://.")
     try:
         if scheme == "hf":
             from huggingface_hub import snapshot_download as download
-        elif scheme == "kaggle":
-            from kagglehub import model_download as download
         else:
-            raise ValueError(f"Unknown scheme {scheme!r} in {handle!r}: use hf:// or kaggle://.")
+            from kagglehub import model_download as download
         return download(name)
     except ImportError as error:
         raise ValueError(
             f"Loading {handle!r} needs {error.name}: pip install {error.name}."
         ) from None
-    except OSError as error:
-        raise ValueError(f"{handle!r} could not be downloaded: {first_line(error)}") from error
+    except Exception as error:  # each hub has errors of its own, for a handle of a wrong form too
+        raise ValueError(
+            f"{handle!r} could not be downloaded: {first_line(error)} (Handles are as "
+            "hf://google/recurrentgemma-2b-it and kaggle://google/recurrentgemma/flax/2b-it.)"
+        ) from error
 
 
 def begin_from_preset(cls, preset: str, **kwargs):
@@ -278,13 +254,35 @@ def has_weights(cls, preset: str) -> bool:
     return "://" in folder or any(Path(folder).glob("model*.weights.h5"))
 
 
+def _with_changed_backbone(cls, folder: str, load_weights: bool, kwargs: dict) -> dict:
+    """Arguments of a task whose backbone's config is changed, or `kwargs` as they are.
+
+    KerasHub's tasks hand a `dtype` down to the backbone and drop what they do not know.
+    """
+    if not issubclass(cls, keras_hub.models.Task):
+        return kwargs
+    own = [name for name in inspect.signature(cls).parameters if name != "kwargs"]
+    changes = {name: value for name, value in kwargs.items() if name not in own}
+    if not set(changes) - {"dtype"}:
+        return kwargs
+    known = inspect.signature(cls.backbone_cls).parameters
+    if unknown := sorted(set(changes) - set(known)):
+        raise ValueError(f"there is no argument {unknown[0]!r}.")
+    path = Path(folder)
+    saved = read_json_file(path, "task.json")["config"] if (path / "task.json").is_file() else {}
+    kept = {name: saved[name] for name in own if name in saved and name != "preprocessor"}
+    given = {name: value for name, value in kwargs.items() if name in own}
+    backbone = cls.backbone_cls.from_preset(folder, load_weights=load_weights, **changes)
+    return {**kept, **given, "backbone": backbone}
+
+
 def _is_mixed(dtype) -> bool:
     """Whether a saved dtype is a policy of two dtypes, `mixed_bfloat16` or `mixed_float16`."""
     name = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
     return isinstance(name, str) and name.startswith("mixed_")
 
 
-def _read_config(folder: Path, name: str = "config.json") -> dict:
+def read_json_file(folder: Path, name: str = "config.json") -> dict:
     path = folder / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

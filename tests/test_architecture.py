@@ -20,7 +20,7 @@ FLOORS = [
     {"models"},
     {"data"},
     {"training"},
-    {"window_synthesis"},
+    {"window_synthesis", "pipeline_parts"},
     {"pipeline"},
     {"evaluation", "benchmarks"},
     {"cli"},

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -303,7 +304,64 @@ def test_evaluate_prints_json(capsys, tmp_path, monkeypatch, preset):
 def test_missing_package_is_one_line(capsys, tmp_path, preset, prompt, monkeypatch):
     monkeypatch.setitem(sys.modules, "pesq", None)
     argv = ("evaluate", "codec", "--audio-folders", tmp_path, "--preset", preset)
-    assert_refused(capsys, tmp_path, *argv, message="package pesq is missing; pip install")
+    assert_refused(
+        capsys,
+        tmp_path,
+        *argv,
+        message="package pesq is missing; install the extra eval: pip install",
+    )
+
+
+def test_extras_are_the_package_s_own():
+    """Of every package that an extra brings, the message names the extra."""
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    assert set(cli.EXTRAS) < set(extras)
+    monkeyed = {"scikit-learn": "sklearn", "ai-edge-litert": "ai_edge_litert"}
+    for extra, names in cli.EXTRAS.items():
+        brought = {re.match(r"[\w-]+", line)[0] for line in extras[extra]}
+        if extra == "tpu":
+            continue  # jax brings it
+        brought = {monkeyed.get(name, name.replace("-", "_")) for name in brought}
+        assert set(names.split()) <= brought, extra
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert re.fullmatch(r"keras_speechssm \d+\..*\n", capsys.readouterr().out)
+
+
+def test_a_recording_is_not_written_over(capsys, tmp_path, prompt, preset):
+    before = Path(prompt).read_bytes()
+    for verb in ("continue", "resynthesize"):
+        status, said = run(capsys, verb, prompt, "-o", prompt, "--preset", preset)
+        assert status == 2 and "is the recording itself" in said, said
+    assert Path(prompt).read_bytes() == before
+
+
+def test_too_short_a_part_of_a_prompt_names_the_option(capsys, tmp_path, prompt, preset):
+    argv = ("continue", prompt, "-o", tmp_path / "a.wav", "--preset", preset)
+    status, said = run(capsys, *argv, "--prompt-seconds", 0.2)
+    assert status == 2 and "prompt_seconds is 0.2; expected" in said, said
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_lyra_s_option_is_lyra_s(capsys, tmp_path, preset):
+    argv = ("convert", preset, "-o", tmp_path / "out", "--num-quantizers", 30)
+    status, said = run(capsys, *argv)
+    assert status == 2 and "is for Lyra V2's files" in said, said
+
+
+def test_a_converted_language_model_speaks(capsys, tmp_path, prompt, preset):
+    """What `convert` writes is a backbone."""
+    assert run(capsys, "convert", preset, "-o", tmp_path / "lm")[0] == 0
+    argv = ("continue", prompt, "--seconds", 1, "--seed", 1, "--preset", preset, "-o")
+    status, said = run(capsys, *argv, tmp_path / "a.wav", "--speech-lm", tmp_path / "lm")
+    assert status == 0, said
+    assert run(capsys, *argv, tmp_path / "b.wav")[0] == 0
+    spoken = [soundfile.read(tmp_path / f"{name}.wav")[0] for name in "ab"]
+    np.testing.assert_allclose(*spoken, atol=1e-3)
 
 
 @pytest.mark.parametrize("verb", list(cli.WRAPPED))

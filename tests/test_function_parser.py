@@ -77,3 +77,4 @@ def test_help_comes_from_the_docstring():
     }
     text = make_parser(sample, "sample").format_help()
     assert "Does something with folders." in text and "100 % of it" in text
+    assert "how much: 100 % of it (default: 3)" in " ".join(text.split())

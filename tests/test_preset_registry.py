@@ -235,6 +235,19 @@ def test_fetch_pipeline_downloads_a_handle(tmp_path, monkeypatch):
         fetch_pipeline("ftp://someone/speech")
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("Invalid model handle: foo"), RuntimeError("BackendError: no such model")]
+)
+def test_what_a_hub_says_is_one_line_with_an_example(monkeypatch, error):
+    def fail(name):
+        raise error
+
+    monkeypatch.setattr("kagglehub.model_download", fail)
+    with pytest.raises(ValueError, match="could not be downloaded: .*flax/2b-it") as found:
+        fetch_pipeline("kaggle://foo")
+    assert str(error) in one_line(found)
+
+
 def test_load_part_takes_the_class_from_the_folder(saved, tmp_path):
     write_pipeline(tmp_path, {"soundstorm": "tiny", "speech_lm": "tiny"})
     assert type(load_part(str(tmp_path), "soundstorm")) is TinyBackbone

@@ -104,7 +104,7 @@ def _check_arguments(parts, train_batch_size: int, output) -> None:
     if training and train_batch_size % chips:
         raise ValueError(f"train_batch_size is {train_batch_size}; give a multiple of {chips}.")
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("libtpu is not installed: pip install 'keras-speechssm[tpu]'.")
+        raise ValueError("libtpu is not installed: it comes with the extra tpu.")
 
 
 def compile_apart(task: dict, timeout: float) -> dict:

@@ -87,8 +87,9 @@ def evaluate_intelligibility(
     paths = [path for path in find_audio(audio_folders) if name_contains in path.stem]
     found = [(path, span) for path in paths if (span := _span(path, excerpt_seconds))]
     if not found:
+        named = f" named *{name_contains}*" if name_contains else ""
         raise ValueError(
-            f"No transcribed recording named *{name_contains}* begins with a segment of at most "
+            f"No transcribed recording{named} begins with a segment of at most "
             f"{excerpt_seconds:g} s."
         )
     chosen = np.linspace(0, len(found) - 1, min(max_excerpts, len(found))).round().astype(int)

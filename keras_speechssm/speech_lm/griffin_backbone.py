@@ -72,6 +72,7 @@ class GriffinBackbone(PresetMixin, GriffinAdaptation, keras_hub.models.Backbone)
     """
 
     preset_part = "speech_lm"
+    preset_task = "keras_speechssm>SpeechSSM"
 
     def __init__(
         self,

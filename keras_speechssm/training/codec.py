@@ -18,7 +18,7 @@ from keras_speechssm.soundstream.source_filter import pitch_bins
 from keras_speechssm.training.adversarial import AdversarialCodec, AdversarialPhaseIn
 from keras_speechssm.training.discriminators import Discriminators
 from keras_speechssm.training.loop import fit_resumable
-from keras_speechssm.training.option_checks import check_model_config, check_schedule
+from keras_speechssm.training.option_checks import check_crops, check_model_config, check_schedule
 from keras_speechssm.training.schedule import Budget
 
 DEMO_CODEC = dict(
@@ -246,7 +246,8 @@ def train_codec(
             class' own defaults, a codec of convolutions. Defaults without a preset to
             `DEMO_CODEC`, a source-filter codec.
         folder_weights: share of the crops from each folder. Defaults to even.
-        batch_size, crop_seconds: crops in a step and their length.
+        batch_size: crops in a step.
+        crop_seconds: length of a crop.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
         learning_rate: peak learning rate.
         waveform_weight: see `CodecLoss`. A codec of the source-filter kind has phases of its
@@ -265,6 +266,7 @@ def train_codec(
     """
     check_schedule(learning_rate, total_steps, steps_per_epoch, max_seconds=max_seconds)
     check_model_config(model_config, SoundStream)
+    check_crops(audio_folders, validation_folders, batch_size, crop_seconds, folder_weights)
     keras.utils.set_random_seed(seed)
     if preset is None:
         model = SoundStream(**(model_config or DEMO_CODEC))

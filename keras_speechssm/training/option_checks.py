@@ -2,6 +2,8 @@
 
 import inspect
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 
 def check_at_least(least: float, **options: float | None) -> None:
@@ -34,11 +36,39 @@ def check_schedule(
     check_at_least(0, learning_rate=learning_rate, max_seconds=max_seconds)
     check_at_least(0, warmup_steps=warmup_steps)
     check_between(0, 1, final_learning_rate=final_learning_rate)
+    if warmup_steps and warmup_steps >= total_steps:
+        raise ValueError(
+            f"warmup_steps is {warmup_steps}: of total_steps {total_steps} none would be left."
+        )
     if warmup_steps and warmup_steps < steps_per_epoch:
         raise ValueError(
             f"warmup_steps is {warmup_steps}, but the learning rate changes every steps_per_epoch "
             f"{steps_per_epoch} only: give fewer of those, or no warm-up (0)."
         )
+
+
+def check_crops(
+    audio_folders: Sequence[str | Path],
+    validation_folders: Sequence[str | Path] | None,
+    batch_size: int,
+    crop_seconds: float,
+    folder_weights: Sequence[float] | None = None,
+) -> None:
+    """Raises `ValueError` for folders that there are not, and crops that cannot be cut of them."""
+    check_at_least(1, batch_size=batch_size)
+    check_at_least(0.04, crop_seconds=crop_seconds)
+    for folder in (*audio_folders, *(validation_folders or ())):
+        if not Path(folder).is_dir():
+            raise ValueError(f"The folder {folder} does not exist.")
+    if folder_weights is None:
+        return
+    if len(folder_weights) != len(audio_folders):
+        raise ValueError(
+            f"folder_weights has {len(folder_weights)} numbers for {len(audio_folders)} folders."
+        )
+    check_at_least(0, **{f"folder_weights[{n}]": w for n, w in enumerate(folder_weights)})
+    if not sum(folder_weights):
+        raise ValueError("folder_weights are all zero; at least one folder must be heard.")
 
 
 def check_model_config(

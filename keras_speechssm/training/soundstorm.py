@@ -12,7 +12,7 @@ from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.soundstorm import SoundStorm, mask_for_training
 from keras_speechssm.soundstream import SoundStream
 from keras_speechssm.training.loop import fit_resumable
-from keras_speechssm.training.option_checks import check_model_config
+from keras_speechssm.training.option_checks import check_crops, check_model_config, check_schedule
 from keras_speechssm.training.token_pairs import TokenPair, prepare_token_pairs, read_token_pairs
 
 DEMO_SOUNDSTORM = dict(
@@ -150,7 +150,8 @@ def train_soundstorm(
             tokens, all is kept but what it knows of them (`change_vocabulary`); another
             tokenizer of the same number is not noticed. Defaults to a new model, see
             `start_from_codebooks`.
-        batch_size, crop_seconds: crops in a step and their length.
+        batch_size: crops in a step.
+        crop_seconds: length of a crop.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
         learning_rate: peak of Adam's learning rate, see `LearningRate`.
         seed: int.
@@ -165,12 +166,14 @@ def train_soundstorm(
             or `level_shares` are not one positive number a level, or `unconditional_share`
             is no share.
     """
+    check_schedule(learning_rate, total_steps, steps_per_epoch, max_seconds=max_seconds)
+    check_crops(audio_folders, validation_folders, batch_size, crop_seconds, folder_weights)
+    if not 0.0 <= unconditional_share < 1.0:
+        raise ValueError(f"unconditional_share must lie in [0, 1), got {unconditional_share}.")
     keras.utils.set_random_seed(seed)
     tokenizer = SemanticTokenizer.from_preset(tokenizer_preset)
     codec = SoundStream.from_preset(codec_preset)
     _check_level_shares(level_shares, codec.num_quantizers)
-    if not 0.0 <= unconditional_share < 1.0:
-        raise ValueError(f"unconditional_share must lie in [0, 1), got {unconditional_share}.")
     model = _initial_model(initial_preset, model_config, tokenizer, codec)
     cache_dir = Path(output_dir) / "token_pairs" if cache_dir is None else Path(cache_dir)
 

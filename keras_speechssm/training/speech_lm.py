@@ -156,8 +156,9 @@ def train_speech_lm(
             Defaults to the preset's, or Keras' own.
         rematerialize: keeps only the blocks' inputs for the gradient, and computes the rest
             again.
-        device_mesh: devices that share each batch and, as a second number, each layer:
-            `8`, or `4 2`. JAX only. Defaults to one device.
+        device_mesh: devices that share each batch, `8`, each of them with the whole model; with
+            a second number, devices that share each layer, `4 2` or `8 1`, the weights lie in
+            shares on all of them. JAX only. Defaults to one device.
         sequence_length: int. Tokens of a row (6,000 are 4 min).
         batch_size: int. Rows at once.
         gradient_accumulation_steps: int. Batches whose gradients make one step.
@@ -252,6 +253,9 @@ def _check_options(options: dict) -> None:
     check_at_least(0, **among("weight_decay", "seed"))
     check_at_least(1e-9, **among("clip_norm"))
     check_between(0, 0.999999, **among("ema_momentum"))
+    begun = options["text_preset"] or options["preset"]
+    if options["lora_rank"] and not begun:
+        raise ValueError("lora_rank is given without a preset: of a new model LoRA learns nothing.")
     if options["model"] not in MODELS:
         raise ValueError(f"model is {options['model']!r}; expected one of {', '.join(MODELS)}.")
     backbone = MODELS[options["model"]][1]

@@ -16,7 +16,13 @@ from keras_speechssm.preset_registry import begin_from_preset, has_weights
 from keras_speechssm.semantic.phoneme_head import BLANK
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.training.loop import fit_resumable
-from keras_speechssm.training.option_checks import check_between, check_model_config, check_schedule
+from keras_speechssm.training.option_checks import (
+    check_at_least,
+    check_between,
+    check_crops,
+    check_model_config,
+    check_schedule,
+)
 from keras_speechssm.training.schedule import Budget
 from keras_speechssm.training.speech_crops import CropBatches
 
@@ -147,7 +153,9 @@ def train_tokenizer(
     Returns:
         The tokenizer with its best weights; it lies in `output_dir/preset` too.
     """
-    check_between(0, 1, quantize_from=quantize_from)
+    check_between(0, 1, quantize_from=quantize_from, untranscribed_share=untranscribed_share)
+    check_at_least(1, num_validation_batches=num_validation_batches)
+    check_crops(audio_folders, validation_folders, batch_size, crop_seconds)
     check_schedule(learning_rate, total_steps, steps_per_epoch, max_seconds=max_seconds)
     check_model_config(model_config, SemanticTokenizer)
     keras.utils.set_random_seed(seed)

@@ -281,6 +281,22 @@ def test_preset_round_trip(model, tmp_path):
     )
 
 
+def test_the_backbone_s_config_can_be_changed_as_a_preset_is_loaded(model, tmp_path):
+    preset = str(tmp_path / "preset")
+    model.save_to_preset(preset)
+    changed = SpeechSSM.from_preset(preset, attention_window=2, dtype="float32")
+    assert (changed.backbone.attention_window, model.backbone.attention_window != 2) == (2, True)
+    for a, b in zip(changed.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.allclose(changed(tokens_of(1, 12)), model(tokens_of(1, 12)))
+    deeper = SpeechSSM.from_preset(preset, load_weights=False, num_layers=7)
+    assert deeper.backbone.num_layers == 7
+    with pytest.raises(ValueError, match="there is no argument 'window'"):
+        SpeechSSM.from_preset(preset, window=2)
+    with pytest.raises(ValueError, match="could not be loaded"):
+        SpeechSSM.from_preset(preset, num_layers=7)
+
+
 def test_unknown_inputs_are_refused(model):
     with pytest.raises(ValueError, match="mask"):
         model({"token_ids": tokens_of(1, 4), "mask": np.ones((1, 4), bool)})

@@ -131,6 +131,10 @@ def test_fit_learns_a_constant(model):
 def test_preset_round_trip(model, tmp_path):
     model.save_to_preset(str(tmp_path / "preset"))
     loaded = SpeechTransformer.from_preset(str(tmp_path / "preset"))
+    changed = SpeechTransformer.from_preset(str(tmp_path / "preset"), dropout=0.1)
+    assert (changed.max_length, changed.backbone.dropout) == (model.max_length, 0.1)
+    for a, b in zip(changed.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
     assert loaded.max_length == MAX_LENGTH
     tokens = tokens_of(1, 6)
     np.testing.assert_array_equal(

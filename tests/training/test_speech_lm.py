@@ -223,6 +223,8 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
         ({"seed": -1}, "seed is -1"),
         ({"total_steps": 0}, "total_steps is 0"),
         ({"warmup_steps": 5}, "give fewer of those"),
+        ({"warmup_steps": 10, "total_steps": 10}, "none would be left"),
+        ({"lora_rank": 2}, "LoRA learns nothing"),
         ({"learning_rate": -1.0}, "learning_rate is -1"),
         ({"preset": "speech_ssm_demo_em", "model_config": None}, "Unknown preset"),
         ({"keep_presets_every": 0}, "keep_presets_every is 0"),
@@ -242,7 +244,7 @@ def test_wrong_options_are_refused(tmp_path, options, message):
 def test_a_run_goes_on_with_its_own_options_only(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     train_speech_lm([folder], tmp_path / "run", total_steps=10, **settings())
-    for options in ({"batch_size": 2}, {"lora_rank": 2}, {"steps_per_epoch": 20}):
+    for options in ({"batch_size": 2}, {"ema_momentum": 0.5}, {"steps_per_epoch": 20}):
         with pytest.raises(ValueError, match=f"was begun with {next(iter(options))} "):
             train_speech_lm([folder], tmp_path / "run", total_steps=20, **settings(**options))
     train_speech_lm([folder], tmp_path / "run", total_steps=20, **settings())
