@@ -20,7 +20,8 @@ forgotten.
 What you need: an hour of speech or more for something to be heard (it runs with a minute), and
 `pip install '.[prepare]'` in a checkout. With the demo preset a step of 8 x 30 s took 1.2 s on two
 CPU cores: 40 steps on 16 min of LJ Speech lowered the held-out loss by 15 % in less than a minute.
-On a GPU take a larger preset and more steps.
+On a GPU take more recordings and more steps. The demo preset is the only one with weights: for a
+larger model begin with RecurrentGemma's, as tutorial 03 does.
 """
 
 """
@@ -33,6 +34,7 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import itertools
 from pathlib import Path
 
 import keras
@@ -126,9 +128,9 @@ model.compile(
 )
 steps_per_epoch = min(20, STEPS)
 history = model.fit(
-    (make_batch(step) for step in range(STEPS + 1)),
+    (make_batch(step) for step in itertools.count()),
     steps_per_epoch=steps_per_epoch,
-    epochs=STEPS // steps_per_epoch,
+    epochs=-(-STEPS // steps_per_epoch),  # the last one whole, too
     shuffle=False,
     verbose=2,
 )

@@ -29,6 +29,7 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -115,9 +116,9 @@ model.compile(
 )
 make_batch = rows.batches(BATCH)
 history = model.fit(
-    (make_batch(number) for number in range(STEPS * ACCUMULATED + 1)),
+    (make_batch(number) for number in itertools.count()),
     steps_per_epoch=min(STEPS, 100) * ACCUMULATED,
-    epochs=max(1, STEPS // 100),
+    epochs=-(-STEPS // min(STEPS, 100)),  # the last one whole, too
     shuffle=False,
     verbose=2,
 )
