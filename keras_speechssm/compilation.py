@@ -39,7 +39,17 @@ def compile_inference(
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, autograph=False)
+        compiled = {}
+
+        def current(*args):
+            # LoRA adds weights and quantisation replaces them: a graph would keep the old ones.
+            weights = tuple((weight.path, weight.dtype) for weight in model.weights)
+            if weights not in compiled:
+                compiled.clear()
+                compiled[weights] = tf.function(function, autograph=False)
+            return compiled[weights](*args)
+
+        return current
 
     import torch
 

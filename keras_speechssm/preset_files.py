@@ -1,5 +1,6 @@
 """The files of a preset folder: written whole or not at all, checked before loading."""
 
+import fnmatch
 import hashlib
 import os
 import shutil
@@ -10,36 +11,75 @@ import h5py
 
 from keras_speechssm.whole_files import checksum, write_json
 
+_OF_A_MODEL = (
+    "model.weights.h5",
+    "model.weights.json",
+    "model_*.weights.h5",
+    "task.weights.h5",
+    "task.json",
+    "preprocessor.json",
+)
+"""What KerasHub writes of a model, by the form that it has: not every preset has each."""
+
+_BEING_WRITTEN: set[Path] = set()
+
 
 @contextmanager
 def replace_folder(folder: str | os.PathLike):
     """Yields an empty folder that takes the place of `folder` when the block ends well.
 
     An error inside the block leaves `folder` as it was. Files of an existing `folder`
-    that the new one does not hold are kept.
+    that the new one does not hold are kept, but for those of the old model, which would be
+    loaded with the new one's.
+
+    Raises:
+        ValueError: a file lies there, or a folder that cannot be replaced.
     """
-    folder = Path(folder).absolute()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"Cannot write a preset to {str(folder)!r}: a file lies there.")
+    folder = Path(folder).resolve()
+    _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     previous = folder.with_name(f".{folder.name}.{os.getpid()}.previous")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    kept: list[str] = []
     try:
+        _BEING_WRITTEN.add(partial)
         yield partial
         if folder.exists():
-            for entry in folder.iterdir():
-                if not (partial / entry.name).exists():
-                    copy = shutil.copytree if entry.is_dir() else shutil.copy2
-                    copy(entry, partial / entry.name)
             folder.rename(previous)
+            for name in sorted(entry.name for entry in previous.iterdir()):
+                of_a_model = any(fnmatch.fnmatch(name, pattern) for pattern in _OF_A_MODEL)
+                if not of_a_model and not (partial / name).exists():
+                    # Not a copy: who is writing to it, a log say, goes on.
+                    (previous / name).rename(partial / name)
+                    kept.append(name)
         partial.rename(folder)
     finally:
+        _BEING_WRITTEN.discard(partial)
         if previous.exists() and not folder.exists():  # interrupted between the two names
+            for name in kept:
+                (partial / name).rename(previous / name)
             previous.rename(folder)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Cannot write a preset to {str(folder)!r}: a file lies there.")
+    here = Path.cwd()
+    if folder.is_mount() or folder in (here, *here.parents):
+        raise ValueError(
+            f"Cannot write a preset to {str(folder)!r}, a place that cannot be renamed (the "
+            "working directory, say): give a folder in it."
+        )
+
+
+def is_being_written(folder: str | os.PathLike) -> bool:
+    """Whether a folder is one that `replace_folder` has given out, or lies in it."""
+    path = Path(folder).resolve()
+    return not _BEING_WRITTEN.isdisjoint((path, *path.parents))
 
 
 def store_weights_as_float16(folder: str | os.PathLike) -> None:

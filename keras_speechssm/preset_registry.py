@@ -21,7 +21,12 @@ from pathlib import Path
 import keras
 import keras_hub
 
-from keras_speechssm.preset_files import check_weight_files, first_line, replace_folder
+from keras_speechssm.preset_files import (
+    check_weight_files,
+    first_line,
+    is_being_written,
+    replace_folder,
+)
 
 PARTS = ("semantic_tokenizer", "speech_lm", "soundstorm", "soundstream")
 """The parts of a pipeline preset."""
@@ -83,7 +88,8 @@ def fetch_folder(preset: str, part: str | None = None) -> str:
     preset = os.fspath(preset)
     if "://" in preset:
         preset = _download(preset)
-    if Path(preset).is_dir() and not (Path(preset) / "config.json").is_file():
+    bare = Path(preset).is_dir() and not (Path(preset) / "config.json").is_file()
+    if bare and preset not in preset_names():
         return preset  # Flax and torch checkpoints have none.
     return resolve_preset(preset, part)
 
@@ -191,13 +197,24 @@ class PresetMixin:
             preset_dir: the folder. One that exists keeps its other files.
             max_shard_size: largest weight file in GB. Defaults to `10`.
         """
-        # Keras would store Adam's moments too, twice the size of the weights.
-        optimizer, self.optimizer = getattr(self, "optimizer", None), None
+        if is_being_written(preset_dir):  # a task's backbone, or a part of a pipeline
+            self._save_bare(preset_dir, max_shard_size)
+            return
+        with replace_folder(preset_dir) as partial:
+            self._save_bare(partial, max_shard_size)
+
+    def _save_bare(self, folder, max_shard_size: float) -> None:
+        """Without what is no part of the model: Adam's moments, a function as preprocessor."""
+        bare: dict = {"optimizer": getattr(self, "optimizer", None)}
+        if not isinstance(getattr(self, "preprocessor", None), keras.layers.Layer | None):
+            bare["preprocessor"] = self.preprocessor
         try:
-            with replace_folder(preset_dir) as partial:
-                super().save_to_preset(str(partial), max_shard_size=max_shard_size)
+            for name in bare:
+                setattr(self, name, None)
+            super().save_to_preset(str(folder), max_shard_size=max_shard_size)
         finally:
-            self.optimizer = optimizer
+            for name, value in bare.items():
+                setattr(self, name, value)
 
 
 def _find_folder(preset: str) -> Path:
@@ -261,7 +278,7 @@ def _with_changed_backbone(cls, folder: str, load_weights: bool, kwargs: dict) -
     """
     if not issubclass(cls, keras_hub.models.Task):
         return kwargs
-    own = [name for name in inspect.signature(cls).parameters if name != "kwargs"]
+    own = [*inspect.signature(cls).parameters, "compile", "name", "trainable"]
     changes = {name: value for name, value in kwargs.items() if name not in own}
     if not set(changes) - {"dtype"}:
         return kwargs
@@ -270,7 +287,8 @@ def _with_changed_backbone(cls, folder: str, load_weights: bool, kwargs: dict) -
         raise ValueError(f"there is no argument {unknown[0]!r}.")
     path = Path(folder)
     saved = read_json_file(path, "task.json")["config"] if (path / "task.json").is_file() else {}
-    kept = {name: saved[name] for name in own if name in saved and name != "preprocessor"}
+    left = ("preprocessor", "compile")
+    kept = {name: saved[name] for name in own if name in saved and name not in left}
     given = {name: value for name, value in kwargs.items() if name in own}
     backbone = cls.backbone_cls.from_preset(folder, load_weights=load_weights, **changes)
     return {**kept, **given, "backbone": backbone}

@@ -65,6 +65,40 @@ def test_replace_folder_brings_the_old_back_when_interrupted_between_names(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["preset"]
 
 
+def test_replace_folder_drops_the_old_model_s_files(tmp_path):
+    """KerasHub would load `model.weights.h5` before the new shards, `task.json` for a backbone."""
+    old = tmp_path / "preset"
+    old.mkdir()
+    for name in ("model.weights.h5", "model_00000.weights.h5", "task.json", "mine.weights.h5"):
+        (old / name).write_text("old")
+    with replace_folder(old) as partial:
+        (partial / "model.weights.json").write_text("new")
+    assert names(old) == ["mine.weights.h5", "model.weights.json"]
+
+
+def test_replace_folder_keeps_what_is_open_and_follows_links(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    with open(target / "log", "w") as log:
+        log.write("a")
+        with replace_folder(tmp_path / "link") as partial:
+            (partial / "config.json").write_text("new")
+        log.write("b")
+    assert (target / "log").read_text() == "ab" and names(target) == ["config.json", "log"]
+    assert (tmp_path / "link").is_symlink() and names(tmp_path) == ["link", "target"]
+
+
+def test_replace_folder_refuses_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    for folder in (".", "..", tmp_path / "a"):
+        with pytest.raises(ValueError, match="cannot be renamed"):
+            with replace_folder(folder):
+                pass
+    assert names(tmp_path) == ["a"]
+
+
 def test_replace_folder_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="a file lies there"):

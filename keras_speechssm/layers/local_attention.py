@@ -136,8 +136,9 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             outputs, state = self._step(queries, keys, values, state, num_real, reset_mask)
         elif state is None:
             documents = None if reset_mask is None else _documents(reset_mask)
+            window, block_size = self.attention_window, self.query_block_size
             outputs = attend_in_window(
-                queries, keys, values, documents, self.attention_window, self.query_block_size
+                queries, keys, values, documents, window, block_size, has_history=False
             )
         else:
             outputs = self._attend_with_state(queries, keys, values, state, reset_mask)
@@ -212,6 +213,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             ops.concatenate([ops.cast(history, "int32"), documents], axis=1),
             window,
             self.query_block_size,
+            has_history=True,
         )
 
     def _next_state(self, keys, values, state, num_real, reset_mask):

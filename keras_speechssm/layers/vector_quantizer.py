@@ -82,6 +82,15 @@ class VectorQuantizer(keras.layers.Layer):
         )
         self.built = True
 
+    def set_codebook(self, codebook) -> None:
+        """Takes codes (codebook_size, dim) from elsewhere; training goes on from them.
+
+        With the code vectors alone, the first step would take all codes for unused ones.
+        """
+        self.codebook.assign(codebook)
+        self.code_sum.assign(codebook)
+        self.code_usage.assign(ops.ones(self.code_usage.shape))
+
     def encode(self, x):
         """Indices int32 (batch, time) of the codes nearest to `x` (batch, time, dim)."""
         x = ops.cast(x, "float32")
@@ -104,7 +113,7 @@ class VectorQuantizer(keras.layers.Layer):
         quantized = self.decode(indices)
         if padding_mask is not None:
             quantized = ops.where(padding_mask[..., None], quantized, 0.0)
-        if training:
+        if training and self.trainable:  # as in Keras' BatchNormalization
             self.add_loss(self.commitment_weight * _masked_mean(x, quantized, padding_mask))
             self._follow(ops.stop_gradient(x), indices, padding_mask)
         quantized = x + ops.stop_gradient(quantized - x)

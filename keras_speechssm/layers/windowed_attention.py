@@ -90,7 +90,7 @@ def _attend_to_slots(queries, keys, values, position):
     return ops.cast(mixed, queries.dtype)[:, None]
 
 
-def attend_in_window(queries, keys, values, documents, window, block_size):
+def attend_in_window(queries, keys, values, documents, window, block_size, has_history):
     """Block-local causal attention: each block of queries meets only its slab of keys.
 
     Args:
@@ -101,6 +101,7 @@ def attend_in_window(queries, keys, values, documents, window, block_size):
             None when there is one document and all history is real.
         window: keys before itself that a query sees.
         block_size: queries of one block.
+        has_history: whether there are those `window` keys; lengths may be unknown.
 
     Returns:
         (batch, time, heads, head_dim).
@@ -108,7 +109,7 @@ def attend_in_window(queries, keys, values, documents, window, block_size):
     time = queries.shape[1]
     if time is not None and time <= _MAX_UNROLLED_BLOCKS * block_size:
         return _attend_unrolled(queries, keys, values, documents, window, block_size)
-    return _attend_mapped(queries, keys, values, documents, window, block_size)
+    return _attend_mapped(queries, keys, values, documents, window, block_size, has_history)
 
 
 def _attend_unrolled(queries, keys, values, documents, window, block_size):
@@ -130,14 +131,14 @@ def _attend_unrolled(queries, keys, values, documents, window, block_size):
     return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
 
 
-def _attend_mapped(queries, keys, values, documents, window, block_size):
+def _attend_mapped(queries, keys, values, documents, window, block_size, has_history):
     """One compiled body for all blocks: for long inputs and lengths not known in advance."""
     batch, time, heads, head_dim = ops.shape(queries)
     num_blocks = -(-time // block_size)
     fill = num_blocks * block_size - time
     if documents is None:
         documents = ops.zeros((1, ops.shape(keys)[1]), dtype="int32")
-    if _is_without_history(queries, keys):  # a document of its own, which no query belongs to
+    if not has_history:  # a document of its own, which no query belongs to
         keys = ops.pad(keys, ((0, 0), (window, 0), (0, 0)))
         values = ops.pad(values, ((0, 0), (window, 0), (0, 0)))
         documents = ops.pad(documents, ((0, 0), (window, 0)), constant_values=-1)
@@ -168,13 +169,6 @@ def _attend_mapped(queries, keys, values, documents, window, block_size):
 
 def _attend_to_slab(queries, keys, values, mask):
     return attend(queries, [(keys, values, mask)])
-
-
-def _is_without_history(queries, keys):
-    """The caller gives either no history or a whole window of it; lengths may be symbolic."""
-    if queries.shape[1] is not None and keys.shape[1] is not None:
-        return queries.shape[1] == keys.shape[1]
-    return queries.shape[1] is None
 
 
 def window_mask(query_start, num_queries, key_start, num_keys, window):

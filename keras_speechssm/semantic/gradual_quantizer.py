@@ -35,7 +35,7 @@ class GradualVectorQuantizer(VectorQuantizer):
         )
 
     def call(self, x, padding_mask=None, training=None):
-        if not training:
+        if not (training and self.trainable):
             return super().call(x, padding_mask=padding_mask, training=training)
         if padding_mask is not None:
             x = ops.where(padding_mask[..., None], x, 0.0)

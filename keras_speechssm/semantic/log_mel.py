@@ -88,7 +88,7 @@ class LogMelFrames(keras.layers.Layer):
     def _log_mel(self, waveform):
         """Natural logarithm of the mel power, float32 (batch, samples / 160, num_mels)."""
         samples = waveform.shape[-1]
-        if samples is not None and (samples == 0 or samples % SAMPLES_PER_TOKEN):
+        if isinstance(samples, int) and (samples == 0 or samples % SAMPLES_PER_TOKEN):
             raise ValueError(
                 f"The waveform must hold whole steps of {SAMPLES_PER_TOKEN} samples, got "
                 f"{samples} samples; fill it up, or use SemanticTokenizer.tokenize."

@@ -218,7 +218,7 @@ def check_guidance_scale(guidance_scale: float) -> None:
 def _checked_iterations(iterations, num_levels: int) -> tuple[int, ...]:
     if iterations is None:
         return (16,) + (1,) * (num_levels - 1)
-    iterations = tuple(int(passes) for passes in iterations)
+    iterations = tuple(int(passes) for passes in np.atleast_1d(iterations))
     if len(iterations) != num_levels or min(iterations) < 1:
         raise ValueError(
             f"iterations must give one positive number for each of the {num_levels} levels, "

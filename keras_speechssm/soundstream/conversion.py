@@ -39,7 +39,7 @@ def convert_lyra(
         target.set_weights(weights)
     codebooks = read_codebooks(folder, num_quantizers)
     for level, codebook in zip(codec.quantizer.levels, codebooks, strict=True):
-        level.codebook.assign(codebook)
+        level.set_codebook(codebook)
     if output is not None:
         codec.save_to_preset(str(output))
     return codec

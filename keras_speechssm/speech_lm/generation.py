@@ -43,19 +43,11 @@ class FunctionTable:
 
     def __init__(self):
         self.table = {}
-        self.weights = None
 
     def get(
         self, model: Any, key: Any, make_function: Callable, donated: Sequence[int]
     ) -> Callable:
-        """The function of that key, compiled at the first call and for other weights anew.
-
-        LoRA adds weights and quantisation replaces them: TensorFlow's graphs would go on with
-        the old ones, and keep them in memory.
-        """
-        weights = [(weight.path, weight.dtype) for weight in model.weights]
-        if weights != self.weights:
-            self.table, self.weights = {}, weights
+        """The function of that key, compiled at the first call."""
         if key not in self.table:
             self.table[key] = compile_inference(model, make_function(), donated)
         return self.table[key]
@@ -95,7 +87,7 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
             arrays = {name: file[name] for name in file.files}
         batch = arrays["leaf_0"].shape[0]
         num_generated, seed = int(arrays["num_generated"]), int(arrays["seed"])
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+    except (ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile):
         raise ValueError(f"{os.fspath(path)!r} is damaged, or no state of a generation.") from None
     logits = ops.zeros((batch, model.backbone.vocabulary_size), dtype="float32")
     like = (model.initial_state(batch), logits)
@@ -171,7 +163,8 @@ def sample_tokens(logits, uniform, temperature, top_k: int | None = None, top_p=
     if top_p is not None:
         ordered = ops.flip(ops.sort(probabilities, axis=-1), axis=-1)
         before = ops.cumsum(ordered, axis=-1) - ordered
-        threshold = ops.min(ops.where(before < top_p, ordered, np.inf), axis=-1, keepdims=True)
+        inside = before < ops.maximum(top_p, 1e-6)  # float32 has no room for every top_p
+        threshold = ops.min(ops.where(inside, ordered, np.inf), axis=-1, keepdims=True)
         probabilities = ops.where(probabilities < threshold, 0.0, probabilities)
     possible = probabilities > 0
     # A parallel sum need not be monotone: impossible tokens are kept out explicitly.

@@ -14,10 +14,11 @@ from keras_speechssm.layers.rms_normalization import RMSNormalization
 from keras_speechssm.preset_registry import PresetMixin, fetch_folder
 from keras_speechssm.speech_lm.checkpoint_weights import fill_from_checkpoint, make_blank
 from keras_speechssm.speech_lm.griffin_adaptation import GriffinAdaptation
+from keras_speechssm.speech_lm.optional_inputs import OptionalInputs
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
-class GriffinBackbone(PresetMixin, GriffinAdaptation, keras_hub.models.Backbone):
+class GriffinBackbone(OptionalInputs, PresetMixin, GriffinAdaptation, keras_hub.models.Backbone):
     """The Griffin decoder: token ids -> hidden states, in constant memory.
 
     What is it for: it is the body of `SpeechSSM`. Most layers carry a recurrent state of
@@ -73,6 +74,7 @@ class GriffinBackbone(PresetMixin, GriffinAdaptation, keras_hub.models.Backbone)
 
     preset_part = "speech_lm"
     preset_task = "keras_speechssm>SpeechSSM"
+    _input_names = ("token_ids", "padding_mask", "reset_mask")
 
     def __init__(
         self,

@@ -18,44 +18,16 @@ from keras_speechssm.speech_lm.generation import (
     draw_uniforms,
     prompt_reader,
 )
+from keras_speechssm.speech_lm.optional_inputs import OptionalInputs
 
 
-class SpeechLanguageModel:
+class SpeechLanguageModel(OptionalInputs):
     """Mixin: generation, streaming, scoring and `fit` over explicit state.
 
     A class gives `initial_state(batch_size)`, `advance_hidden(token_ids, state,
     padding_mask)` -> (hidden states, state) and `project(hidden)` -> logits. Nothing of a
     generation is kept on the model: whoever generates holds the state.
     """
-
-    _input_names = ("token_ids", "padding_mask")
-
-    def __call__(self, inputs, *args, **kwargs):
-        """Logits float32 (batch, time, vocabulary) of the token after each one.
-
-        Args:
-            inputs: int token ids (batch, time), or a dictionary of them under `"token_ids"`
-                with what else the model takes, such as `"padding_mask"` (bool, True = real).
-        """
-        return super().__call__(self._complete_inputs(inputs), *args, **kwargs)
-
-    def call(self, inputs, *args, **kwargs):
-        # Keras' trainer on JAX comes here directly.
-        return super().call(self._complete_inputs(inputs), *args, **kwargs)
-
-    def _complete_inputs(self, inputs) -> dict:
-        given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
-        unknown = set(given) - set(self._input_names)
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__} got the inputs {sorted(unknown)}; it takes "
-                f"{list(self._input_names)}."
-            )
-        # Keras refuses a dictionary that mixes its tensors with NumPy arrays.
-        for name, value in given.items():
-            if isinstance(value, np.ndarray | list):
-                given = {**given, name: ops.convert_to_tensor(value)}
-        return {name: given.get(name) for name in self._input_names}
 
     def advance(self, token_ids, state, padding_mask=None):
         """Continues from `state` over a chunk of any length.

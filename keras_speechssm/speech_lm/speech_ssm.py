@@ -37,7 +37,7 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
     Args:
         backbone: a `GriffinBackbone`; the paper's has `use_rotary=False`.
         preprocessor: a callable that `fit`, `evaluate` and `predict` apply to their
-            inputs, or `None`.
+            inputs, or `None`. Presets leave out one that is no Keras layer.
 
     Example:
 

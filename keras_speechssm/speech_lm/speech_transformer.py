@@ -34,7 +34,7 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         max_length: int. Most tokens of a sequence, prompt and continuation together.
             Defaults to `2048`.
         preprocessor: a callable that `fit`, `evaluate` and `predict` apply to their
-            inputs, or `None`.
+            inputs, or `None`. Presets leave out one that is no Keras layer.
 
     Example:
 

@@ -114,3 +114,28 @@ def test_length_unknown_to_a_tensorflow_graph(block_type):
     expected = ops.convert_to_numpy(layer(x))
     graph = tf.function(layer, input_signature=[tf.TensorSpec((None, None, 8))])
     np.testing.assert_allclose(graph(x).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="graphs of TensorFlow")
+@pytest.mark.parametrize("block_type", ["recurrent", "attention"])
+@pytest.mark.parametrize("chunk", [1, 3, 6])
+def test_a_chunk_s_length_unknown_to_a_tensorflow_graph(block_type, chunk):
+    import tensorflow as tf
+
+    layer = make_layer(block_type)
+    x = np.random.default_rng(0).normal(size=(2, 18, 8)).astype("float32")
+    expected = ops.convert_to_numpy(layer(x))
+    state = layer.initial_state(2)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, 8))])
+    def advance(part):
+        outputs, new = layer.advance(
+            part, keras.tree.pack_sequence_as(state, [tf.identity(leaf) for leaf in memory])
+        )
+        for variable, value in zip(memory, keras.tree.flatten(new), strict=True):
+            variable.assign(value)
+        return outputs
+
+    memory = [tf.Variable(leaf) for leaf in keras.tree.flatten(state)]
+    found = [advance(x[:, start : start + chunk]).numpy() for start in range(0, 18, chunk)]
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, atol=1e-5)

@@ -56,6 +56,23 @@ def test_codebook_follows_the_moving_average():
     np.testing.assert_allclose(to_numpy(layer.codebook), expected, atol=1e-5)
 
 
+def test_a_frozen_layer_s_codes_stay():
+    layer = with_codebook(vectors(5, 2))
+    layer.trainable = False
+    layer(vectors(1, 40, 2, seed=1), training=True)
+    np.testing.assert_array_equal(to_numpy(layer.codebook), vectors(5, 2))
+    assert not layer.losses
+
+
+def test_training_goes_on_from_codes_of_elsewhere():
+    """Those of another codec: the first step must not take them all for unused."""
+    layer = with_codebook(vectors(5, 2))
+    layer.set_codebook(vectors(5, 2, seed=3))
+    layer(vectors(1, 4, 2, seed=1), training=True)
+    moved = np.abs(to_numpy(layer.codebook) - vectors(5, 2, seed=3)).max()
+    assert 0.0 < moved < 0.2
+
+
 def test_first_batch_fills_the_codebook_and_training_fits_it():
     layer = VectorQuantizer(16, decay=0.8, seed=0)
     x = vectors(4, 64, 2)

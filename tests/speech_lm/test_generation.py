@@ -43,7 +43,9 @@ def test_top_k_keeps_the_k_likeliest():
     np.testing.assert_allclose(draw_many(top_k=2), [5 / 7, 2 / 7, 0, 0, 0], atol=1e-3)
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.1, 1), (0.49, 1), (0.6, 2), (0.84, 3), (1.0, 5)])
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(1e-46, 1), (0.1, 1), (0.49, 1), (0.6, 2), (0.84, 3), (1.0, 5)]
+)
 def test_top_p_keeps_the_fewest_that_reach_it(top_p, kept):
     expected = np.where(np.arange(5) < kept, np.exp(LOGITS), 0)
     np.testing.assert_allclose(draw_many(top_p=top_p), expected / expected.sum(), atol=1e-3)
@@ -100,7 +102,7 @@ def test_state_of_another_model_is_refused(model, tmp_path):
         load_generation_state(model, tmp_path / "state.npz")
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "other arrays"])
+@pytest.mark.parametrize("damage", ["cut", "text", "other arrays", "no array"])
 def test_a_file_that_is_no_state_is_refused_in_one_line(model, tmp_path, damage):
     path = tmp_path / "state.npz"
     save_generation_state(model.start_generation(np.array([[1, 2, 3]]), seed=5), path)
@@ -109,6 +111,8 @@ def test_a_file_that_is_no_state_is_refused_in_one_line(model, tmp_path, damage)
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "text":
         path.write_text("no arrays")
+    elif damage == "no array":
+        np.savez(path, leaf_0=1.0, num_generated=0, seed=0)
     else:
         np.savez(path, tokens=np.zeros(3))
     with pytest.raises(ValueError, match="is damaged, or no state of a generation.$"):

@@ -297,6 +297,45 @@ def test_the_backbone_s_config_can_be_changed_as_a_preset_is_loaded(model, tmp_p
         SpeechSSM.from_preset(preset, num_layers=7)
 
 
+def test_what_is_optional_may_be_left_out(model):
+    tokens = tokens_of(2, 9)
+    mask = np.ones((2, 9), bool)
+    whole = {"token_ids": tokens, "padding_mask": mask, "reset_mask": np.zeros((2, 9), bool)}
+    for one in (model, model.backbone):
+        expected = ops.convert_to_numpy(one(whole))
+        for given in (tokens, {"token_ids": tokens}, {"token_ids": tokens, "padding_mask": mask}):
+            np.testing.assert_allclose(one(given), expected, atol=1e-5)
+        inputs = keras.Input((None,), dtype="int32")
+        np.testing.assert_allclose(keras.Model(inputs, one(inputs))(tokens), expected, atol=1e-5)
+
+
+def test_arguments_of_every_task_are_taken(model, tmp_path):
+    model.save_to_preset(str(tmp_path / "preset"))
+    loaded = SpeechSSM.from_preset(str(tmp_path / "preset"), name="mine", trainable=False)
+    assert loaded.name == "mine" and not loaded.trainable_variables
+    changed = SpeechSSM.from_preset(str(tmp_path / "preset"), name="mine", attention_window=2)
+    assert changed.name == "mine" and changed.backbone.attention_window == 2
+
+
+def test_a_function_as_preprocessor_is_left_out_of_presets(model, tmp_path):
+    task = SpeechSSM(model.backbone, preprocessor=lambda x: x)
+    task.save_to_preset(str(tmp_path / "preset"))
+    assert task.preprocessor is not None
+    assert SpeechSSM.from_preset(str(tmp_path / "preset")).preprocessor is None
+
+
+def test_a_preset_in_an_old_one_s_place_is_the_new_one(model, tmp_path):
+    preset = str(tmp_path / "preset")
+    model.save_to_preset(preset)
+    config = {**model.backbone.get_config(), "attention_window": 2, "logit_soft_cap": None}
+    backbone = type(model.backbone).from_config(config)
+    backbone.save_to_preset(preset, max_shard_size=1e-5)  # in shards
+    loaded = SpeechSSM.from_preset(preset)
+    assert (loaded.backbone.attention_window, loaded.backbone.logit_soft_cap) == (2, None)
+    for a, b in zip(loaded.get_weights(), backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_unknown_inputs_are_refused(model):
     with pytest.raises(ValueError, match="mask"):
         model({"token_ids": tokens_of(1, 4), "mask": np.ones((1, 4), bool)})
