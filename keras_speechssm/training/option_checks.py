@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,8 +38,11 @@ def check_schedule(
     check_at_least(0, warmup_steps=warmup_steps)
     check_between(0, 1, final_learning_rate=final_learning_rate)
     if warmup_steps and warmup_steps >= total_steps:
-        raise ValueError(
-            f"warmup_steps is {warmup_steps}: of total_steps {total_steps} none would be left."
+        # No error: a run may go on with more steps.
+        print(
+            f"warmup_steps is {warmup_steps}: in {total_steps} steps the learning rate does not "
+            "reach its peak.",
+            file=sys.stderr,
         )
     if warmup_steps and warmup_steps < steps_per_epoch:
         raise ValueError(

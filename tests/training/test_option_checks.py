@@ -7,6 +7,7 @@ from keras_speechssm.training.option_checks import (
     check_between,
     check_crops,
     check_model_config,
+    check_schedule,
 )
 
 
@@ -22,6 +23,13 @@ def test_what_is_not_is_named(value):
         check_at_least(1, seconds=2, steps=value)
     with pytest.raises(ValueError, match=r"^share is .*; expected 1 to 3\.$"):
         check_between(1, 3, share=value)
+
+
+def test_a_warm_up_as_long_as_the_run_is_told(capsys):
+    check_schedule(1e-3, total_steps=1000, steps_per_epoch=10, warmup_steps=999)
+    assert not capsys.readouterr().err
+    check_schedule(1e-3, total_steps=500, steps_per_epoch=10, warmup_steps=1000)
+    assert "in 500 steps the learning rate does not reach its peak" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
