@@ -88,9 +88,9 @@ def measure(
         context: tokens before those that are decoded.
 
     Returns:
-        `seconds` of a call, `parameters`, `peak_gib`, the process's largest resident memory, and
-        `limit_gflops`, the machine's rate of products between before and after: machines that
-        are shared change their speed.
+        `seconds` of a call, `parameters`, `peak_gib`, the process's largest resident memory up
+        to the end of the first call, and `limit_gflops`, the machine's rate of products between
+        before and after: machines that are shared change their speed.
     """
     model = IMPLEMENTATIONS[implementation](GriffinSize.from_config(size))
     call = getattr(model, work)(batch, amount, *([] if context is None else [context]))

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_speechssm.shapes import TOKEN_RATE
+
 
 def check_at_least(least: float, **options: float | None) -> None:
     """Raises `ValueError` for the first option that is below `least` or no finite number.
@@ -60,7 +62,7 @@ def check_crops(
 ) -> None:
     """Raises `ValueError` for folders that there are not, and crops that cannot be cut of them."""
     check_at_least(1, batch_size=batch_size)
-    check_at_least(0.04, crop_seconds=crop_seconds)
+    check_at_least(1 / TOKEN_RATE, crop_seconds=crop_seconds)
     for folder in (*audio_folders, *(validation_folders or ())):
         if not Path(folder).is_dir():
             raise ValueError(f"The folder {folder} does not exist.")

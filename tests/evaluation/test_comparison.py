@@ -14,6 +14,7 @@ from keras_speechssm.evaluation.comparison import evaluate_continuations
 from keras_speechssm.evaluation.comparison_items import GROUND_TRUTH, compare_folders
 from keras_speechssm.evaluation.judges import LikelihoodJudge
 from keras_speechssm.evaluation.naturalness import minute_spans
+from keras_speechssm.whole_files import claimed
 
 PROMPT = ["sea"] * 2
 TRUE = ["sea", "ship", "gull"] * 4
@@ -296,6 +297,12 @@ def run_plain(folders, system):
     return evaluate_continuations(
         [system], folders / "benchmark", folders / "out", prompt_seconds=2.0
     )
+
+
+def test_two_at_one_report_are_refused(folders):
+    (folders / "out").mkdir()
+    with claimed(folders / "out"), pytest.raises(ValueError, match="Another run is at work"):
+        run(folders)
 
 
 def test_a_file_in_the_reports_place_is_said_at_once(folders, tools):

@@ -55,6 +55,11 @@ def test_a_real_models_mean_is_its_perplexity(tmp_path):
         evaluate_positions(
             [str(tmp_path / "lm")], [tmp_path / "tokens"], tmp_path / "x", bin_tokens=41
         )
+    with pytest.raises(ValueError, match="have one name"):
+        evaluate_positions(["a=b", "a=c"], [tmp_path / "tokens"], tmp_path / "x", bin_tokens=40)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="a file lies there"):
+        evaluate_positions(["a"], [tmp_path / "tokens"], tmp_path / "file", bin_tokens=40)
     finish_token_folder(tmp_path / "tokens", VOCABULARY + 1)
     with pytest.raises(ValueError, match="tokenise them"):
         evaluate_positions(

@@ -62,6 +62,21 @@ def test_marks_other_than_one_and_nought_are_refused(tmp_path, task):
         gold(tmp_path, text, task)
 
 
+def test_recordings_that_are_lacking_are_named_before_anything_is_scored(tmp_path):
+    (tmp_path / "gold.csv").write_text(LEXICAL)
+    (tmp_path / "audio").mkdir()
+    write_audio(tmp_path / "audio" / "aa.wav", np.zeros(1600))
+    with pytest.raises(ValueError, match="lacks 5 recordings of .*, such as 'ab'"):
+        evaluate_zero_speech(
+            tmp_path / "gold.csv",
+            "lexical",
+            submission_file=tmp_path / "scores.txt",
+            audio_folder=tmp_path / "audio",
+            preset="no such preset",
+        )
+    assert not (tmp_path / "scores.txt").exists()
+
+
 def test_sblimp_pairs_the_nth_correct_with_the_nth_incorrect(tmp_path):
     pairs = gold(tmp_path, SYNTACTIC, "syntactic")
     assert [(a["filename"], b["filename"]) for a, b in pairs] == [
