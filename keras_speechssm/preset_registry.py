@@ -203,6 +203,17 @@ class PresetMixin:
         with replace_folder(preset_dir) as partial:
             self._save_bare(partial, max_shard_size)
 
+    def quantize(self, mode=None, **kwargs) -> None:
+        """As `keras.Model.quantize`, for the language models; see `GriffinBackbone.quantize`.
+
+        Raises:
+            ValueError: the model is another part of a pipeline. Keras would quantise some of
+                its layers, and then not load the preset that it saves.
+        """
+        if self.preset_part != "speech_lm":
+            raise ValueError(f"{type(self).__name__} cannot be quantised: the language models can.")
+        super().quantize(mode, **kwargs)
+
     def _save_bare(self, folder, max_shard_size: float) -> None:
         """Without what is no part of the model: Adam's moments, a function as preprocessor."""
         bare: dict = {"optimizer": getattr(self, "optimizer", None)}

@@ -193,6 +193,13 @@ def test_value_beyond_float16_stays_float32(saved):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(loaded.dense.kernel), kernel)
 
 
+def test_only_language_models_are_quantised(saved):
+    model = saved[0]
+    with pytest.raises(ValueError, match="TinyBackbone cannot be quantised"):
+        model.quantize("int8")
+    assert model.dense.quantization_mode is None
+
+
 def test_failed_save_leaves_the_old_preset(saved, monkeypatch):
     model, folder = saved
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -53,9 +53,9 @@ def evaluate_checkpoints(
         benchmark_folder: recordings to continue, such as `librispeech-long/dev-clean`.
         output_folder: gets a folder of continuations for each, and `selection.json`.
         preset: pipeline that speaks.
-        prompt_seconds, until_seconds, subset, seed: see `generate_continuations`; all
-            checkpoints continue the same recordings with the same seeds.
-        transcriber, text_model: see `evaluate_continuations`.
+        prompt_seconds, until_seconds, subset, seed: as `speechssm evaluate generate` takes them;
+            all checkpoints continue the same recordings with the same seeds.
+        transcriber, text_model: as `speechssm evaluate continuations` takes them.
 
     Returns:
         `{"best": path, "checkpoints": {path: transcript_perplexity's, and

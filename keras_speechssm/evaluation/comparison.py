@@ -73,11 +73,19 @@ def evaluate_continuations(
             paper's win rates, which are of recordings of 3.5 min and more. Defaults to `None`:
             what the systems were generated with.
         subset, subset_seed: only so many recordings, as `evaluate generate` draws them.
-        transcriber: see `transcription.open_transcriber`.
-        text_model: see `text_models.open_text_model`.
-        embedder, embedder_prompt: see `sentence_embedding.open_embedder`.
-        speaker_embedder: see `speaker_embedding.open_speaker_embedder`.
-        judge, judge_model: see `judges.open_judge`.
+        transcriber: `pocketsphinx`, offline; or a name or folder of a speech recogniser that
+            `transformers` loads, such as `whisper-small.en`.
+        text_model: judges transcripts: `pocketsphinx-trigram`, offline; or a preset, folder or
+            handle of a `keras_hub.models.CausalLM`, such as `gemma_2b_en`.
+        embedder: compares transcripts with the true text: `all-MiniLM-L6-v2`, offline; or a name
+            or folder of a sentence-transformers model.
+        embedder_prompt: put before each text, where that model was trained with prompts.
+        speaker_embedder: `resemblyzer`, offline; or a name or folder of a model of `transformers`
+            with an x-vector head, such as `microsoft/wavlm-base-plus-sv`.
+        judge: `likelihood`, offline; the address of an OpenAI-compatible service, such as
+            `http://localhost:8000/v1`, its key in the environment variable `OPENAI_API_KEY`; or
+            a preset of an instruction-tuned `keras_hub.models.CausalLM`.
+        judge_model: the model to ask that service for.
         players: recordings that one can listen to in `report.html`.
 
     Returns:

@@ -137,7 +137,9 @@ def generate_continuations(
         slide_and_prompt_seconds: longest sequence of the language model, prompt included, from
             whose last 3 s it goes on. Defaults to `None`: the model by itself, a Transformer
             past the length that it was trained on too.
-        subset, subset_seed: see `read_benchmark`.
+        subset: only so many recordings, drawn once for all: the same folder and `subset_seed` give
+            the same. Defaults to `None`: all.
+        subset_seed: of the draw.
         temperature: of the language model's samples.
         seed: of all samples.
 

@@ -72,9 +72,11 @@ def evaluate_intelligibility(
     the voice prompt.
 
     Args:
-        audio_folders: folders with sidecars (see `keras_speechssm.data.corpora`).
+        audio_folders: folders of recordings with sidecars of what is said in them, as
+            `speechssm prepare synthesized` writes them.
         preset: a pipeline preset.
-        transcriber: see `transcription.open_transcriber`.
+        transcriber: `pocketsphinx`, offline; or a name or folder of a speech recogniser that
+            `transformers` loads, such as `whisper-small.en`.
         name_contains: only recordings with this in their name, such as `flite`.
         excerpt_seconds: longest excerpt.
         max_excerpts: spread evenly over the recordings.

@@ -160,7 +160,7 @@ def write_sheets(
 
     Args:
         systems, benchmark_folder, prompt_seconds, until_seconds, with_prompt, least_reference:
-            see `evaluate_continuations`; the spans are those of its N-MOS-T.
+            as `speechssm evaluate continuations` takes them; the spans are those of its N-MOS-T.
         output_folder: new folder: clips, `sheet.csv` for each rater to copy and fill in,
             `instructions.txt`, and `key.csv`, which is not for raters.
         subset, subset_seed: recordings at most. Defaults to `50`, as in the paper's long form;

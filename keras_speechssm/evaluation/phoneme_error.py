@@ -44,7 +44,8 @@ def evaluate_phoneme_error(
     greedy CTC decoding.
 
     Args:
-        audio_folders: folders with sidecars (see `keras_speechssm.data.corpora`).
+        audio_folders: folders of recordings with sidecars of what is said in them, as
+            `speechssm prepare synthesized` writes them.
         preset: the tokenizer, or a pipeline that has one.
         max_segments: segments used at most, spread evenly over all there are.
         margin: seconds of audio kept on each side of a segment.

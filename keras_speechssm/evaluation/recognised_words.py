@@ -74,10 +74,11 @@ def evaluate_recognised_words(
     Args:
         benchmark_folder: recordings, each a prompt and its true continuation.
         preset: a pipeline preset.
-        transcriber: see `transcription.open_transcriber`.
+        transcriber: `pocketsphinx`, offline; or a name or folder of a speech recogniser that
+            `transformers` loads, such as `whisper-small.en`.
         prompt_seconds: length of the prompts.
         seconds: length of each continuation.
-        subset: recordings, see `generation.read_benchmark`.
+        subset: recordings at most, drawn once for all. Defaults to `10`.
         temperature: of the language model's samples.
         seed: of all samples.
 

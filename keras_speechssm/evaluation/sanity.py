@@ -135,7 +135,7 @@ def evaluate_sanity(
             is quick.
         prompt_seconds: length of the prompts.
         seconds: of speech from each folder, prompt included.
-        transcriber, text_model, embedder: see `evaluate_continuations`.
+        transcriber, text_model, embedder: as `speechssm evaluate continuations` takes them.
         seed: of shuffling and noise.
 
     Returns:

@@ -250,12 +250,12 @@ def train_codec(
         crop_seconds: length of a crop.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
         learning_rate: peak learning rate.
-        waveform_weight: see `CodecLoss`. A codec of the source-filter kind has phases of its
-            own, and is trained without this term.
-        adversarial_weight, feature_weight: of the discriminators' losses, see
-            `AdversarialCodec`; 0 for the first trains without discriminators. The second is a
-            tenth of the paper's, since `CodecLoss` is nearer to DAC's, whose is 2.
-        discriminator_channels: see `Discriminators`.
+        waveform_weight: of the error of the waveform itself, without which a small codec does not
+            learn phase. One of the source-filter kind has phases of its own, and does without.
+        adversarial_weight, feature_weight: of the discriminators' losses; 0 for the first trains
+            without them. The second is a tenth of the paper's: `CodecLoss` is nearer to DAC's,
+            whose is 2.
+        discriminator_channels: width of the discriminators.
         adversarial_begins: share of the run after which the codec listens to them, fully a
             tenth later; until then they only learn, and no weights count as the best.
         seed: int.
@@ -315,7 +315,7 @@ def compile_codec(
         has_pitch: whether it predicts pitch, as the source-filter kind does; then without the
             error of the waveform.
         learning_rate: float.
-        waveform_weight: see `CodecLoss`.
+        waveform_weight: of `CodecLoss`.
     """
     loss, weights = CodecLoss(waveform_weight=0.0 if has_pitch else waveform_weight), None
     if has_pitch:

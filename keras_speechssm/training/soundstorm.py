@@ -148,12 +148,12 @@ def train_soundstorm(
         initial_preset: preset of a `SoundStorm` for this codec and tokenizer to start from, in
             the dtype policy that it was saved with. Where the tokenizer has another number of
             tokens, all is kept but what it knows of them (`change_vocabulary`); another
-            tokenizer of the same number is not noticed. Defaults to a new model, see
-            `start_from_codebooks`.
+            tokenizer of the same number is not noticed. Defaults to a new model,
+            whose embeddings begin as the codebooks.
         batch_size: crops in a step.
         crop_seconds: length of a crop.
         total_steps, steps_per_epoch: length of the run, and of its epochs.
-        learning_rate: peak of Adam's learning rate, see `LearningRate`.
+        learning_rate: peak of Adam's learning rate, which falls along a cosine.
         seed: int.
         max_seconds: stop after this much training time.
         cache_dir: folder of the token files. Defaults to `output_dir/token_pairs`.

@@ -147,8 +147,8 @@ def train_speech_lm(
             before a recording.
         preset: of such a model to train on from, such as `speech_ssm_demo_en`, or one without
             weights to begin anew, such as `speech_ssm_2b`.
-        text_preset: of a RecurrentGemma (or a Gemma) whose weights the model begins with; see
-            `SpeechSSM.from_text_preset`.
+        text_preset: of a RecurrentGemma (or a Gemma) whose weights the model begins with, all
+            but its embeddings of words.
         model_config: arguments of `GriffinBackbone` (or KerasHub's `GemmaBackbone`), over
             those of the preset or, without any, over `MODELS`'.
         lora_rank: int. Trains low-rank matrices of this rank only. Defaults to `None`.
@@ -166,7 +166,7 @@ def train_speech_lm(
         warmup_steps: int. Steps over which the learning rate rises.
         steps_per_epoch: int. Steps between validations and checkpoints; the learning rate
             changes with them.
-        learning_rate: float. Peak of AdamW's learning rate, see `LearningRate`.
+        learning_rate: float. Peak of AdamW's learning rate, which falls along a cosine.
         final_learning_rate: float. What it falls to, as a share of the peak.
         weight_decay, clip_norm: floats of `make_optimizer`.
         ema_momentum: float. Validates and keeps moving averages of the weights with this

@@ -125,8 +125,8 @@ def train_tokenizer(
     """Trains a semantic tokenizer from folders of audio; run again, it resumes.
 
     Args:
-        audio_folders: folders of speech. A recording with a sidecar (see
-            `keras_speechssm.data.corpora`) is trained on with CTC as well.
+        audio_folders: folders of speech. A recording with a sidecar of its phonemes, as `speechssm
+            prepare synthesized` writes one, is trained on with CTC as well.
         output_dir: run folder: metrics, backup, best weights and, at the end, `preset/`.
         validation_folders: folders of transcribed speech for choosing the best weights.
         preset: of a SemanticTokenizer to train on from, or one without weights to begin anew,
@@ -143,8 +143,8 @@ def train_tokenizer(
         best_rq_weight: weight of masked prediction.
         ctc_weight: weight of the phonemes' two losses, from all tokens and from each alone.
         untranscribed_share: share of crops without transcripts.
-        quantize_from: share of the run at which the quantizer is phased in at the latest, see
-            `QuantizerPhaseIn`; early where the weights to begin from know phonemes already.
+        quantize_from: share of the run at which the quantizer is phased in at the latest;
+            early where the weights to begin from know phonemes already.
         steps_per_epoch: steps between validations and backups.
         num_validation_batches: batches of one validation.
         max_seconds: stop after this much training time.

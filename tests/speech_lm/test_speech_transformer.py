@@ -140,3 +140,17 @@ def test_preset_round_trip(model, tmp_path):
     np.testing.assert_array_equal(
         ops.convert_to_numpy(loaded(tokens)), ops.convert_to_numpy(model(tokens))
     )
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+# Keras' quantised embedding transposes with x.T on torch.
+@pytest.mark.filterwarnings(r"ignore:[\s\S]*x.T:UserWarning")
+def test_a_quantised_model_goes_to_disk_and_back(tmp_path):
+    model, tokens = make_model(), tokens_of(2, 10)
+    before = ops.convert_to_numpy(model(tokens))
+    model.quantize("int8")
+    expected = ops.convert_to_numpy(model(tokens))
+    assert 0 < np.abs(expected - before).max() < 0.5
+    model.save_to_preset(str(tmp_path / "preset"))
+    loaded = SpeechTransformer.from_preset(str(tmp_path / "preset"))
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(tokens)), expected)
