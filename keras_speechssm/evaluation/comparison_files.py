@@ -77,8 +77,7 @@ def to_markdown(report: dict) -> str:
     """The tables of a report, in Markdown."""
     parts = [f"# Continuations of {report['benchmark']}", "", _explain(report), ""]
     for title, header, rows in _tables(report):
-        parts += [f"## {title}", "", _markdown_row(header), "|" + "---|" * len(header)]
-        parts += [*map(_markdown_row, rows), ""]
+        parts += [f"## {title}", "", markdown_table(header, rows)]
     parts += [f"![{title}]({name}.png)" for name, (title, _) in _CURVES.items()]
     return "\n".join(parts) + "\n"
 
@@ -152,8 +151,13 @@ def _cell(value) -> str:
     return f"{value['mean']:.3g}" + (f" ± {half:.2g}" if _is_number(half) else "")
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, with the line break at its end."""
+    first, *others = (
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        for cells in (header, *rows)
+    )
+    return "\n".join([first, "|" + "---|" * len(header), *others]) + "\n"
 
 
 def plot_curves(curves: dict[str, list[dict]], title: str, axis: str) -> bytes:

@@ -11,7 +11,7 @@ from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 from keras_speechssm.data.voice_activity import speech_turns
-from keras_speechssm.evaluation.comparison_files import plot_curves
+from keras_speechssm.evaluation.comparison_files import markdown_table, plot_curves
 from keras_speechssm.evaluation.confidence import mean_interval
 from keras_speechssm.evaluation.generation_log import check_options
 from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
@@ -92,11 +92,12 @@ def evaluate_long_form(
     preset: str = DEFAULT_PRESET,
     prompt_seconds: float = 10.0,
     skipped_minutes: int = 4,
+    table_minutes: int = 1,
 ) -> dict:
     """Measures the minutes of continuations, and of the true ones next to them.
 
-    Writes `long-form.json`, `<measure>.png` for each of `MEASURES`, and what was measured of
-    each recording, from which a run that was killed goes on.
+    Writes `long-form.json`, `long-form.md`, `<measure>.png` for each of `MEASURES`, and what
+    was measured of each recording, from which a run that was killed goes on.
 
     Args:
         continuation_folder: what `speechssm evaluate generate` wrote, without prompts.
@@ -105,6 +106,7 @@ def evaluate_long_form(
         preset: whose tokenizer counts repetitions.
         prompt_seconds: length of the prompts.
         skipped_minutes: so many first ones do not count for the trends.
+        table_minutes: minutes in a column of the table in `long-form.md`.
 
     Returns:
         `{"continuation": {measure: [interval of each minute]}, "truth": the same, "trends":
@@ -119,6 +121,7 @@ def evaluate_long_form(
     """
     check_at_least(0.5, prompt_seconds=prompt_seconds)
     check_at_least(0, skipped_minutes=skipped_minutes)
+    check_at_least(1, table_minutes=table_minutes)
     check_options(continuation_folder, prompt_seconds, 0.0)
     output = Path(output_folder)
     if output.is_file():
@@ -151,6 +154,8 @@ def evaluate_long_form(
         few = f"No continuation has {skipped_minutes + 3} whole minutes, so there are no trends"
         print(f"{few}; skipped_minutes may be less.", file=sys.stderr)
     write_json(output / "long-form.json", report)
+    with whole_file(output / "long-form.md") as temporary:
+        temporary.write_text(minutes_table(report, table_minutes), encoding="utf-8")
     for measure in MEASURES:
         curves = {kind: report[kind][measure] for kind in rows if report[kind][measure]}
         with whole_file(output / f"{measure}.png") as temporary:
@@ -191,3 +196,45 @@ def summarise_minutes(rows: dict[str, list[dict]], skipped_minutes: int) -> dict
         for name, found in slopes.items()
     }
     return report
+
+
+def minutes_table(report: dict, table_minutes: int = 1) -> str:
+    """The report of `evaluate_long_form` as a table in Markdown, a measure a row.
+
+    Args:
+        report: of `summarise_minutes`.
+        table_minutes: minutes in a column, whose mean it shows.
+
+    Returns:
+        the columns of the continuations, the lowest and the highest minute of the truth as far
+        as every true continuation lasts, and the slope after the skipped minutes.
+    """
+    opinions = report["truth"]["mos"]
+    lasting = [minute for minute in opinions if minute["num"] == opinions[0]["num"]]
+    starts = range(0, len(report["continuation"]["mos"]), table_minutes)
+    ends = [min(start + table_minutes, len(report["continuation"]["mos"])) for start in starts]
+    columns = [
+        f"{start + 1}" if end == start + 1 else f"{start + 1}-{end}"
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    rows = []
+    for name in MEASURES:
+        ours = report["continuation"][name]
+        blocks = [_means(ours[a:b]) for a, b in zip(starts, ends, strict=True)]
+        truth = _means(report["truth"][name][: len(lasting)])
+        slope = report["trends"][name]
+        rows.append(
+            [
+                name.replace("_", " "),
+                *(f"{np.mean(means):#.3g}" if means else "-" for means in blocks),
+                f"{min(truth):#.3g} to {max(truth):#.3g}" if truth else "-",
+                f"{slope['mean']:+.4f} ± {slope['half_width']:.4f}" if slope["num"] > 1 else "-",
+            ]
+        )
+    last = f"the truth, minutes 1 to {len(lasting)}"
+    return markdown_table(["minute", *columns, last, "slope a minute"], rows)
+
+
+def _means(minutes: Sequence[dict]) -> list[float]:
+    """Of those minutes that any recording has a value for."""
+    return [minute["mean"] for minute in minutes if minute["num"]]

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.evaluation.comparison_files import markdown_table
 from keras_speechssm.evaluation.generation import check_times
 from keras_speechssm.evaluation.item_measures import Instruments, measure_item, open_instruments
 from keras_speechssm.evaluation.judges import LikelihoodJudge
@@ -175,12 +176,12 @@ def evaluate_sanity(
 
 def sanity_table(report: dict) -> str:
     """The report of `evaluate_sanity` as a table in Markdown."""
-    lines = ["| ruin | measure | truth | ruined | caught |", "|---|---|---|---|---|"]
+    rows = []
     for kind in CAUGHT_BY:
         for name, found in report[kind].items():
             numbers = ["-" if found[key] is None else f"{found[key]:.3g}" for key in _SHOWN]
-            lines.append(f"| {kind} | {name} | {' | '.join(numbers)} | {found['caught']:.0%} |")
-    return "\n".join(lines) + "\n"
+            rows.append([kind, name, *numbers, f"{found['caught']:.0%}"])
+    return markdown_table(["ruin", "measure", "truth", "ruined", "caught"], rows)
 
 
 def _measure(speech: RealSpeech, continuation: np.ndarray, instruments: Instruments) -> dict:

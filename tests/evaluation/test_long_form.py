@@ -9,6 +9,7 @@ from keras_speechssm.evaluation.long_form import (
     MEASURES,
     evaluate_long_form,
     measure_minutes,
+    minutes_table,
     summarise_minutes,
     trend,
 )
@@ -70,6 +71,22 @@ def test_trends_are_slopes_of_the_late_minutes():
     assert report["truth"]["mos"] == [] and report["num_recordings"] == 2
 
 
+def test_table_of_minutes():
+    ours = [{name: [0.1, 0.3, n, 2.0 * n, 3.0 * n] for name in MEASURES} for n in (1, 3)]
+    truth = [{name: [0.25, 0.15, 9.0][:last] for name in MEASURES} for last in (2, 3)]
+    for row, last in zip(ours, (3, 4), strict=True):
+        row["speaker_similarity"][last:] = [None] * (5 - last)
+    report = summarise_minutes({"continuation": ours, "truth": truth}, 2)
+    lines = minutes_table(report, 2).splitlines()
+    assert lines[0] == ("| minute | 1-2 | 3-4 | 5 | the truth, minutes 1 to 2 | slope a minute |")
+    assert lines[1] == "|---|---|---|---|---|---|"
+    slope = "+2.0000 ± 63.6567"  # of 1 and 3, with Student's 63.66 of one degree of freedom
+    assert lines[2] == f"| silent share | 0.200 | 3.00 | 6.00 | 0.150 to 0.250 | {slope} |"
+    assert lines[5] == "| speaker similarity | 0.200 | 4.00 | - | 0.150 to 0.250 | - |"
+    alone = minutes_table(summarise_minutes({"continuation": ours, "truth": []}, 2)).splitlines()
+    assert alone[2].startswith("| silent share | 0.100 | 0.300 | 2.00 | 4.00 | 6.00 | - | +2.0000")
+
+
 def test_report_and_plots_of_folders(tmp_path, monkeypatch, capsys):
     class Tokenizer:
         @classmethod
@@ -96,7 +113,12 @@ def test_report_and_plots_of_folders(tmp_path, monkeypatch, capsys):
     assert report["truth"]["mos"][0]["mean"] == pytest.approx(3.0, abs=1e-3)
     assert "No continuation has 7 whole minutes" in capsys.readouterr().err
     files = {path.name for path in (tmp_path / "report").iterdir()}
-    assert files == {"items", "long-form.json", *(f"{name}.png" for name in MEASURES)}
+    assert files == {
+        "items",
+        "long-form.json",
+        "long-form.md",
+        *(f"{name}.png" for name in MEASURES),
+    }
     # What is there is not measured again, unless it is of another tokenizer.
     measure = long_form.measure_minutes
     monkeypatch.setattr(long_form, "measure_minutes", lambda *_: 1 / 0)
