@@ -9,6 +9,7 @@ from keras_speechssm.audio import read_audio
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.mel import mel_filters
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.soundstream.soundstream import SoundStream
 from keras_speechssm.training.option_checks import check_at_least
 
 _WINDOW, _HOP, _BANDS = 1024, 256, 80
@@ -79,6 +80,24 @@ def codec_quality(reference: np.ndarray, decoded: np.ndarray) -> dict[str, float
     }
 
 
+def codec_round_trip(
+    codec: SoundStream, num_levels: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The function that sends a waveform (samples,) through a codec and back.
+
+    Args:
+        codec: the codec.
+        num_levels: only the first so many levels of its tokens. Defaults to `None`: all.
+    """
+
+    def round_trip(waveform: np.ndarray) -> np.ndarray:
+        # Filled up, so that few shapes are compiled; the codec is causal.
+        filled = np.pad(waveform, (0, -len(waveform) % (4 * SAMPLE_RATE)))
+        return codec.decode(codec.encode(filled)[:, :num_levels])[: len(waveform)]
+
+    return round_trip
+
+
 def evaluate_codec(
     audio_folders: Sequence[str | Path],
     round_trip: Callable[[np.ndarray], np.ndarray],
@@ -89,7 +108,7 @@ def evaluate_codec(
     Args:
         audio_folders: folders of audio files.
         round_trip: waveform (samples,) -> decoded waveform, cut to the same length here
-            if it is longer; for a codec `lambda x: codec.decode(codec.encode(x))`.
+            if it is longer, such as `codec_round_trip(codec)`.
         limit: only the first so many files.
 
     Returns:

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.data.token_source import open_tokens
-from keras_speechssm.evaluation.codec_quality import evaluate_codec
+from keras_speechssm.evaluation.codec_quality import codec_round_trip, evaluate_codec
 from keras_speechssm.evaluation.lyra import RATES, lyra_round_trip
 from keras_speechssm.evaluation.token_perplexity import check_vocabulary, evaluate_token_perplexity
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
-from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.soundstream import SoundStream
 
 
@@ -39,14 +38,9 @@ def evaluate_codec_preset(
     codec = SoundStream.from_preset(preset)
     if num_levels is not None and not 1 <= num_levels <= codec.num_quantizers:
         raise ValueError(f"num_levels is {num_levels}; expected 1 to {codec.num_quantizers}.")
-
-    def round_trip(waveform: np.ndarray) -> np.ndarray:
-        # Filled up, so that few shapes are compiled; the codec is causal.
-        filled = np.pad(waveform, (0, -len(waveform) % (4 * SAMPLE_RATE)))
-        return codec.decode(codec.encode(filled)[:, :num_levels])
-
     report = _evaluate_lyra(audio_folders, lyra_folder, limit)
-    return {"codec": evaluate_codec(audio_folders, round_trip, limit), **report}
+    through_codec = codec_round_trip(codec, num_levels)
+    return {"codec": evaluate_codec(audio_folders, through_codec, limit), **report}
 
 
 def evaluate_resynthesis(

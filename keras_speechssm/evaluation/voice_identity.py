@@ -2,15 +2,18 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from keras_speechssm.audio import MIN_PROMPT_SECONDS, read_audio
-from keras_speechssm.data.corpora import recordings_of_speakers
+from keras_speechssm.data.corpora import name_recordings, recordings_of_speakers
 from keras_speechssm.data.speaker_embedding import open_speaker_embedder
+from keras_speechssm.evaluation.codec_quality import codec_round_trip
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.preset_registry import DEFAULT_PRESET
+from keras_speechssm.soundstream.soundstream import SoundStream
 from keras_speechssm.training.option_checks import check_at_least
 
 
@@ -18,8 +21,10 @@ def evaluate_voices(
     speaker_folders: Sequence[str | Path] = (),
     audio_folders: Sequence[str | Path] = (),
     *,
+    distractor_folders: Sequence[str | Path] = (),
     preset: str = DEFAULT_PRESET,
     per_speaker: int = 4,
+    codec_only: bool = False,
     seed: int = 0,
 ) -> dict:
     """Resynthesises recordings and asks which of the speakers each sounds like.
@@ -30,8 +35,11 @@ def evaluate_voices(
             synthesized`), whose files are named after their voices, such as its `parallel/`, where
             every voice says each sentence: a voice is then compared with the others' same words,
             but not with its own, which is a little harder.
+        distractor_folders: folders of recordings of further speakers, one of each, who a voice
+            may be taken for. They are not resynthesised themselves.
         preset: a pipeline preset.
         per_speaker: recordings of each speaker that are used, the first ones by name.
+        codec_only: sends recordings through the codec alone: the most that SoundStorm can keep.
         seed: of SoundStorm's samples.
 
     Returns:
@@ -49,24 +57,27 @@ def evaluate_voices(
         if len(paths) < 2:
             raise ValueError(f"Voices are compared over two recordings each; {speaker} has one.")
     recordings = {
-        speaker: [
-            read_audio(path, min_seconds=MIN_PROMPT_SECONDS, allow_silence=False)
-            for path in paths[:per_speaker]
-        ]
+        speaker: [_read(path) for path in paths[:per_speaker]]
         for speaker, paths in speakers.items()
     }
-    speech = SpeechContinuation.from_preset(preset)
-    return voice_identity(
-        recordings,
-        lambda waveform: speech.resynthesize(waveform, seed=seed),
-        open_speaker_embedder(),
-    )
+    distractors = name_recordings(distractor_folders) if distractor_folders else {}
+    further = {name: _read(path) for name, path in distractors.items()}
+    if codec_only:
+        restore = codec_round_trip(SoundStream.from_preset(preset))
+    else:
+        restore = partial(SpeechContinuation.from_preset(preset).resynthesize, seed=seed)
+    return voice_identity(recordings, restore, open_speaker_embedder(), further)
+
+
+def _read(path: Path) -> np.ndarray:
+    return read_audio(path, min_seconds=MIN_PROMPT_SECONDS, allow_silence=False)
 
 
 def voice_identity(
     recordings: Mapping[str, Sequence[np.ndarray]],
     restore: Callable[[np.ndarray], np.ndarray],
     embed: Callable[[np.ndarray], np.ndarray],
+    distractors: Mapping[str, np.ndarray] | None = None,
 ) -> dict:
     """Compares restored recordings with the speakers' other, original ones.
 
@@ -74,6 +85,8 @@ def voice_identity(
         recordings: by speaker, at least two waveforms (samples,) at 16 kHz.
         restore: what is judged, from waveform to waveform.
         embed: function from a waveform to a unit vector, such as `open_speaker_embedder()`.
+        distractors: a waveform of each of further speakers, who count among the others.
+            Defaults to `None`.
 
     Returns:
         dict: `to_own` and `to_others`, mean cosines of the restored to the originals of the
@@ -81,17 +94,20 @@ def voice_identity(
         how often the speaker is the nearest; `nearest_share_originals`, the same of the
         originals themselves, which is what the embedder allows; `taken_for`, by speaker, for
         those that were not always nearest to their own, how many recordings were nearest to
-        which other speaker; `num_speakers` and `num_recordings`.
+        which other speaker; `num_speakers`, distractors included, and `num_recordings`, those
+        that were judged.
     """
     if len(recordings) < 2 or min(map(len, recordings.values())) < 2:
         raise ValueError(
             "Voices are compared between two speakers or more, each of two recordings."
         )
-    names = list(recordings)
-    voices = [np.stack([embed(waveform) for waveform in recordings[name]]) for name in names]
+    distractors = distractors or {}
+    names = [*recordings, *distractors]
+    originals = [*recordings.values(), *([waveform] for waveform in distractors.values())]
+    voices = [np.stack([embed(waveform) for waveform in own]) for own in originals]
     own, others, nearest, nearest_originals = [], [], [], []
     taken_for: dict[str, Counter] = defaultdict(Counter)
-    for number, name in enumerate(names):
+    for number, name in enumerate(recordings):
         for place, waveform in enumerate(recordings[name]):
             known = [
                 np.delete(voice, place, axis=0) if other == number else voice
@@ -110,7 +126,7 @@ def voice_identity(
         "nearest_share": float(np.mean(nearest)),
         "nearest_share_originals": float(np.mean(nearest_originals)),
         "taken_for": {name: dict(found) for name, found in taken_for.items()},
-        "num_speakers": len(recordings),
+        "num_speakers": len(names),
         "num_recordings": len(own),
     }
 

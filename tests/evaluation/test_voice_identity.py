@@ -45,6 +45,16 @@ def test_the_recording_itself_is_left_out():
     assert measured["nearest_share"] == measured["nearest_share_originals"] < 1.0
 
 
+def test_distractors_are_taken_for_but_not_judged():
+    nearer = {"d": np.array([np.cos(1.06), np.sin(1.06), 7.0])}
+    constant = np.array([np.cos(1.07), np.sin(1.07), 0.0])
+    measured = voice_identity(speakers(), lambda waveform: constant, embed, nearer)
+    assert measured["num_speakers"] == 4 and measured["num_recordings"] == 7
+    assert measured["taken_for"] == {"a": {"d": 3}, "b": {"d": 2}, "c": {"d": 2}}
+    assert measured["nearest_share"] == 0.0
+    assert measured["nearest_share_originals"] == pytest.approx(5 / 7)  # b's two are nearer to d
+
+
 @pytest.mark.parametrize(
     "recordings",
     [{}, {"a": [np.ones(2)] * 2}, {"a": [np.ones(2)] * 2, "b": [np.ones(2)]}],
@@ -71,6 +81,26 @@ def test_synthesised_speech_is_grouped_by_its_voices(tmp_path, monkeypatch):
     measured = evaluate_voices(audio_folders=[tmp_path], per_speaker=2)
     assert (measured["num_speakers"], measured["num_recordings"]) == (2, 4)
     assert measured["nearest_share"] == 1.0 and measured["to_own"] > 0.99 > measured["to_others"]
+    (tmp_path / "more").mkdir()
+    write_audio(tmp_path / "more" / "third.wav", np.full(16000, 0.13))
+    codec = SimpleNamespace(encode=lambda w: w[:, None], decode=lambda tokens: 1.3 * tokens[:, 0])
+    monkeypatch.setattr(module, "SoundStream", SimpleNamespace(from_preset=lambda preset: codec))
+    monkeypatch.setattr(module, "SpeechContinuation", None)
+    folders = [tmp_path / speaker for speaker in ("flite-a-00", "espeak-b-01")]
+    for folder in folders:
+        folder.mkdir()
+        for path in sorted(tmp_path.glob(f"*_{folder.name}.wav")):
+            path.rename(folder / path.name)
+    measured = evaluate_voices(
+        folders, distractor_folders=[tmp_path / "more"], per_speaker=2, codec_only=True
+    )
+    # 0.13 and 0.143, the first speaker's through the codec, are nearer to the third.
+    assert measured["num_speakers"] == 3 and measured["nearest_share"] == 0.5
+    assert measured["taken_for"] == {str(folders[0]): {"third": 2}}
+    for folder in folders:
+        for path in folder.iterdir():
+            path.rename(tmp_path / path.name)
+    (tmp_path / "more" / "third.wav").unlink()
     with pytest.raises(ValueError, match="speaker_folders, or audio_folders"):
         evaluate_voices()
     with pytest.raises(ValueError, match="a folder twice"):
