@@ -25,8 +25,8 @@ little data: it shows how everything works, and speaks something like English.
 """
 ## Setup
 
-Keras reads the backend's name when it is first imported; JAX, TensorFlow and torch all
-work.
+`pip install . matplotlib` in a checkout. Keras reads the backend's name when it is first
+imported; JAX, TensorFlow and torch all work.
 """
 
 import os
@@ -83,7 +83,7 @@ print(f"{len(continuation) / SAMPLE_RATE:.1f} s of new speech.")
 """
 ## Look at it
 
-Mel spectrograms: time to the right, pitch upwards, loudness as colour. The continuation
+Spectrograms: time to the right, pitch upwards, loudness as colour. The continuation
 should have the same kind of stripes (the voice's harmonics) as the prompt, and pauses
 between its phrases.
 """

@@ -58,10 +58,12 @@ SECONDS = float(os.environ.get("SPEECHSSM_SECONDS", "20"))
 """
 ## From recordings to tokens
 
-One recording in ten is held out: it tells whether the model learns or only remembers.
+One recording in ten is held out: it tells whether the model learns or only remembers. (Of a
+single recording nothing is left to hold out: cut a long one into several first.)
 `prepare_sequences` cuts recordings at pauses into sequences of up to 30 s and tokenises them.
-Stopped half way, it goes on when it is called again. (`speechssm prepare sequences` does the same
-from the command line, for any number of hours.)
+Stopped half way, it goes on when it is called again with the same recordings; for others give
+another `OUTPUT`. (`speechssm prepare sequences` does the same from the command line, for any
+number of hours.)
 """
 
 recordings = [path for path in find_audio(RECORDINGS) if path.parent.resolve() != OUTPUT.resolve()]
@@ -71,6 +73,8 @@ trained_on = [path for path in recordings if path not in held_out] or held_out
 for name, paths in (("train", trained_on), ("held_out", held_out)):
     counts = prepare_sequences(paths, OUTPUT / name, preset=PRESET, target_seconds=30.0)
     print(f"{name}: {counts['hours'] * 60:.1f} min, {counts['tokens']} tokens")
+if trained_on == held_out:
+    print("There is one recording only: the held-out loss is that of what is trained on.")
 
 """
 ## Rows for `fit`
@@ -152,8 +156,13 @@ write_audio(OUTPUT / "after.wav", np.concatenate([prompt, after]))
 """
 ## Keep it
 
-The thin matrices are merged into the weights. `from_preset` of the folder loads the model, and
-`speechssm train speech-lm --preset FOLDER` trains on from it, with checkpoints, for as long as you
+The thin matrices are merged into the weights. `SpeechSSM.from_preset` of the folder loads the
+model, and with the rest of the demo it speaks:
+
+    speechssm continue prompt.flac --speech-lm finetuned/speech_lm -o continuation.wav
+
+It says other things; the voice is the prompt's, which SoundStorm gives it (README, "Fine-tune", for
+that one's training too). `speechssm train speech-lm` trains with checkpoints, for as long as you
 like.
 """
 

@@ -126,9 +126,10 @@ history = model.fit(
 """
 ## Keep it
 
-For days of training use the command, which does all of this, checkpoints, and goes on after a kill:
+For days of training use the command, which checkpoints and goes on after a kill (on one GPU
+`--batch-size 1` in place of `--device-mesh 8 1`):
 
-    speechssm train speech-lm --token-folders STORE --output-dir RUN --dtype mixed_bfloat16
+    speechssm train speech-lm --token-folders STORE --output-dir RUN --dtype mixed_bfloat16 \\
         --text-preset hf://google/recurrentgemma-2b-it --device-mesh 8 1 --rematerialize
 """
 

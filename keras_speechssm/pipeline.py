@@ -173,8 +173,8 @@ class SpeechContinuation:
             float32 (round(seconds * 16000),), in [-1, 1].
 
         Raises:
-            ValueError: `seconds` is no positive number, or the prompt is too short,
-                silent, not finite or no waveform.
+            ValueError: `seconds` is no positive number or more than the language model can go
+                on for, or the prompt is too short, silent, not finite or no waveform.
         """
         if seconds is None:
             raise ValueError("seconds is None: give a length; `stream` goes on without end.")
@@ -191,6 +191,8 @@ class SpeechContinuation:
         seconds: float | None = None,
     ) -> Iterator[np.ndarray]:
         """Blocks of the continuation as they are made, without end unless asked.
+
+        A `SpeechTransformer` ends at its `max_length`.
 
         Args:
             prompt: path of an audio file, or waveform (samples,) at 16 kHz.
@@ -241,7 +243,7 @@ class SpeechContinuation:
 
         Args:
             audio: path of an audio file, or waveform (samples,) at 16 kHz.
-            seed: int. Defaults to `0`.
+            seed: int, or `None`, which is 0 here. Defaults to `0`.
 
         Returns:
             float32 (samples,), as long as the recording.
@@ -257,7 +259,7 @@ class SpeechContinuation:
             tokens: int (time,), of this pipeline's tokenizer, at least one.
             voice: path of an audio file, or waveform (samples,) at 16 kHz, whose first 3 s
                 give the voice.
-            seed: int. Defaults to `0`.
+            seed: int, or `None`, which is 0 here. Defaults to `0`.
 
         Returns:
             float32 (640 * time,).

@@ -25,9 +25,10 @@ if keras.backend.backend() == "torch":
 
 # Files whose subject computes with NumPy alone, or hands on to what has tests of its own:
 # `run_on_backends.sh` runs them once, not on each backend.
-ANY_BACKEND = {"data", "evaluation", "test_architecture.py", "test_audio.py", "test_examples.py"}
-ANY_BACKEND |= {"test_function_parser.py", "test_packaging.py", "test_process_memory.py"}
-ANY_BACKEND |= {"test_waveform.py", "test_whole_files.py", "test_windows.py"}
+ANY_BACKEND = {"data", "evaluation", "test_architecture.py", "test_audio.py", "test_documents.py"}
+ANY_BACKEND |= {"test_examples.py", "test_function_parser.py", "test_packaging.py"}
+ANY_BACKEND |= {"test_process_memory.py", "test_waveform.py", "test_whole_files.py"}
+ANY_BACKEND |= {"test_windows.py"}
 EACH_BACKEND = {"test_continuation.py", "test_generation.py", "test_packing.py"}
 EACH_BACKEND |= {"test_phoneme_error.py", "test_position_likelihood.py", "test_report.py"}
 EACH_BACKEND |= {"test_text_models.py", "test_token_agreement.py", "test_token_perplexity.py"}

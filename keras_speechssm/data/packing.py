@@ -63,6 +63,10 @@ class PackedSequences:
     model.fit(dataset, steps_per_epoch=100, shuffle=False)
     ```
 
+    The weights of a row are 0 and 1. Those of `batch` and `batches` are 1 on average, so that
+    the loss is a mean over the tokens that are foretold; through Grain it is their sum by all
+    places, a little less.
+
     Args:
         lengths: tokens of each sequence; longer ones than a row are cut into rows and a rest.
         read: function from a sequence's index to its tokens, int (time,).

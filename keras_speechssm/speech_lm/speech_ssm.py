@@ -31,7 +31,8 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
     document), in `fit` too:
 
     ```python
-    model.fit(tokens[:, :-1], tokens[:, 1:], sample_weight)
+    inputs = {"token_ids": tokens[:, :-1], "reset_mask": starts[:, :-1]}
+    model.fit(inputs, tokens[:, 1:], sample_weight=weights)
     ```
 
     Args:

@@ -259,7 +259,8 @@ def train_codec(
         adversarial_begins: share of the run after which the codec listens to them, fully a
             tenth later; until then they only learn, and no weights count as the best.
         seed: int.
-        max_seconds: stop after this much training time.
+        max_seconds: training time of the whole run, the sessions before counted; the learning
+            rate has fallen to its end by then. A run that is to go on wants a larger number.
 
     Returns:
         The trained model.

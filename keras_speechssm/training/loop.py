@@ -66,7 +66,8 @@ def fit_resumable(
         validation_batches: list of batches, or `None`: then the training loss selects.
         monitor: the logged value whose minimum marks the best weights.
         best_from: float. Share of the run before which no weights count as the best.
-        max_seconds: float or `None`. Stop early after this much training time.
+        max_seconds: float or `None`. Stop early after this much training time, that of the
+            sessions before included.
         callbacks: further Keras callbacks.
 
     Returns:

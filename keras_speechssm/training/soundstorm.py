@@ -155,16 +155,17 @@ def train_soundstorm(
         total_steps, steps_per_epoch: length of the run, and of its epochs.
         learning_rate: peak of Adam's learning rate, which falls along a cosine.
         seed: int.
-        max_seconds: stop after this much training time.
+        max_seconds: training time of the whole run, the sessions before counted; the learning
+            rate has fallen to its end by then. A run that is to go on wants a larger number.
         cache_dir: folder of the token files. Defaults to `output_dir/token_pairs`.
 
     Returns:
         The trained model.
 
     Raises:
-        ValueError: `initial_preset` fits neither `model_config` nor tokenizer and codec,
-            or `level_shares` are not one positive number a level, or `unconditional_share`
-            is no share.
+        ValueError: `initial_preset` and `model_config` are both given, `initial_preset` has
+            another number of levels or codes than the codec, `level_shares` are not a number
+            from 0 on for each level, or all 0, or `unconditional_share` is no share.
     """
     check_schedule(learning_rate, total_steps, steps_per_epoch, max_seconds=max_seconds)
     check_crops(audio_folders, validation_folders, batch_size, crop_seconds, folder_weights)

@@ -176,7 +176,9 @@ def train_speech_lm(
             `speechssm evaluate checkpoints` to choose from as the paper does. Defaults to
             `None`: none.
         seed: int. Seed of the weights and of the order of the rows.
-        max_seconds: float or `None`. Stop early after this much training time.
+        max_seconds: float or `None`. Training time of the whole run, the sessions before
+            counted; the learning rate has fallen to its end by then. A run that is to go on
+            wants a larger number.
 
     Returns:
         The trained model.

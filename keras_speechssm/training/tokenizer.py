@@ -129,6 +129,7 @@ def train_tokenizer(
             prepare synthesized` writes one, is trained on with CTC as well.
         output_dir: run folder: metrics, backup, best weights and, at the end, `preset/`.
         validation_folders: folders of transcribed speech for choosing the best weights.
+            Without any, the training loss chooses.
         preset: of a SemanticTokenizer to train on from, or one without weights to begin anew,
             such as `semantic_tokenizer_600m`, the paper's size.
         model_config: arguments of `SemanticTokenizer`, over those of the preset or, without
@@ -136,7 +137,7 @@ def train_tokenizer(
         initial_weights: `.weights.h5` file of an earlier run to begin from. Layers that
             have no weights of the same shape there begin anew.
         crop_seconds: length of a training example.
-        batch_size: crops in a step.
+        batch_size: crops in a step, an even number for a model with `agreement_weight`.
         total_steps: steps of the whole run; the learning rate falls along a cosine,
             by steps or by seconds, whichever runs out first.
         learning_rate: peak of AdamW's learning rate.
@@ -147,11 +148,16 @@ def train_tokenizer(
             early where the weights to begin from know phonemes already.
         steps_per_epoch: steps between validations and backups.
         num_validation_batches: batches of one validation.
-        max_seconds: stop after this much training time.
+        max_seconds: training time of the whole run, the sessions before counted; the learning
+            rate has fallen to its end by then. A run that is to go on wants a larger number.
         seed: of weights, crops and masks.
 
     Returns:
         The tokenizer with its best weights; it lies in `output_dir/preset` too.
+
+    Raises:
+        ValueError: folders without speech or as short as a crop, a number out of range,
+            arguments that `SemanticTokenizer` does not know, or weights that do not fit.
     """
     check_between(0, 1, quantize_from=quantize_from, untranscribed_share=untranscribed_share)
     check_at_least(1, num_validation_batches=num_validation_batches)

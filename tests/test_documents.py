@@ -1,0 +1,64 @@
+"""What the documents tell people to type exists, and what they promise of sizes holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from keras_speechssm import cli
+from keras_speechssm.preset_registry import preset_names, resolve_preset
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "presets/speech_ssm_demo_en/README.md",
+    "keras_speechssm/evaluation/RESULTS.md",
+    "keras_speechssm/benchmarks/RESULTS.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("examples/[0-9]*.py"))),
+]
+GROUPS = {group for group, _ in cli.WRAPPED}
+
+
+def commands(text):
+    """Those of `speechssm` in blocks and in code spans: verb, second verb or "", options."""
+    text = text.replace("\\\n", " ").replace("\\\\\n", " ")
+    blocks = re.compile(r"^```bash\n(.*?)^```|^((?: {4}speechssm .*\n)+)", re.DOTALL | re.MULTILINE)
+    lines = [
+        line.split(" #")[0]
+        for block in blocks.findall(text)
+        for line in "".join(block).splitlines()
+    ]
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.M))
+    for line in [*lines, *(" ".join(span.split()) for span in spans)]:
+        for command in re.split(r"[;&|]", line):
+            if found := re.search(r"(?:^|\s)speechssm ([a-z]+)(?: ([a-z][a-z-]*))?", command):
+                verb, second = found.groups("")
+                options = re.findall(r"(?<=\s)--?[a-z][a-z0-9-]*", command[found.start() :])
+                yield verb, second if verb in GROUPS else "", options
+
+
+def test_commands_are_found():
+    text = "`speechssm\ntrain codec --seed 1`\n"
+    text += "```bash\nA=1 speechssm continue x \\\n  -o y  # --no\n```\n"
+    assert list(commands(text)) == [("continue", "", ["-o"]), ("train", "codec", ["--seed"])]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_and_their_options_exist(name, capsys):
+    for verb, second, options in commands((ROOT / name).read_text("utf-8")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*filter(None, (verb, second)), "--help"])
+        assert stop.value.code == 0, f"speechssm {verb} {second}: {capsys.readouterr().err}"
+        known = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", capsys.readouterr().out))
+        assert set(options) <= known, f"speechssm {verb} {second}: {set(options) - known}"
+
+
+def test_samples_and_weights_stay_small():
+    samples = sum(path.stat().st_size for path in (ROOT / "examples" / "samples").iterdir())
+    weights = sum(
+        path.stat().st_size
+        for name in preset_names()
+        for path in Path(resolve_preset(name)).rglob("*.h5")
+    )
+    assert 0 < samples <= 3e6 and 0 < weights <= 60e6
