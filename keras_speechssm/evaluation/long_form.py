@@ -12,7 +12,7 @@ from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 from keras_speechssm.data.voice_activity import speech_turns
 from keras_speechssm.evaluation.comparison_files import markdown_table, plot_curves
-from keras_speechssm.evaluation.confidence import mean_interval
+from keras_speechssm.evaluation.confidence import CONFIDENCE, mean_interval
 from keras_speechssm.evaluation.generation_log import check_options
 from keras_speechssm.evaluation.naturalness import DNSMOSPredictor
 from keras_speechssm.evaluation.repetition import entropy, repeated_share
@@ -22,7 +22,7 @@ from keras_speechssm.preset_files import fingerprint
 from keras_speechssm.preset_registry import DEFAULT_PRESET, fetch_folder
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
-from keras_speechssm.training.option_checks import check_at_least
+from keras_speechssm.training.option_checks import check_at_least, check_between
 from keras_speechssm.whole_files import checksum, remembered, whole_file, write_json
 
 MINUTE = 60
@@ -93,6 +93,7 @@ def evaluate_long_form(
     prompt_seconds: float = 10.0,
     skipped_minutes: int = 4,
     table_minutes: int = 1,
+    confidence: float = CONFIDENCE,
 ) -> dict:
     """Measures the minutes of continuations, and of the true ones next to them.
 
@@ -107,6 +108,7 @@ def evaluate_long_form(
         prompt_seconds: length of the prompts.
         skipped_minutes: so many first ones do not count for the trends.
         table_minutes: minutes in a column of the table in `long-form.md`.
+        confidence: of the intervals.
 
     Returns:
         `{"continuation": {measure: [interval of each minute]}, "truth": the same, "trends":
@@ -122,6 +124,7 @@ def evaluate_long_form(
     check_at_least(0.5, prompt_seconds=prompt_seconds)
     check_at_least(0, skipped_minutes=skipped_minutes)
     check_at_least(1, table_minutes=table_minutes)
+    check_between(0, 1, confidence=confidence)
     check_options(continuation_folder, prompt_seconds, 0.0)
     output = Path(output_folder)
     if output.is_file():
@@ -149,7 +152,7 @@ def evaluate_long_form(
         )
         for kind, found in measured.items():
             rows[kind].append(found)
-    report = summarise_minutes(rows, skipped_minutes)
+    report = summarise_minutes(rows, skipped_minutes, confidence)
     if not report["trends"]["mos"]["num"]:
         few = f"No continuation has {skipped_minutes + 3} whole minutes, so there are no trends"
         print(f"{few}; skipped_minutes may be less.", file=sys.stderr)
@@ -173,17 +176,17 @@ def _measure(recording: Path, path: Path, prompt_seconds: float, tools: tuple) -
     return found
 
 
-def summarise_minutes(rows: dict[str, list[dict]], skipped_minutes: int) -> dict:
+def summarise_minutes(
+    rows: dict[str, list[dict]], skipped_minutes: int, confidence: float = CONFIDENCE
+) -> dict:
     """The report of `evaluate_long_form`, of what `measure_minutes` gave for each recording."""
     report: dict = {"num_recordings": len(rows["continuation"])}
     for kind, measured in rows.items():
         longest = max((len(row["mos"]) for row in measured), default=0)
         report[kind] = {
             name: [
-                mean_interval(
-                    [v for row in measured for v in row[name][minute : minute + 1] if v is not None]
-                )
-                for minute in range(longest)
+                _interval([row[name][m] for row in measured if m < len(row[name])], confidence)
+                for m in range(longest)
             ]
             for name in MEASURES
         }
@@ -191,11 +194,12 @@ def summarise_minutes(rows: dict[str, list[dict]], skipped_minutes: int) -> dict
         name: [trend(row[name], skipped_minutes) for row in rows["continuation"]]
         for name in MEASURES
     }
-    report["trends"] = {
-        name: mean_interval([slope for slope in found if slope is not None])
-        for name, found in slopes.items()
-    }
+    report["trends"] = {name: _interval(found, confidence) for name, found in slopes.items()}
     return report
+
+
+def _interval(values: Sequence[float | None], confidence: float) -> dict:
+    return mean_interval([value for value in values if value is not None], confidence)
 
 
 def minutes_table(report: dict, table_minutes: int = 1) -> str:

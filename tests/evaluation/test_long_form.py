@@ -83,6 +83,8 @@ def test_table_of_minutes():
     slope = "+2.0000 ± 63.6567"  # of 1 and 3, with Student's 63.66 of one degree of freedom
     assert lines[2] == f"| silent share | 0.200 | 3.00 | 6.00 | 0.150 to 0.250 | {slope} |"
     assert lines[5] == "| speaker similarity | 0.200 | 4.00 | - | 0.150 to 0.250 | - |"
+    surer = summarise_minutes({"continuation": ours, "truth": truth}, 2, confidence=0.95)
+    assert "+2.0000 ± 12.7062 |" in minutes_table(surer)
     alone = minutes_table(summarise_minutes({"continuation": ours, "truth": []}, 2)).splitlines()
     assert alone[2].startswith("| silent share | 0.100 | 0.300 | 2.00 | 4.00 | 6.00 | - | +2.0000")
 
