@@ -22,7 +22,7 @@ from keras_speechssm.training.speech_lm import train_speech_lm
 config = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
 train_speech_lm(
     [sys.argv[1]], sys.argv[2], validation_folders=[sys.argv[1]], model_config=config,
-    sequence_length=16, batch_size=4, gradient_accumulation_steps=2, total_steps=400,
+    sequence_length=16, batch_size=4, gradient_accumulation_steps=2, total_steps=int(sys.argv[3]),
     steps_per_epoch=2, warmup_steps=5, learning_rate=1e-2, weight_decay=0.01,
     ema_momentum=0.9, validation_steps=2,
 )
@@ -36,14 +36,17 @@ def test_kills_lose_and_double_no_step(tmp_path):
         tokens = (np.arange(300) * (number + 1) + rng.integers(0, 2, 300)) % 8
         write_tokens(tmp_path / "tokens" / f"{number}.npy", tokens)
     finish_token_folder(tmp_path / "tokens", 8)
+    kills = int(os.environ.get("SPEECHSSM_KILLS", "2"))
+    total_steps = 60 + 30 * kills  # 15 epochs for each, which take longer than 1.5 s
 
     def start(name):
-        command = [sys.executable, "-c", TRAIN, str(tmp_path / "tokens"), str(tmp_path / name)]
+        arguments = tmp_path / "tokens", tmp_path / name, total_steps
+        command = [sys.executable, "-c", TRAIN, *map(str, arguments)]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     log = tmp_path / "killed" / "metrics.jsonl"
     killed_at = []
-    for _ in range(int(os.environ.get("SPEECHSSM_KILLS", "2"))):
+    for _ in range(kills):
         done = len(read_metrics(log))
         process = start("killed")
         # Training has begun; now any instant of steps, validations and writes.
@@ -57,7 +60,7 @@ def test_kills_lose_and_double_no_step(tmp_path):
     assert start("whole").wait() == 0
     whole, lines = read_metrics(tmp_path / "whole" / "metrics.jsonl"), read_metrics(log)
     print("killed after the epochs", killed_at)
-    assert killed_at[0] < len(whole) == 200
+    assert killed_at[-1] < len(whole) == total_steps // 2
     assert [line["step"] for line in lines] == [line["step"] for line in whole]
     for name in ("loss", "val_loss"):
         ours, theirs = ([line[name] for line in found] for found in (lines, whole))
