@@ -52,7 +52,7 @@ def prepare_sequences(
             Defaults to 10 above 30 s (the paper found that generation stops there without),
             else 0.
         speech: `read`, all of it, or `spontaneous`: only contiguous turns of monologues
-            (appendix B.4), found by voice activity and speaker embeddings.
+            (the paper's appendix B.4), found by voice activity and speaker embeddings.
         recordings_per_shard: defaults to 16, or as many more as make at most 1024 shards.
         max_unreadable_share: share of the recordings that may be unreadable, 0 to 1. They
             are listed and skipped; beyond the share the run stops.
@@ -93,7 +93,7 @@ def prepare_sequences(
         raise ValueError(
             f"Nothing is left of the recordings: none has speech of more than the "
             f"{plan.drop_last_seconds:g} s that are dropped at its end; give a smaller "
-            "--drop-last-seconds (or --target-seconds 30, which drops none)."
+            "--drop-last-seconds (or --target-seconds 30, which drops none) and another folder."
         )
     manifest = write_store_manifest(folder, content, shards)
     return {

@@ -22,7 +22,7 @@ from keras_speechssm.preset_files import fingerprint
 from keras_speechssm.preset_registry import DEFAULT_PRESET, fetch_folder
 from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
-from keras_speechssm.training.option_checks import check_at_least, check_between
+from keras_speechssm.training.option_checks import check_at_least
 from keras_speechssm.whole_files import checksum, remembered, whole_file, write_json
 
 MINUTE = 60
@@ -108,13 +108,14 @@ def evaluate_long_form(
         prompt_seconds: length of the prompts.
         skipped_minutes: so many first ones do not count for the trends.
         table_minutes: minutes in a column of the table in `long-form.md`.
-        confidence: of the intervals.
+        confidence: of the intervals, between 0 and 1.
 
     Returns:
         `{"continuation": {measure: [interval of each minute]}, "truth": the same, "trends":
-        {measure: interval of the slopes a minute, of the continuations}, "num_recordings"}`;
-        the intervals are those of `confidence.mean_interval` over the recordings. A recording
-        counts in its whole minutes, so that one that stops early drops out of the later ones;
+        {measure: interval of the slopes a minute, of the continuations}, "num_recordings",
+        "confidence"}`; the intervals are those of `confidence.mean_interval` over the
+        recordings. A recording counts in its whole minutes (one of less than a minute as one),
+        so that one that stops early drops out of the later ones;
         trends want three minutes and more after the skipped ones.
 
     Raises:
@@ -124,7 +125,8 @@ def evaluate_long_form(
     check_at_least(0.5, prompt_seconds=prompt_seconds)
     check_at_least(0, skipped_minutes=skipped_minutes)
     check_at_least(1, table_minutes=table_minutes)
-    check_between(0, 1, confidence=confidence)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; expected a share between 0 and 1.")
     check_options(continuation_folder, prompt_seconds, 0.0)
     output = Path(output_folder)
     if output.is_file():
@@ -180,7 +182,7 @@ def summarise_minutes(
     rows: dict[str, list[dict]], skipped_minutes: int, confidence: float = CONFIDENCE
 ) -> dict:
     """The report of `evaluate_long_form`, of what `measure_minutes` gave for each recording."""
-    report: dict = {"num_recordings": len(rows["continuation"])}
+    report: dict = {"num_recordings": len(rows["continuation"]), "confidence": confidence}
     for kind, measured in rows.items():
         longest = max((len(row["mos"]) for row in measured), default=0)
         report[kind] = {
@@ -235,8 +237,9 @@ def minutes_table(report: dict, table_minutes: int = 1) -> str:
                 f"{slope['mean']:+.4f} ± {slope['half_width']:.4f}" if slope["num"] > 1 else "-",
             ]
         )
-    last = f"the truth, minutes 1 to {len(lasting)}"
-    return markdown_table(["minute", *columns, last, "slope a minute"], rows)
+    last = f"the truth, minutes 1 to {len(lasting)}" if lasting else "the truth"
+    slope_title = f"slope a minute, {report['confidence']:.4g} sure"
+    return markdown_table(["minute", *columns, last, slope_title], rows)
 
 
 def _means(minutes: Sequence[dict]) -> list[float]:

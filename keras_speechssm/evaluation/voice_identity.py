@@ -35,8 +35,8 @@ def evaluate_voices(
             synthesized`), whose files are named after their voices, such as its `parallel/`, where
             every voice says each sentence: a voice is then compared with the others' same words,
             but not with its own, which is a little harder.
-        distractor_folders: folders of recordings of further speakers, one of each, who a voice
-            may be taken for. They are not resynthesised themselves.
+        distractor_folders: folders of recordings of further speakers, whom a voice may be taken
+            for. Each recording counts as a speaker, and is not resynthesised itself.
         preset: a pipeline preset.
         per_speaker: recordings of each speaker that are used, the first ones by name.
         codec_only: sends recordings through the codec alone: the most that SoundStorm can keep.
@@ -61,6 +61,10 @@ def evaluate_voices(
         for speaker, paths in speakers.items()
     }
     distractors = name_recordings(distractor_folders) if distractor_folders else {}
+    judged = {path.resolve() for paths in speakers.values() for path in paths}
+    for path in distractors.values():
+        if path.resolve() in judged:
+            raise ValueError(f"The distractor {path} is a recording of one of the speakers.")
     further = {name: _read(path) for name, path in distractors.items()}
     if codec_only:
         restore = codec_round_trip(SoundStream.from_preset(preset))

@@ -248,7 +248,8 @@ def train_codec(
         folder_weights: share of the crops from each folder. Defaults to even.
         batch_size: crops in a step.
         crop_seconds: length of a crop.
-        total_steps, steps_per_epoch: length of the run, and of its epochs.
+        total_steps: steps of the whole run.
+        steps_per_epoch: steps between validations and checkpoints.
         learning_rate: peak learning rate.
         waveform_weight: of the error of the waveform itself, without which a small codec does not
             learn phase. One of the source-filter kind has phases of its own, and does without.

@@ -30,7 +30,7 @@ class SoundStormBatches:
         codebook_size: int. Codes of a level.
         batch_size: int. Crops in a batch.
         crop_tokens: int. Semantic tokens of each; shorter recordings are padded.
-        seed: int.
+        seed: of weights, crops and masks.
         group_weights: share of the crops from each group. By default in proportion to
             its length.
         level_shares: how often each level is the one to learn. By default all alike.
@@ -130,12 +130,12 @@ def train_soundstorm(
 
     Args:
         audio_folders: folders of audio files.
-        output_dir: folder of the run.
+        output_dir: folder of the run; the trained model is written to `preset/` in it.
         tokenizer_preset: preset of the `SemanticTokenizer`.
         codec_preset: preset of the `SoundStream`.
         validation_folders: folders of other recordings; the weights that do best on
             them are kept. By default the training loss selects.
-        model_config: arguments of `SoundStorm` over those of `DEMO_SOUNDSTORM`, without the
+        model_config: arguments of `SoundStorm` over those of the demo, without the
             vocabulary's, the levels' and the codebook's size, which tokenizer and codec
             give. Not together with `initial_preset`.
         folder_weights: share of the crops from each folder. Defaults to its length.
@@ -143,18 +143,19 @@ def train_soundstorm(
             any unit: the coarse levels carry the words. Defaults to all alike, as in
             the paper.
         unconditional_share: float, at least 0 and below 1. Share of the crops whose semantic
-            tokens are all hidden, which `SoundStorm.generate` needs for `guidance_scale`.
+            tokens are all hidden, which classifier-free guidance needs when it speaks.
             The validation has none. Defaults to `0.1`.
         initial_preset: preset of a `SoundStorm` for this codec and tokenizer to start from, in
             the dtype policy that it was saved with. Where the tokenizer has another number of
-            tokens, all is kept but what it knows of them (`change_vocabulary`); another
+            tokens, all is kept but what it knows of them; another
             tokenizer of the same number is not noticed. Defaults to a new model,
             whose embeddings begin as the codebooks.
         batch_size: crops in a step.
         crop_seconds: length of a crop.
-        total_steps, steps_per_epoch: length of the run, and of its epochs.
+        total_steps: steps of the whole run.
+        steps_per_epoch: steps between validations and checkpoints.
         learning_rate: peak of Adam's learning rate, which falls along a cosine.
-        seed: int.
+        seed: of weights, crops and masks.
         max_seconds: training time of the whole run, the sessions before counted; the learning
             rate has fallen to its end by then. A run that is to go on wants a larger number.
         cache_dir: folder of the token files. Defaults to `output_dir/token_pairs`.

@@ -150,7 +150,7 @@ def train_speech_lm(
         text_preset: of a RecurrentGemma (or a Gemma) whose weights the model begins with, all
             but its embeddings of words.
         model_config: arguments of `GriffinBackbone` (or KerasHub's `GemmaBackbone`), over
-            those of the preset or, without any, over `MODELS`'.
+            those of the preset or, without any, over the demo's.
         lora_rank: int. Trains low-rank matrices of this rank only. Defaults to `None`.
         dtype: policy of the model. `mixed_bfloat16` computes in bfloat16 on float32 weights.
             Defaults to the preset's, or Keras' own.
@@ -168,7 +168,8 @@ def train_speech_lm(
             changes with them.
         learning_rate: float. Peak of AdamW's learning rate, which falls along a cosine.
         final_learning_rate: float. What it falls to, as a share of the peak.
-        weight_decay, clip_norm: floats of `make_optimizer`.
+        weight_decay: float. AdamW's, of all weights but biases, gains and decays.
+        clip_norm: float. Largest norm of a step's gradients.
         ema_momentum: float. Validates and keeps moving averages of the weights with this
             momentum. Defaults to `None`: none.
         validation_steps: int. Batches of a validation.

@@ -78,7 +78,9 @@ def test_table_of_minutes():
         row["speaker_similarity"][last:] = [None] * (5 - last)
     report = summarise_minutes({"continuation": ours, "truth": truth}, 2)
     lines = minutes_table(report, 2).splitlines()
-    assert lines[0] == ("| minute | 1-2 | 3-4 | 5 | the truth, minutes 1 to 2 | slope a minute |")
+    assert lines[0] == (
+        "| minute | 1-2 | 3-4 | 5 | the truth, minutes 1 to 2 | slope a minute, 0.99 sure |"
+    )
     assert lines[1] == "|---|---|---|---|---|---|"
     slope = "+2.0000 ± 63.6567"  # of 1 and 3, with Student's 63.66 of one degree of freedom
     assert lines[2] == f"| silent share | 0.200 | 3.00 | 6.00 | 0.150 to 0.250 | {slope} |"
@@ -86,6 +88,7 @@ def test_table_of_minutes():
     surer = summarise_minutes({"continuation": ours, "truth": truth}, 2, confidence=0.95)
     assert "+2.0000 ± 12.7062 |" in minutes_table(surer)
     alone = minutes_table(summarise_minutes({"continuation": ours, "truth": []}, 2)).splitlines()
+    assert "| 5 | the truth | slope" in alone[0]
     assert alone[2].startswith("| silent share | 0.100 | 0.300 | 2.00 | 4.00 | 6.00 | - | +2.0000")
 
 
@@ -132,6 +135,9 @@ def test_report_and_plots_of_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(long_form, "measure_minutes", measure)
     with pytest.raises(ValueError, match="a file lies there"):
         evaluate_long_form(*arguments[:2], tmp_path / "ours" / "a.wav", prompt_seconds=1.0)
+    for confidence in (0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="confidence is"):
+            evaluate_long_form(*arguments, confidence=confidence)
     kept = json.loads((tmp_path / "report" / "long-form.json").read_text())
     assert kept["num_recordings"] == 1
     write_audio(tmp_path / "ours" / "b.wav", np.full(16000, 0.25))

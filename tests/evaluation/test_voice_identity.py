@@ -97,6 +97,8 @@ def test_synthesised_speech_is_grouped_by_its_voices(tmp_path, monkeypatch):
     # 0.13 and 0.143, the first speaker's through the codec, are nearer to the third.
     assert measured["num_speakers"] == 3 and measured["nearest_share"] == 0.5
     assert measured["taken_for"] == {str(folders[0]): {"third": 2}}
+    with pytest.raises(ValueError, match="is a recording of one of the speakers"):
+        evaluate_voices(folders, distractor_folders=[folders[0]], codec_only=True)
     for folder in folders:
         for path in folder.iterdir():
             path.rename(tmp_path / path.name)
