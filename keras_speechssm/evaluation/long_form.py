@@ -112,8 +112,9 @@ def evaluate_long_form(
 
     Returns:
         `{"continuation": {measure: [interval of each minute]}, "truth": the same, "trends":
-        {measure: interval of the slopes a minute, of the continuations}, "num_recordings",
-        "confidence"}`; the intervals are those of `confidence.mean_interval` over the
+        {measure: interval of the slopes a minute, of the continuations}, "extremes": {kind:
+        {measure: [lowest, highest] of all single minutes}}, "num_recordings", "confidence"}`;
+        the intervals are those of `confidence.mean_interval` over the
         recordings. A recording counts in its whole minutes (one of less than a minute as one),
         so that one that stops early drops out of the later ones;
         trends want three minutes and more after the skipped ones.
@@ -192,12 +193,23 @@ def summarise_minutes(
             ]
             for name in MEASURES
         }
+    report["extremes"] = {
+        kind: {
+            name: _extremes([v for row in measured for v in row[name] if v is not None])
+            for name in MEASURES
+        }
+        for kind, measured in rows.items()
+    }
     slopes = {
         name: [trend(row[name], skipped_minutes) for row in rows["continuation"]]
         for name in MEASURES
     }
     report["trends"] = {name: _interval(found, confidence) for name, found in slopes.items()}
     return report
+
+
+def _extremes(values: Sequence[float]) -> list[float]:
+    return [min(values), max(values)] if values else []
 
 
 def _interval(values: Sequence[float | None], confidence: float) -> dict:
@@ -212,8 +224,9 @@ def minutes_table(report: dict, table_minutes: int = 1) -> str:
         table_minutes: minutes in a column, whose mean it shows.
 
     Returns:
-        the columns of the continuations, the lowest and the highest minute of the truth as far
-        as every true continuation lasts, and the slope after the skipped minutes.
+        the columns of the continuations, the lowest and the highest mean of the truth's minutes
+        as far as every true continuation lasts, the slope after the skipped minutes, and the
+        lowest and the highest single minute of the continuations and of the truth.
     """
     opinions = report["truth"]["mos"]
     lasting = [minute for minute in opinions if minute["num"] == opinions[0]["num"]]
@@ -233,13 +246,19 @@ def minutes_table(report: dict, table_minutes: int = 1) -> str:
             [
                 name.replace("_", " "),
                 *(f"{np.mean(means):#.3g}" if means else "-" for means in blocks),
-                f"{min(truth):#.3g} to {max(truth):#.3g}" if truth else "-",
-                f"{slope['mean']:+.4f} ± {slope['half_width']:.4f}" if slope["num"] > 1 else "-",
+                _range(_extremes(truth)),
+                f"{slope['mean']:+.5f} ± {slope['half_width']:.5f}" if slope["num"] > 1 else "-",
+                *(_range(report["extremes"][kind][name]) for kind in ("continuation", "truth")),
             ]
         )
     last = f"the truth, minutes 1 to {len(lasting)}" if lasting else "the truth"
     slope_title = f"slope a minute, {report['confidence']:.4g} sure"
-    return markdown_table(["minute", *columns, last, slope_title], rows)
+    singles = ["single minutes", "the truth's"]
+    return markdown_table(["minute", *columns, last, slope_title, *singles], rows)
+
+
+def _range(extremes: Sequence[float]) -> str:
+    return " to ".join(f"{end:#.3g}" for end in extremes) or "-"
 
 
 def _means(minutes: Sequence[dict]) -> list[float]:

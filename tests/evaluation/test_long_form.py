@@ -80,16 +80,19 @@ def test_table_of_minutes():
     lines = minutes_table(report, 2).splitlines()
     assert lines[0] == (
         "| minute | 1-2 | 3-4 | 5 | the truth, minutes 1 to 2 | slope a minute, 0.99 sure |"
+        " single minutes | the truth's |"
     )
-    assert lines[1] == "|---|---|---|---|---|---|"
-    slope = "+2.0000 ± 63.6567"  # of 1 and 3, with Student's 63.66 of one degree of freedom
-    assert lines[2] == f"| silent share | 0.200 | 3.00 | 6.00 | 0.150 to 0.250 | {slope} |"
-    assert lines[5] == "| speaker similarity | 0.200 | 4.00 | - | 0.150 to 0.250 | - |"
+    assert lines[1] == "|" + 8 * "---|"
+    slope = "+2.00000 ± 63.65674"  # of 1 and 3, with Student's 63.66 of one degree of freedom
+    ends = "0.100 to 9.00 | 0.150 to 9.00"
+    assert lines[2] == f"| silent share | 0.200 | 3.00 | 6.00 | 0.150 to 0.250 | {slope} | {ends} |"
+    ends = "0.100 to 6.00 | 0.150 to 9.00"
+    assert lines[5] == f"| speaker similarity | 0.200 | 4.00 | - | 0.150 to 0.250 | - | {ends} |"
     surer = summarise_minutes({"continuation": ours, "truth": truth}, 2, confidence=0.95)
-    assert "+2.0000 ± 12.7062 |" in minutes_table(surer)
+    assert "+2.00000 ± 12.70620 |" in minutes_table(surer)
     alone = minutes_table(summarise_minutes({"continuation": ours, "truth": []}, 2)).splitlines()
     assert "| 5 | the truth | slope" in alone[0]
-    assert alone[2].startswith("| silent share | 0.100 | 0.300 | 2.00 | 4.00 | 6.00 | - | +2.0000")
+    assert alone[2].startswith("| silent share | 0.100 | 0.300 | 2.00 | 4.00 | 6.00 | - | +2.00000")
 
 
 def test_report_and_plots_of_folders(tmp_path, monkeypatch, capsys):
