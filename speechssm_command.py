@@ -12,8 +12,8 @@ def main() -> int:
     """Runs `speechssm` and returns its exit status."""
     backend = os.environ.setdefault("KERAS_BACKEND", "jax")
     if backend != "tensorflow" and sys.argv[1:2] != ["evaluate"]:
-        # KerasHub imports TensorFlow, where it is installed, for its text tokenizers. Only text
-        # models in evaluations need it: this saves start-up seconds and notes on stderr.
+        # KerasHub imports TensorFlow, where it is installed, for its text tokenizers, which
+        # evaluation alone may use: elsewhere this saves start-up seconds and notes on stderr.
         sys.modules.setdefault("tensorflow", None)
         sys.modules.setdefault("tensorflow_text", None)
     try:

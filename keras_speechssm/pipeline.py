@@ -238,12 +238,12 @@ class SpeechContinuation:
             raise ValueError(f"The language model goes on for {room / TOKEN_RATE:g} s at most.")
         return {"num_tokens": room}
 
-    def resynthesize(self, audio, seed: int | None = 0) -> np.ndarray:
+    def resynthesize(self, audio, seed: int = 0) -> np.ndarray:
         """The recording sent through the tokens and back, in the speaker's own voice.
 
         Args:
             audio: path of an audio file, or waveform (samples,) at 16 kHz.
-            seed: int, or `None`, which is 0 here. Defaults to `0`.
+            seed: int. Defaults to `0`.
 
         Returns:
             float32 (samples,), as long as the recording.
@@ -252,14 +252,14 @@ class SpeechContinuation:
         tokens = self.tokenize(waveform)
         return self._speak(tokens, self._voice(waveform, tokens), seed)[: len(waveform)]
 
-    def speak_tokens(self, tokens, voice, seed: int | None = 0) -> np.ndarray:
+    def speak_tokens(self, tokens, voice, seed: int = 0) -> np.ndarray:
         """Semantic tokens as speech, in the voice of a recording.
 
         Args:
             tokens: int (time,), of this pipeline's tokenizer, at least one.
             voice: path of an audio file, or waveform (samples,) at 16 kHz, whose first 3 s
                 give the voice.
-            seed: int, or `None`, which is 0 here. Defaults to `0`.
+            seed: int. Defaults to `0`.
 
         Returns:
             float32 (640 * time,).
@@ -277,9 +277,9 @@ class SpeechContinuation:
         waveform = read_speech(voice, duration=_VOICE_SECONDS)
         return self._speak(tokens, self._voice(waveform, self.tokenize(waveform)), seed)
 
-    def _speak(self, tokens: np.ndarray, voice: tuple, seed: int | None) -> np.ndarray:
+    def _speak(self, tokens: np.ndarray, voice: tuple, seed: int) -> np.ndarray:
         windows = StreamingWindows(self.window, self.overlap)
-        blocks = self._synthesizer(voice).speak([tokens], windows, 0 if seed is None else seed)
+        blocks = self._synthesizer(voice).speak([tokens], windows, seed)
         return np.concatenate(list(blocks))
 
     def _voice(self, waveform: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

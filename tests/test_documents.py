@@ -22,7 +22,7 @@ GROUPS = {group for group, _ in cli.WRAPPED}
 
 def commands(text):
     """Those of `speechssm` in blocks and in code spans: verb, second verb or "", options."""
-    text = text.replace("\\\n", " ").replace("\\\\\n", " ")
+    text = text.replace("\\\n", " ")
     blocks = re.compile(r"^```bash\n(.*?)^```|^((?: {4}speechssm .*\n)+)", re.DOTALL | re.MULTILINE)
     lines = [
         line.split(" #")[0]

@@ -230,16 +230,13 @@ def minutes_table(report: dict, table_minutes: int = 1) -> str:
     """
     opinions = report["truth"]["mos"]
     lasting = [minute for minute in opinions if minute["num"] == opinions[0]["num"]]
-    starts = range(0, len(report["continuation"]["mos"]), table_minutes)
-    ends = [min(start + table_minutes, len(report["continuation"]["mos"])) for start in starts]
-    columns = [
-        f"{start + 1}" if end == start + 1 else f"{start + 1}-{end}"
-        for start, end in zip(starts, ends, strict=True)
-    ]
+    minutes = range(len(report["continuation"]["mos"]))
+    columns = [minutes[start : start + table_minutes] for start in minutes[::table_minutes]]
+    titles = [f"{c[0] + 1}-{c[-1] + 1}" if len(c) > 1 else f"{c[0] + 1}" for c in columns]
     rows = []
     for name in MEASURES:
         ours = report["continuation"][name]
-        blocks = [_means(ours[a:b]) for a, b in zip(starts, ends, strict=True)]
+        blocks = [_means([ours[minute] for minute in column]) for column in columns]
         truth = _means(report["truth"][name][: len(lasting)])
         slope = report["trends"][name]
         rows.append(
@@ -254,7 +251,7 @@ def minutes_table(report: dict, table_minutes: int = 1) -> str:
     last = f"the truth, minutes 1 to {len(lasting)}" if lasting else "the truth"
     slope_title = f"slope a minute, {report['confidence']:.4g} sure"
     singles = ["single minutes", "the truth's"]
-    return markdown_table(["minute", *columns, last, slope_title, *singles], rows)
+    return markdown_table(["minute", *titles, last, slope_title, *singles], rows)
 
 
 def _range(extremes: Sequence[float]) -> str:

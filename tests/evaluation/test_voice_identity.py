@@ -13,6 +13,10 @@ def embed(waveform):
     return waveform[:2] / np.linalg.norm(waveform[:2])
 
 
+def embed_level(waveform):
+    return np.array([np.cos(3 * waveform.mean()), np.sin(3 * waveform.mean())])
+
+
 def speakers():
     angles = [[0.0, 0.1, 0.2], [1.0, 1.1], [2.0, 2.1]]
     return {
@@ -74,35 +78,10 @@ def test_synthesised_speech_is_grouped_by_its_voices(tmp_path, monkeypatch):
     loader = SimpleNamespace(from_preset=lambda preset: pipeline)
     monkeypatch.setattr(module, "SpeechContinuation", loader)
 
-    def open_embedder():
-        return lambda w: np.array([np.cos(3 * w.mean()), np.sin(3 * w.mean())])
-
-    monkeypatch.setattr(module, "open_speaker_embedder", open_embedder)
+    monkeypatch.setattr(module, "open_speaker_embedder", lambda: embed_level)
     measured = evaluate_voices(audio_folders=[tmp_path], per_speaker=2)
     assert (measured["num_speakers"], measured["num_recordings"]) == (2, 4)
     assert measured["nearest_share"] == 1.0 and measured["to_own"] > 0.99 > measured["to_others"]
-    (tmp_path / "more").mkdir()
-    write_audio(tmp_path / "more" / "third.wav", np.full(16000, 0.13))
-    codec = SimpleNamespace(encode=lambda w: w[:, None], decode=lambda tokens: 1.3 * tokens[:, 0])
-    monkeypatch.setattr(module, "SoundStream", SimpleNamespace(from_preset=lambda preset: codec))
-    monkeypatch.setattr(module, "SpeechContinuation", None)
-    folders = [tmp_path / speaker for speaker in ("flite-a-00", "espeak-b-01")]
-    for folder in folders:
-        folder.mkdir()
-        for path in sorted(tmp_path.glob(f"*_{folder.name}.wav")):
-            path.rename(folder / path.name)
-    measured = evaluate_voices(
-        folders, distractor_folders=[tmp_path / "more"], per_speaker=2, codec_only=True
-    )
-    # 0.13 and 0.143, the first speaker's through the codec, are nearer to the third.
-    assert measured["num_speakers"] == 3 and measured["nearest_share"] == 0.5
-    assert measured["taken_for"] == {str(folders[0]): {"third": 2}}
-    with pytest.raises(ValueError, match="is a recording of one of the speakers"):
-        evaluate_voices(folders, distractor_folders=[folders[0]], codec_only=True)
-    for folder in folders:
-        for path in folder.iterdir():
-            path.rename(tmp_path / path.name)
-    (tmp_path / "more" / "third.wav").unlink()
     with pytest.raises(ValueError, match="speaker_folders, or audio_folders"):
         evaluate_voices()
     with pytest.raises(ValueError, match="a folder twice"):
@@ -115,3 +94,19 @@ def test_synthesised_speech_is_grouped_by_its_voices(tmp_path, monkeypatch):
     (tmp_path / "000_flite-a-00.wav").rename(tmp_path / "000_flite-c-00.wav")
     with pytest.raises(ValueError, match="flite-c-00 has one"):
         evaluate_voices(audio_folders=[tmp_path])
+
+
+def test_the_codec_alone_among_further_speakers(tmp_path, monkeypatch):
+    for path, level in (("a/0", 0.1), ("a/1", 0.11), ("b/0", 0.5), ("b/1", 0.51), ("c/0", 0.13)):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        write_audio(tmp_path / f"{path}.wav", np.full(16000, level))
+    codec = SimpleNamespace(encode=lambda w: w[:, None], decode=lambda tokens: 1.3 * tokens[:, 0])
+    monkeypatch.setattr(module, "SoundStream", SimpleNamespace(from_preset=lambda preset: codec))
+    monkeypatch.setattr(module, "open_speaker_embedder", lambda: embed_level)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    measured = evaluate_voices(folders, distractor_folders=[tmp_path / "c"], codec_only=True)
+    # 0.13 and 0.143, a's through the codec, are nearer to c.
+    assert measured["num_speakers"] == 3 and measured["nearest_share"] == 0.5
+    assert measured["taken_for"] == {str(tmp_path / "a"): {"0": 2}}
+    with pytest.raises(ValueError, match="is a recording of one of the speakers"):
+        evaluate_voices(folders, distractor_folders=folders[:1], codec_only=True)
