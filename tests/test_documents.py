@@ -1,6 +1,8 @@
 """What the documents tell people to type exists, and what they promise of sizes holds."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,7 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "presets/speech_ssm_demo_en/README.md",
-    "keras_speechssm/evaluation/RESULTS.md",
-    "keras_speechssm/benchmarks/RESULTS.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("docs/**/*.md"))),
     *(path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("examples/[0-9]*.py"))),
 ]
 GROUPS = {group for group, _ in cli.WRAPPED}
@@ -52,6 +53,21 @@ def test_commands_and_their_options_exist(name, capsys):
         assert stop.value.code == 0, f"speechssm {verb} {second}: {capsys.readouterr().err}"
         known = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", capsys.readouterr().out))
         assert set(options) <= known, f"speechssm {verb} {second}: {set(options) - known}"
+
+
+def test_the_tables_of_presets_are_generated():
+    command = [sys.executable, ROOT / "docs" / "generate.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_documents_are_short():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 110
+    for card in ROOT.glob("presets/*/README.md"):
+        assert len(card.read_text("utf-8").split()) <= 900, card
+        assert card.read_text("utf-8").startswith("---\nlicense: "), card
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert len(changes.split("## 0.1.0")[1].splitlines()) <= 25
 
 
 def test_samples_and_weights_stay_small():
