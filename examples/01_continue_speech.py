@@ -2,31 +2,31 @@
 Title: Continue a recording of speech
 Author: The keras_speechssm authors
 Date created: 2026/11/21
-Last modified: 2026/11/21
+Last modified: 2026/11/29
 Description: Load a preset, continue a prompt, look at tokens and spectrograms, and listen.
 """
 
 """
 ## Introduction
 
-SpeechSSM is a language model of speech: it hears a few seconds of somebody talking and
-goes on in the same voice, without any text in between. Four models take turns:
+SpeechSSM is a language model of speech: it listens to a few seconds of speech and continues
+in the same voice, without any text in between. Four models take part:
 
-1. `SemanticTokenizer` turns sound into *semantic tokens*, 25 a second: what is said.
+1. `SemanticTokenizer` turns audio into *semantic tokens*, 25 per second: what is said.
 2. `SpeechSSM` continues these tokens. It is a recurrent model, so its memory does not grow
-   however long it speaks.
-3. `SoundStorm` gives the tokens a voice: that of the prompt's first three seconds.
+   with the length of the speech.
+3. `SoundStorm` gives the tokens a voice: that of the first three seconds of the prompt.
 4. `SoundStream` turns the result, *acoustic tokens*, into a waveform.
 
-The preset `speech_ssm_demo_en` comes with the package. It is small and was trained on
-little data: it shows how everything works, and speaks something like English.
+The preset `speech_ssm_demo_en` is part of the package. It is small and was trained on little
+data: it shows how everything works, and babbles something like English.
 """
 
 """
 ## Setup
 
-`pip install . matplotlib` in a checkout. Keras reads the backend's name when it is first
-imported; JAX, TensorFlow and torch all work.
+Run `pip install . matplotlib` in a checkout of the repository. Keras reads the name of the
+backend when it is first imported; JAX, TensorFlow and PyTorch all work.
 """
 
 import os
@@ -49,8 +49,8 @@ OUTPUT = Path(os.environ.get("SPEECHSSM_OUTPUT", "."))
 """
 ## Load the models and a prompt
 
-Any recording of speech works: WAV, FLAC, OGG or MP3, at any rate. It becomes a waveform of
-numbers between -1 and 1, 16,000 a second.
+Any recording of speech works: WAV, FLAC, OGG or MP3, at any sample rate. It becomes a
+waveform of numbers between -1 and 1, 16,000 per second.
 """
 
 speech = SpeechContinuation.from_preset(PRESET)
@@ -62,30 +62,30 @@ print(f"The prompt lasts {len(prompt) / SAMPLE_RATE:.1f} s.")
 """
 ## What the language model sees
 
-The prompt as semantic tokens. Neighbouring tokens are often equal: a sound lasts longer
-than a twenty-fifth of a second.
+The model sees the prompt as semantic tokens. Neighboring tokens are often equal, because
+most sounds last longer than a twenty-fifth of a second.
 """
 
 tokens = speech.tokenize(prompt)
-print(f"{len(tokens)} tokens, the first second of them:")
+print(f"{len(tokens)} tokens. The first second:")
 print(tokens[:TOKEN_RATE])
 
 """
-## Continue it
+## Continue the prompt
 
-The same seed gives the same speech. `temperature` below 1 makes the model choose likelier
-tokens, and above 1 more daring ones.
+The same seed gives the same speech. With a `temperature` below 1 the model prefers likely
+tokens; above 1 it takes more risks.
 """
 
 continuation = speech.continue_speech(prompt, seconds=SECONDS, seed=0, temperature=1.0)
 print(f"{len(continuation) / SAMPLE_RATE:.1f} s of new speech.")
 
 """
-## Look at it
+## Compare spectrograms
 
-Spectrograms: time to the right, pitch upwards, loudness as colour. The continuation
-should have the same kind of stripes (the voice's harmonics) as the prompt, and pauses
-between its phrases.
+Time runs to the right, frequency upward, and color shows loudness. The continuation should
+have the same kind of stripes (the harmonics of the voice) as the prompt, and pauses between
+phrases.
 """
 
 
@@ -110,16 +110,16 @@ figure.savefig(OUTPUT / "continuation.png")
 """
 ## Listen
 
-In a notebook, `IPython.display.Audio` plays a waveform; a file is good anywhere.
+In a notebook, `IPython.display.Audio` plays a waveform. Here we write a file.
 """
 
 write_audio(OUTPUT / "continuation.wav", np.concatenate([prompt, continuation]))
 
 """
-## Without end
+## Stream without end
 
-`stream` yields block after block, for as long as you take them; memory stays the same.
-Here we take one.
+`stream` yields one block after another for as long as you ask for more, in constant memory.
+Here we take one block.
 """
 
 for block in speech.stream(prompt, seed=1):
@@ -127,10 +127,10 @@ for block in speech.stream(prompt, seed=1):
     break
 
 """
-## There and back
+## Resynthesize the prompt
 
-`resynthesize` sends a recording through the tokens and back, in the speaker's own voice.
-What you no longer hear, the tokens do not carry, and no continuation can have.
+`resynthesize` sends a recording through the tokens and back, in the voice of the speaker.
+Whatever is missing in the result is not in the tokens, so no continuation can contain it.
 """
 
 restored = speech.resynthesize(prompt)

@@ -2,32 +2,32 @@
 Title: Fine-tune SpeechSSM on your own recordings
 Author: The keras_speechssm authors
 Date created: 2026/11/21
-Last modified: 2026/11/21
-Description: Recordings become tokens, and the language model learns from them by LoRA.
+Last modified: 2026/11/29
+Description: Turn recordings into tokens, and train the language model on them with LoRA.
 """
 
 """
 ## Introduction
 
-The language model of a preset has heard other speakers talk of other things than yours. Here it
-learns from a folder of recordings what is said in them and how: no text is needed, since it
-learns from *semantic tokens*, which come from the sound alone.
+The language model of a preset was trained on other speakers and other topics than yours. Here it
+learns from a folder of your recordings. No text is needed: it learns from *semantic tokens*,
+which are computed from the sound alone.
 
-LoRA trains two thin matrices beside each large one and leaves the rest as it was. There is
-little to learn, so that little memory and few recordings suffice, and what was known before is not
-forgotten.
+LoRA adds two thin matrices to each large weight matrix and trains only those. This needs little
+memory and few recordings, and the model keeps what it learned before.
 
-What you need: an hour of speech or more for something to be heard (it runs with a minute), and
-`pip install '.[prepare]'` in a checkout. With the demo preset a step of 8 x 30 s took 1.2 s on two
-CPU cores: 40 steps on 16 min of LJ Speech lowered the held-out loss by 15 % in less than a minute.
-On a GPU take more recordings and more steps. The demo preset is the only one with weights: for a
-larger model begin with RecurrentGemma's, as tutorial 03 does.
+You need `pip install '.[prepare]'` in a checkout of the repository, and an hour of speech or more
+to hear a difference (a minute is enough to run the code). With the demo preset, a step of 8 rows of
+30 s took 1.2 s on two CPU cores, and 40 steps on 16 min of LJ Speech lowered the held-out loss by
+15 % in less than a minute. On a GPU, use more recordings and more steps. The demo preset is the
+only one with weights; for a larger model start from RecurrentGemma, as tutorial 03 does.
 """
 
 """
 ## Setup
 
-Keras reads the backend's name when it is first imported; JAX, TensorFlow and torch all work.
+Keras reads the name of the backend when it is first imported; JAX, TensorFlow and PyTorch all
+work.
 """
 
 import os
@@ -49,21 +49,22 @@ from keras_speechssm.data.sequences import prepare_sequences
 
 folder = Path(__file__).parent if "__file__" in globals() else Path(".")
 PRESET = os.environ.get("SPEECHSSM_PRESET", "speech_ssm_demo_en")
-# Your folder of recordings; the prompt of the examples stands in for it.
+# Your folder of recordings. The default is the prompt of the examples.
 RECORDINGS = Path(os.environ.get("SPEECHSSM_RECORDINGS", folder / "prompt.flac"))
 OUTPUT = Path(os.environ.get("SPEECHSSM_OUTPUT", "finetuned"))
 STEPS = int(os.environ.get("SPEECHSSM_STEPS", "100"))
 SECONDS = float(os.environ.get("SPEECHSSM_SECONDS", "20"))
 
 """
-## From recordings to tokens
+## Turn recordings into tokens
 
-One recording in ten is held out: it tells whether the model learns or only remembers. (Of a
-single recording nothing is left to hold out: cut a long one into several first.)
-`prepare_sequences` cuts recordings at pauses into sequences of up to 30 s and tokenises them.
-Stopped half way, it goes on when it is called again with the same recordings; for others give
-another `OUTPUT`. (`speechssm prepare sequences` does the same from the command line, for any
-number of hours.)
+One recording in ten is held out, to see whether the model learns or only memorizes. (A single
+recording leaves nothing to hold out: cut a long one into several files first.)
+
+`prepare_sequences` cuts recordings at pauses into sequences of up to 30 s and tokenizes them. If
+interrupted, it resumes when you call it again with the same recordings; for others, choose
+another `OUTPUT`. `speechssm prepare sequences` does the same from the command line, for any number
+of hours.
 """
 
 recordings = [path for path in find_audio(RECORDINGS) if path.parent.resolve() != OUTPUT.resolve()]
@@ -74,14 +75,14 @@ for name, paths in (("train", trained_on), ("held_out", held_out)):
     counts = prepare_sequences(paths, OUTPUT / name, preset=PRESET, target_seconds=30.0)
     print(f"{name}: {counts['hours'] * 60:.1f} min, {counts['tokens']} tokens")
 if trained_on == held_out:
-    print("There is one recording only: the held-out loss is that of what is trained on.")
+    print("There is only one recording: the held-out loss is measured on the training data.")
 
 """
-## Rows for `fit`
+## Pack the sequences into rows
 
-Sequences of many lengths are packed into rows of 750 tokens (30 s), which know where each
-sequence begins: the model's memory is emptied there. A row comes as inputs, targets (the next
-tokens) and weights (0 where there is no next token, and 1 on average).
+`PackedSequences` packs sequences of different lengths into rows of 750 tokens (30 s). Each row
+marks where a sequence begins, and the model resets its state there. A row consists of inputs,
+targets (the next tokens), and weights (0 where there is no next token, and 1 on average).
 """
 
 rows = PackedSequences.from_store(SequenceStore(OUTPUT / "train"), sequence_length=750)
@@ -93,10 +94,10 @@ make_batch = rows.batches(BATCH)
 validation = held_out_rows.batch(range(len(held_out_rows)))
 
 """
-## What it says before
+## Listen before training
 
-A prompt from the held-out recordings, and how probable the model finds their tokens: the loss is in
-nats a token, the lower the better.
+We continue a prompt from the held-out recordings, and measure the held-out loss, in nats per token
+(lower is better).
 """
 
 speech = SpeechContinuation.from_preset(PRESET)
@@ -122,7 +123,7 @@ print(f"Held-out loss before: {loss_before:.3f}")
 """
 ## Train
 
-`enable_lora` freezes the backbone and adds the thin matrices; `compile` and `fit` are Keras' own.
+`enable_lora` freezes the backbone and adds the thin matrices. `compile` and `fit` come from Keras.
 """
 
 model.backbone.enable_lora(rank=8)
@@ -134,7 +135,7 @@ steps_per_epoch = min(20, STEPS)
 history = model.fit(
     (make_batch(step) for step in itertools.count()),
     steps_per_epoch=steps_per_epoch,
-    epochs=-(-STEPS // steps_per_epoch),  # the last one whole, too
+    epochs=-(-STEPS // steps_per_epoch),  # the last epoch is complete, too
     shuffle=False,
     verbose=2,
 )
@@ -142,28 +143,28 @@ loss_after = held_out_loss()
 print(f"Held-out loss before: {loss_before:.3f}, after: {loss_after:.3f}")
 
 """
-If the held-out loss has risen while the loss of `fit` fell, the model has begun to learn the
-recordings by heart: take more of them, fewer steps, or a smaller rank.
+If the held-out loss rises while the loss of `fit` falls, the model memorizes the recordings: use
+more recordings, fewer steps, or a smaller rank.
 
-## What it says now
+## Listen after training
 
-The same prompt and the same seed.
+We use the same prompt and the same seed.
 """
 
 after = speech.continue_speech(prompt, seconds=SECONDS, seed=0)
 write_audio(OUTPUT / "after.wav", np.concatenate([prompt, after]))
 
 """
-## Keep it
+## Save the model
 
-The thin matrices are merged into the weights. `SpeechSSM.from_preset` of the folder loads the
-model, and with the rest of the demo it speaks:
+Saving merges the thin matrices into the weights. `SpeechSSM.from_preset` loads the model from the
+folder, and the command uses it with the other parts of the demo:
 
     speechssm continue prompt.flac --speech-lm finetuned/speech_lm -o continuation.wav
 
-It says other things; the voice is the prompt's, which SoundStorm gives it (README, "Fine-tune", for
-that one's training too). `speechssm train speech-lm` trains with checkpoints, for as long as you
-like.
+The language model decides what is said; the voice is still the prompt's, which SoundStorm copies.
+The guide "Fine-tune on your recordings" shows how to train SoundStorm too, and how to train longer
+with `speechssm train speech-lm`, which writes checkpoints.
 """
 
 model.save_to_preset(str(OUTPUT / "speech_lm"))

@@ -2,23 +2,27 @@
 Title: Train SpeechSSM from a text model
 Author: The keras_speechssm authors
 Date created: 2026/11/21
-Last modified: 2026/11/21
-Description: RecurrentGemma's weights become a SpeechSSM that learns from your tokens.
+Last modified: 2026/11/29
+Description: Start a SpeechSSM from RecurrentGemma's weights and train it on your tokens.
 """
 
 """
 ## Introduction
 
-The paper does not begin from nothing: a SpeechSSM starts as RecurrentGemma, a language model of
-text. Its embeddings of words are thrown away, fresh ones of semantic tokens take their place, the
-rotary positions go, and everything else learns on from there.
+The paper does not train from scratch: SpeechSSM starts from RecurrentGemma, a language model of
+text. The text embeddings are replaced by new embeddings of semantic tokens, the rotary positions
+are removed, and training continues from all other weights.
 
-What you need for the 2B model: a TPU v3-8 (Kaggle's) or v5e-8, over which the weights are split,
-or a GPU of 80 GB; `pip install '.[prepare]'` in a checkout; RecurrentGemma's licence accepted on
-Kaggle or Hugging Face; and hours of recordings, the more the better (the paper has 60,000). The
-paper takes 100,000 steps of 768,000 tokens on 16 TPUs v5p; by the compiler's estimate such a step
-takes 2.5 s. None of this could be run where this tutorial is tested; there it runs on a checkpoint
-of exactly RecurrentGemma's form, but tiny.
+For the 2B model you need:
+
+- a TPU v3-8 (Kaggle's) or v5e-8, over which the weights are split, or a GPU of 80 GB;
+- `pip install '.[prepare]'` in a checkout of the repository;
+- access to RecurrentGemma: accept its license on Kaggle or Hugging Face and log in;
+- hours of recordings, the more the better (the paper uses 60,000).
+
+The paper trains for 100,000 steps of 768,000 tokens on 16 TPUs v5p. By the compiler's estimate such
+a step takes 2.5 s. These sizes have not been run where this tutorial is tested: there it runs on a
+tiny checkpoint in RecurrentGemma's format.
 """
 
 """
@@ -49,10 +53,10 @@ SEQUENCE_LENGTH = int(os.environ.get("SPEECHSSM_SEQUENCE_LENGTH", "6000"))  # 4 
 STEPS = int(os.environ.get("SPEECHSSM_STEPS", "1000"))
 
 """
-## Recordings to tokens
+## Turn recordings into tokens
 
-Sequences of up to 4 min, in a store that training reads from. For more than a few hours use the
-command, which takes many processes, or Apache Beam: `speechssm prepare sequences --help`.
+We prepare sequences of up to 4 min, in a store that training reads from. For more than a few hours,
+use the command, which runs several processes or Apache Beam: `speechssm prepare sequences --help`.
 """
 
 counts = prepare_sequences([RECORDINGS], OUTPUT / "store", preset=TOKENIZER, target_seconds=240.0)
@@ -61,10 +65,10 @@ rows = PackedSequences.from_store(store, SEQUENCE_LENGTH)
 print(f"{counts['hours']:.2f} h, {counts['tokens']} tokens, {len(rows)} rows.")
 
 """
-## Weights over all devices
+## Split the weights over all devices
 
-With more than one device each layer's weights are split among all of them, and each takes its share
-of the batch. The layout knows which weights of Griffin are which.
+With more than one device, the weights of each layer are split over all devices, and so is the
+batch. The layout map of Griffin says how each weight is split.
 """
 
 devices = jax.devices()
@@ -77,10 +81,11 @@ if len(devices) > 1:
 BATCH = len(devices)
 
 """
-## From text to speech
+## Start from the text model
 
-`mixed_bfloat16` computes in bfloat16 and keeps float32 weights for the optimizer. In the scope
-each block keeps its inputs only and computes the rest again for the gradient.
+`mixed_bfloat16` computes in bfloat16 and keeps float32 weights for the optimizer. In the
+`RematScope` each block stores only its inputs and recomputes the rest for the gradient, which saves
+memory.
 """
 
 keras.utils.set_random_seed(0)
@@ -94,15 +99,16 @@ print(f"{model.count_params() / 1e6:.1f} M parameters")
 """
 ## Train
 
-The paper's optimizer: AdamW at 5e-4 with a weight decay of 0.6, a warm-up of 1,000 steps, and a
-cosine down to a twentieth. Gradients of 16 batches make one step, as the paper's batches are large.
+We use the paper's optimizer: AdamW with a learning rate of 5e-4 and a weight decay of 0.6, a
+warm-up of 1,000 steps, and a cosine down to a twentieth. The paper's batches are large, so one step
+accumulates the gradients of 16 batches.
 """
 
 ACCUMULATED = 16
 warmup = min(1000, STEPS // 10 + 1)
 rate = keras.optimizers.schedules.CosineDecay(
     0.0,
-    # Keras counts batches here, not steps.
+    # Keras counts batches here, not optimizer steps.
     (STEPS - warmup) * ACCUMULATED,
     alpha=0.05,
     warmup_target=5e-4,
@@ -118,16 +124,16 @@ make_batch = rows.batches(BATCH)
 history = model.fit(
     (make_batch(number) for number in itertools.count()),
     steps_per_epoch=min(STEPS, 100) * ACCUMULATED,
-    epochs=-(-STEPS // min(STEPS, 100)),  # the last one whole, too
+    epochs=-(-STEPS // min(STEPS, 100)),  # the last epoch is complete, too
     shuffle=False,
     verbose=2,
 )
 
 """
-## Keep it
+## Save the model
 
-For days of training use the command, which checkpoints and goes on after a kill (on one GPU
-`--batch-size 1` in place of `--device-mesh 8 1`):
+For days of training, use the command, which writes checkpoints and resumes after interruptions. On
+one GPU, use `--batch-size 1` instead of `--device-mesh 8 1`:
 
     speechssm train speech-lm --token-folders STORE --output-dir RUN --dtype mixed_bfloat16 \\
         --text-preset hf://google/recurrentgemma-2b-it --device-mesh 8 1 --rematerialize

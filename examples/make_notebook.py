@@ -1,9 +1,9 @@
-"""Makes the notebook of each tutorial: `01_continue_speech.py` -> `.ipynb`.
+"""Make the notebook of each tutorial: `01_continue_speech.py` -> `.ipynb`.
 
     python examples/make_notebook.py
 
-The tutorials are in the form of keras.io's: Python files whose text stands in bare
-triple-quoted blocks, the first of which holds title, author, dates and description.
+The tutorials have the format of keras.io: Python files whose text is in bare triple-quoted
+blocks. The first block contains title, author, dates and description.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def read_cells(source: str) -> list[tuple[str, str]]:
-    """The cells of a tutorial as ("markdown" or "code", text), in order."""
+    """Return the cells of a tutorial in order, as ("markdown" or "code", text)."""
     lines = source.splitlines()
     cells, done = [], 0
 
@@ -33,14 +33,14 @@ def read_cells(source: str) -> list[tuple[str, str]]:
 
 
 def make_header(text: str) -> str:
-    """The first cell: the fields of the header as a title and a list."""
+    """Return the first cell: the fields of the header as a title and a list."""
     fields = dict(line.split(": ", 1) for line in text.splitlines())
     rest = [f"**{name}:** {value}<br>" for name, value in fields.items() if name != "Title"]
     return "\n".join([f"# {fields['Title']}", "", *rest])
 
 
 def make_notebook(source: str) -> str:
-    """The text of the `.ipynb` file of a tutorial."""
+    """Return the text of the `.ipynb` file of a tutorial."""
     (_, header), *cells = read_cells(source)
     cells = [("markdown", make_header(header)), *cells]
     notebook = {

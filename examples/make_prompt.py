@@ -1,8 +1,8 @@
-"""Makes `prompt.flac` beside this file: ten seconds of speech that may lie in a repository.
+"""Make `prompt.flac` next to this file: ten seconds of speech that can be redistributed.
 
     python examples/make_prompt.py
 
-Needs the synthesiser flite (`apt-get install flite`) with its free voice slt. The text is
+This needs the synthesizer flite (`apt-get install flite`) with its free voice slt. The text is
 our own.
 """
 

@@ -1,4 +1,4 @@
-"""Draws the mel spectrogram of a prompt and what follows it.
+"""Plot the mel spectrogram of a prompt and its continuation.
 
 python examples/plot_continuation.py examples/prompt.flac continuation.wav picture.png
 """
@@ -16,14 +16,14 @@ WINDOW, HOP, BANDS = 1024, 256, 80
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
-    """Log-mel spectrogram in dB (bands, frames) of a waveform (samples,)."""
+    """Return the log-mel spectrogram in dB (bands, frames) of a waveform (samples,)."""
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), axis=-1)) ** 2
     return 10 * np.log10(mel_filters(BANDS, WINDOW).T @ power.T + 1e-5)
 
 
 def plot(prompt: np.ndarray, continuation: np.ndarray, path: str) -> None:
-    """Writes the picture, the prompt to the left of a line and its continuation after it."""
+    """Write a picture with the prompt, a line, and the continuation."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("prompt")
     parser.add_argument("continuation")
     parser.add_argument("picture", help="the PNG file to write")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the continuation")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of the continuation")
     arguments = parser.parse_args(argv)
     continuation = read_audio(arguments.continuation, duration=arguments.seconds)
     plot(read_audio(arguments.prompt), continuation, arguments.picture)
