@@ -23,10 +23,10 @@ def read_cells(source: str) -> list[tuple[str, str]]:
             cells.append(("code", code))
 
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
                 add_code(node.lineno - 1)
-                cells.append(("markdown", node.value.value.strip("\n")))
+                cells.append(("markdown", text.strip("\n")))
                 done = node.end_lineno
     add_code(len(lines))
     return cells
@@ -66,6 +66,7 @@ def _make_cell(number: int, kind: str, text: str) -> dict:
 
 
 def main() -> None:
+    """Make the notebooks of all tutorials."""
     for path in sorted(Path(__file__).parent.glob("[0-9]*.py")):
         notebook = make_notebook(path.read_text(encoding="utf-8"))
         path.with_suffix(".ipynb").write_text(notebook, encoding="utf-8")

@@ -20,6 +20,7 @@ TEXT = (
 
 
 def main() -> None:
+    """Synthesize the prompt and write the file."""
     with tempfile.TemporaryDirectory() as folder:
         wave = Path(folder) / "prompt.wav"
         subprocess.run(["flite", "-voice", "slt", "-t", TEXT, "-o", str(wave)], check=True)

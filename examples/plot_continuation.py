@@ -43,6 +43,7 @@ def plot(prompt: np.ndarray, continuation: np.ndarray, path: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompt")
     parser.add_argument("continuation")
