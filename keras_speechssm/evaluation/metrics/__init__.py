@@ -1,0 +1,1 @@
+"""Metrics as pure functions: arrays or strings in, numbers out."""

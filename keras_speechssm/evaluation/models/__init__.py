@@ -1,0 +1,1 @@
+"""Models that metrics use: transcribers, text models, judges, embedders, opinion scores."""

@@ -1,0 +1,1 @@
+"""Experiments on presets and corpora, one command each."""
