@@ -107,7 +107,7 @@ def build_network():
             return self.cnn(spectrum.permute(0, 3, 1, 2)).flatten(1, 2).transpose(1, 2)
 
     class Encoder(nn.Module):
-        """Transformer over the frames, with a position encoding that is stored among the weights."""
+        """Transformer over the frames; its position encoding is stored with the weights."""
 
         def __init__(self):
             super().__init__()

@@ -1,6 +1,6 @@
 """Pronunciations of English words, for word cover."""
 
-import importlib.util
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ Lexicon = frozenset[tuple[str, ...]]
 """Pronunciations; each is a tuple of names in `keras_speechssm.data.corpora.PHONEMES`."""
 
 _WORDS_PER_CALL = 100
+_STORY_WORDS_DRAWN = 50_000
 
 
 def load_lexicon(name: str | Path = COMMON_WORDS) -> Lexicon:
@@ -101,8 +102,11 @@ def pronounce_words(words: Sequence[str]) -> Lexicon:
 
 
 def _story_vocabulary() -> list[str]:
-    if importlib.util.find_spec("keras_speechssm.data.recipes.stories") is None:
-        raise ValueError("This version has no story grammar; use another lexicon.")
-    from keras_speechssm.data.recipes import stories
+    """Collects the words of the story grammar: of its word classes, and of many stories."""
+    from keras_speechssm.data.recipes.stories import story_grammar
 
-    return sorted(stories.vocabulary())
+    texts = [" ".join(words) for words in story_grammar.word_classes().values()]
+    for split in story_grammar.SPLITS:
+        stories = story_grammar.generate_stories(0, _STORY_WORDS_DRAWN, split)
+        texts += [" ".join(story.sentences) for story in stories]
+    return sorted(set(re.findall(r"[a-z]+(?:'[a-z]+)?", " ".join(texts).lower())))

@@ -50,3 +50,10 @@ def test_without_flite_words_need_phonemes(monkeypatch):
     with pytest.raises(ValueError, match="flite is needed"):
         parse_lexicon("river", "words")
     assert parse_lexicon("sheep sh iy p", "words") == {("sh", "iy", "p")}
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+def test_the_story_grammar_has_a_lexicon():
+    words = load_lexicon("stories")
+    assert ("s", "ih", "s", "t", "er") in words
+    assert len(words) > 500

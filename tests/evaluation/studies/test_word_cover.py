@@ -27,7 +27,7 @@ class Tokenizer:
 
     def phonemes(self, tokens):
         return [
-            [token for token, before in zip(row, [0, *row], strict=False) if token not in (0, before)]
+            [now for now, before in zip(row, [0, *row], strict=False) if now not in (0, before)]
             for row in np.asarray(tokens).tolist()
         ]
 
