@@ -39,7 +39,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_speechssm import SpeechContinuation
-from keras_speechssm.audio import read_audio, write_audio
+from keras_speechssm.audio.io import read_audio, write_audio
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
 
 PRESET = os.environ.get("SPEECHSSM_PRESET", "speech_ssm_demo_en")

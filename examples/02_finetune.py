@@ -41,11 +41,11 @@ import keras
 import numpy as np
 
 from keras_speechssm import SpeechContinuation
-from keras_speechssm.audio import read_audio, write_audio
+from keras_speechssm.audio.io import read_audio, write_audio
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.data.packing import PackedSequences
-from keras_speechssm.data.sequence_store import SequenceStore
-from keras_speechssm.data.sequences import prepare_sequences
+from keras_speechssm.data.prepare import prepare_sequences
+from keras_speechssm.data.token_store import SequenceStore
 
 folder = Path(__file__).parent if "__file__" in globals() else Path(".")
 PRESET = os.environ.get("SPEECHSSM_PRESET", "speech_ssm_demo_en")

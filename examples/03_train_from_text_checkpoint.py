@@ -40,8 +40,8 @@ import jax
 import keras
 
 from keras_speechssm.data.packing import PackedSequences
-from keras_speechssm.data.sequence_store import SequenceStore
-from keras_speechssm.data.sequences import prepare_sequences
+from keras_speechssm.data.prepare import prepare_sequences
+from keras_speechssm.data.token_store import SequenceStore
 from keras_speechssm.models import GriffinBackbone, SpeechSSM
 
 folder = Path(__file__).parent if "__file__" in globals() else Path(".")

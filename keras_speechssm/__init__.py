@@ -1,41 +1,55 @@
-"""SpeechSSM in Keras 3: a spoken language model that continues speech for minutes.
+"""SpeechSSM in Keras 3: a language model of speech that continues a recording for minutes or hours.
 
-The way of the data, and where each step lives:
+The path of the data, and the module of each step:
 
     audio file -> waveform             keras_speechssm.audio
-    waveform -> semantic tokens        keras_speechssm.semantic      SemanticTokenizer
-    tokens -> more tokens              keras_speechssm.speech_lm     SpeechSSM on GriffinBackbone
-    tokens -> acoustic tokens          keras_speechssm.soundstorm    SoundStorm
-    acoustic tokens -> waveform        keras_speechssm.soundstream   SoundStream
-    long inputs as overlapping pieces  keras_speechssm.windows
-    all of the above                   keras_speechssm.pipeline      SpeechContinuation
+    waveform -> semantic tokens        keras_speechssm.models.SemanticTokenizer
+    tokens -> more tokens              keras_speechssm.models.SpeechSSM
+    tokens -> acoustic tokens          keras_speechssm.models.SoundStorm
+    acoustic tokens -> waveform        keras_speechssm.models.SoundStream
+    long inputs in overlapping windows keras_speechssm.windows
+    tokens -> waveform                 keras_speechssm.synthesis
+    all of the above                   keras_speechssm.pipeline.SpeechContinuation
 
-Around them: `layers` (what the models are built of), `models` (every model class),
-`data`, `training` (one file a trained model), `evaluation` (one file a metric),
-`preset_registry` (names of presets -> folders) and `cli` (the command `speechssm`).
-`shapes` holds the legend of dimension letters and the sample and frame rates.
+Around them are `layers`, `data`, `training`, `evaluation`, `benchmarks`, and `cli` (the command
+`speechssm`). `shapes` has the sample and frame rates, and `presets` has the preset names.
 
-Start here:
+Submodules are imported on first use. Importing `keras_speechssm.models` registers the model
+classes with Keras, after which `keras_hub.models.Backbone.from_preset` finds them too. The
+backend is JAX unless `KERAS_BACKEND` is set.
+
+Example:
 
 ```python
 from keras_speechssm import SpeechContinuation
 
 speech = SpeechContinuation.from_preset("speech_ssm_demo_en")
-waveform = speech.continue_speech("examples/prompt.flac", seconds=60, seed=0)
+waveform = speech.continue_speech("examples/prompt.flac", seconds=2, seed=0)
 ```
-
-Importing the package registers every model class with Keras, so that KerasHub's own
-`from_preset` finds them too. The backend is JAX unless `KERAS_BACKEND` says otherwise.
 """
 
+import importlib
 import os
 
-# Before anything imports keras: Keras reads the variable once.
+# Keras reads this variable once, when it is first imported.
 os.environ.setdefault("KERAS_BACKEND", "jax")
-
-from keras_speechssm import models  # noqa: E402
-from keras_speechssm.pipeline import SpeechContinuation  # noqa: E402
 
 __version__ = "0.1.0"
 
-__all__ = ["SpeechContinuation", "models", "__version__"]
+_SUBMODULES = ("layers", "models", "data", "training", "evaluation", "windows", "audio")
+
+__all__ = ["SpeechContinuation", "__version__", *_SUBMODULES]
+
+
+def __getattr__(name: str):
+    if name == "SpeechContinuation":
+        from keras_speechssm.pipeline import SpeechContinuation
+
+        return SpeechContinuation
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

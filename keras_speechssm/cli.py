@@ -11,50 +11,49 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_speechssm.files import to_json
 from keras_speechssm.function_parser import OneLineParser, call_from_arguments
-from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS, fetch_pipeline
+from keras_speechssm.presets import DEFAULT_PRESET, PARTS, fetch_pipeline
 from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.whole_files import to_json
 
 WRAPPED = {
     ("train", "codec"): "training.codec:train_codec",
     ("train", "tokenizer"): "training.tokenizer:train_tokenizer",
     ("train", "soundstorm"): "training.soundstorm:train_soundstorm",
     ("train", "speech-lm"): "training.speech_lm:train_speech_lm",
-    ("prepare", "sequences"): "data.sequences:prepare_sequences",
-    ("prepare", "synthesized"): "data.synthesis:prepare_synthesized",
-    ("prepare", "librispeech-long"): "data.librispeech_chapters:prepare_librispeech_long",
-    ("prepare", "perturbed"): "data.perturbation:prepare_perturbed",
-    ("prepare", "contrasts"): "data.contrasts:prepare_contrasts",
-    ("prepare", "transcribed"): "data.transcribed:prepare_transcribed",
-    ("evaluate", "codec"): "evaluation.report:evaluate_codec_preset",
-    ("evaluate", "lyra"): "evaluation.lyra:evaluate_lyra_conversion",
-    ("evaluate", "resynthesis"): "evaluation.report:evaluate_resynthesis",
-    ("evaluate", "voices"): "evaluation.voice_identity:evaluate_voices",
-    ("evaluate", "phonemes"): "evaluation.phoneme_error:evaluate_phoneme_error",
-    ("evaluate", "agreement"): "evaluation.token_agreement:evaluate_token_agreement",
-    ("evaluate", "speaker-probe"): "evaluation.speaker_probe:evaluate_speaker_probe",
-    ("evaluate", "intelligibility"): "evaluation.intelligibility:evaluate_intelligibility",
-    ("evaluate", "long-form"): "evaluation.long_form:evaluate_long_form",
-    ("evaluate", "words"): "evaluation.recognised_words:evaluate_recognised_words",
-    ("evaluate", "continuation"): "evaluation.continuation:evaluate_continuation",
-    ("evaluate", "speech-lm"): "evaluation.report:evaluate_language_model",
-    ("evaluate", "generate"): "evaluation.generation:generate_continuations",
-    ("evaluate", "continuations"): "evaluation.comparison:evaluate_continuations",
-    ("evaluate", "positions"): "evaluation.position_likelihood:evaluate_positions",
-    ("evaluate", "checkpoints"): "evaluation.checkpoint_selection:evaluate_checkpoints",
+    ("prepare", "sequences"): "data.prepare:prepare_sequences",
+    ("prepare", "synthesized"): "data.recipes.synthesized.synthesis:prepare_synthesized",
+    ("prepare", "librispeech-long"): "data.recipes.librispeech_long:prepare_librispeech_long",
+    ("prepare", "perturbed"): "data.recipes.synthesized.perturbation:prepare_perturbed",
+    ("prepare", "contrasts"): "data.recipes.contrasts:prepare_contrasts",
+    ("prepare", "transcribed"): "data.recipes.transcribed:prepare_transcribed",
+    ("evaluate", "codec"): "evaluation.studies.resynthesis:evaluate_codec_preset",
+    ("evaluate", "lyra"): "evaluation.studies.lyra:evaluate_lyra_conversion",
+    ("evaluate", "resynthesis"): "evaluation.studies.resynthesis:evaluate_resynthesis",
+    ("evaluate", "voices"): "evaluation.studies.speaker_identity:evaluate_speaker_identity",
+    ("evaluate", "phonemes"): "evaluation.studies.phoneme_error:evaluate_phoneme_error",
+    ("evaluate", "agreement"): "evaluation.studies.token_agreement:evaluate_token_agreement",
+    ("evaluate", "speaker-probe"): "evaluation.studies.speaker_probe:evaluate_speaker_probe",
+    ("evaluate", "intelligibility"): "evaluation.studies.intelligibility:evaluate_intelligibility",
+    ("evaluate", "long-form"): "evaluation.studies.long_form:evaluate_long_form",
+    ("evaluate", "words"): "evaluation.studies.recognized_words:evaluate_confidence",
+    ("evaluate", "continuation"): "evaluation.studies.continuation:evaluate_continuation",
+    ("evaluate", "speech-lm"): "evaluation.studies.resynthesis:evaluate_language_model",
+    ("evaluate", "generate"): "evaluation.generate:generate_continuations",
+    ("evaluate", "continuations"): "evaluation.compare:evaluate_continuations",
+    ("evaluate", "positions"): "evaluation.studies.positions:evaluate_positions",
+    ("evaluate", "checkpoints"): "evaluation.studies.checkpoints:evaluate_checkpoints",
     ("evaluate", "sheets"): "evaluation.listening_test:write_sheets",
     ("evaluate", "ratings"): "evaluation.listening_test:evaluate_ratings",
-    ("evaluate", "zero-speech"): "evaluation.zero_speech:evaluate_zero_speech",
-    ("evaluate", "boundaries"): "evaluation.boundary_study:evaluate_boundaries",
-    ("evaluate", "sanity"): "evaluation.sanity:evaluate_sanity",
+    ("evaluate", "zero-speech"): "evaluation.studies.zero_speech:evaluate_zero_speech",
+    ("evaluate", "boundaries"): "evaluation.studies.boundaries:evaluate_boundaries",
+    ("evaluate", "sanity"): "evaluation.studies.sanity:evaluate_sanity",
     ("bench", "forward"): "benchmarks.griffin:bench_forward",
     ("bench", "train"): "benchmarks.griffin:bench_train",
     ("bench", "decode"): "benchmarks.griffin:bench_decode",
     ("bench", "throughput"): "benchmarks.throughput:bench_throughput",
-    ("bench", "synthesis"): "benchmarks.pipeline:bench_synthesis",
-    ("bench", "continue"): "benchmarks.pipeline:bench_continue",
-    ("bench", "tpu"): "benchmarks.tpu:bench_tpu",
+    ("bench", "synthesis"): "benchmarks.continuation:bench_synthesis",
+    ("bench", "continue"): "benchmarks.continuation:bench_continue",
 }
 """Verbs whose options are the arguments of one function of the package, under the same names."""
 
@@ -225,8 +224,8 @@ def _check_apart(recording: str, output: str) -> None:
 
 
 def _continue(arguments) -> int:
-    from keras_speechssm.audio import MIN_PROMPT_SECONDS, AudioWriter, read_speech
-    from keras_speechssm.training.option_checks import check_at_least
+    from keras_speechssm.audio.io import MIN_PROMPT_SECONDS, AudioWriter, read_speech
+    from keras_speechssm.checks import check_at_least
 
     _check_apart(arguments.prompt, arguments.output)
     check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=arguments.prompt_seconds)
@@ -254,7 +253,7 @@ def _continue(arguments) -> int:
 
 
 def _resynthesize(arguments) -> int:
-    from keras_speechssm.audio import AudioWriter, read_speech
+    from keras_speechssm.audio.io import AudioWriter, read_speech
 
     _check_apart(arguments.audio, arguments.output)
     with AudioWriter(arguments.output) as writer:
@@ -267,7 +266,7 @@ def _resynthesize(arguments) -> int:
 
 
 def _tokenize(arguments) -> int:
-    from keras_speechssm.data.tokenization import tokenize_file, tokenize_recordings
+    from keras_speechssm.data.prepare import tokenize_file, tokenize_recordings
 
     inputs = [Path(path) for path in arguments.audio]
     if len(inputs) == 1 and not inputs[0].is_dir():
@@ -279,10 +278,10 @@ def _tokenize(arguments) -> int:
 
 
 def _convert(arguments) -> int:
-    from keras_speechssm.converters.lyra import is_lyra
+    from keras_speechssm.models.soundstream.convert_lyra import is_lyra
 
     if is_lyra(arguments.source):
-        from keras_speechssm.soundstream.conversion import convert_lyra
+        from keras_speechssm.models.soundstream.convert_lyra import convert_lyra
 
         if arguments.to != "keras":
             raise ValueError(f"Lyra V2 becomes a preset of this package: --to {arguments.to}?")
@@ -290,7 +289,7 @@ def _convert(arguments) -> int:
     else:
         if arguments.num_quantizers is not None:
             raise ValueError("--num-quantizers is for Lyra V2's files, which these are not.")
-        from keras_speechssm.speech_lm.conversion import convert_checkpoint
+        from keras_speechssm.models.convert import convert_checkpoint
 
         convert_checkpoint(arguments.source, arguments.output, to=arguments.to)
     print(f"Wrote {arguments.output}.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -42,7 +43,7 @@ def compile_inference(
         compiled = {}
 
         def current(*args):
-            # LoRA adds weights and quantisation replaces them: a graph would keep the old ones.
+            # LoRA adds weights and quantization replaces them: a graph would keep the old ones.
             weights = tuple((weight.path, weight.dtype) for weight in model.weights)
             if weights not in compiled:
                 compiled.clear()
@@ -58,3 +59,21 @@ def compile_inference(
         return function(*args)
 
     return without_gradients
+
+
+class CompiledFunctions:
+    """Compiled functions by key; a dictionary that Keras does not track as a model's part."""
+
+    def __init__(self):
+        self.table = {}
+
+    def get(
+        self, model: Any, key: Any, make_function: Callable, donated: Sequence[int]
+    ) -> Callable:
+        """The function of that key, compiled at the first call."""
+        if key not in self.table:
+            self.table[key] = compile_inference(model, make_function(), donated)
+        return self.table[key]
+
+    def __deepcopy__(self, memo):
+        return CompiledFunctions()  # a copied model compiles its own

@@ -6,23 +6,71 @@ is its own affair. Everything between the stages is a plain NumPy array.
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio import read_speech
-from keras_speechssm.pipeline_parts import load_parts
-from keras_speechssm.preset_files import save_parts
-from keras_speechssm.preset_registry import DEFAULT_PRESET, PARTS
+from keras_speechssm.audio.io import read_speech
+from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.models.soundstorm.soundstorm import check_guidance_scale
+from keras_speechssm.presets import (
+    DEFAULT_PRESET,
+    PARTS,
+    fetch_pipeline,
+    read_json_file,
+    save_parts,
+)
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
-from keras_speechssm.soundstorm import check_guidance_scale
-from keras_speechssm.window_synthesis import WindowSynthesis
+from keras_speechssm.synthesis import WindowSynthesis
 from keras_speechssm.windows import OVERLAP, PROMPT_TOKENS, SYNTHESIS_WINDOW, StreamingWindows
+
+
+def load_parts(preset: str, **parts: str | None) -> tuple[dict, dict, dict | None]:
+    """The models of a pipeline by their parts' names, its config, and its metadata.
+
+    Args:
+        preset: the pipeline's name, folder or handle.
+        **parts: presets that give a part in place of the pipeline's own; `None` is none. The
+            metadata, which tell where weights come from, then name them.
+
+    Raises:
+        ValueError: a preset is unknown or of another part, or the parts do not fit together:
+            language model and SoundStorm need the tokenizer's vocabulary, SoundStorm the
+            levels and codes of the SoundStream.
+    """
+    others = {part: os.fspath(given) for part, given in parts.items() if given}
+    # First, since a name that is wrong costs nothing then.
+    models = {part: load_part(given, part) for part, given in others.items()}
+    folder, config = fetch_pipeline(preset)
+    models = {part: models.get(part) or load_part(folder, part) for part in PARTS}
+    _check_fit(**models)
+    metadata = None
+    if (Path(folder) / "metadata.json").is_file():
+        metadata = read_json_file(Path(folder), "metadata.json")
+        metadata |= {"parts_of_other_presets": others} if others else {}
+    return models, config, metadata
+
+
+def _check_fit(semantic_tokenizer, speech_lm, soundstorm, soundstream) -> None:
+    tokens = semantic_tokenizer.vocabulary_size
+    levels = (soundstream.num_quantizers, soundstream.codebook_size)
+    for name, found, expected, what in (
+        ("speech_lm", speech_lm.backbone.vocabulary_size, tokens, "tokens"),
+        ("soundstorm", soundstorm.semantic_vocabulary_size, tokens, "tokens"),
+        ("soundstorm", soundstorm.num_levels, levels[0], "levels"),
+        ("soundstorm", soundstorm.codebook_size, levels[1], "codes"),
+    ):
+        if found != expected:
+            raise ValueError(
+                f"The {name} is of {found} {what}, the others of {expected}: train it on theirs."
+            )
+
 
 FIRST_WINDOW = 10 * TOKEN_RATE
 """Tokens of the first window of a continuation (250, 10 s), which is soon heard."""
 
 _VOICE_SECONDS = 30.0
-"""What is tokenised of a recording whose voice is borrowed: one window of the tokenizer."""
+"""What is tokenized of a recording whose voice is borrowed: one window of the tokenizer."""
 
 SETTINGS = (
     "window",
@@ -50,7 +98,7 @@ class SpeechContinuation:
         soundstorm: a `SoundStorm`.
         soundstream: a `SoundStream`.
         window: int. Tokens that are synthesized together. Defaults to `675` (27 s).
-        overlap: int. Tokens that neighbouring windows share; each neighbour gives half
+        overlap: int. Tokens that neighboring windows share; each neighbor gives half
             of them. Defaults to `100` (4 s).
         voice_tokens: int. Tokens of voice prompt before each window, taken from the
             start of the prompt. Defaults to `75` (3 s).
@@ -146,7 +194,7 @@ class SpeechContinuation:
             preset_dir: the folder, written whole or not at all. One that exists keeps its
                 other files, such as its model card.
             metadata: dict of JSON values for `metadata.json`, such as the training data
-                and its licences. Defaults to those of the preset that was loaded, if any.
+                and its licenses. Defaults to those of the preset that was loaded, if any.
         """
         models = {part: getattr(self, part) for part in PARTS}
         settings = {name: getattr(self, name) for name in SETTINGS}

@@ -3,7 +3,7 @@
 Arithmetic only: no model, no audio file. Lengths are in tokens; `size` of a token in
 samples, frames or tokens turns the same plan into slices of any of them.
 
-The paper (sections 3 and 7.3, appendix B.1) tokenises windows of 30 s that overlap by
+The paper (sections 3 and 7.3, appendix B.1) tokenizes windows of 30 s that overlap by
 4 s and cuts them together in the middle of the overlap. The last window, where it is
 short, is filled with the example's own beginning and never with silence: silence in a
 window tells the tokens before it that the end is near, and a language model trained on
@@ -27,7 +27,7 @@ SYNTHESIS_WINDOW = TOKENIZER_WINDOW - PROMPT_TOKENS
 """Tokens of content in a synthesis window (675, 27 s): with the prompt, 30 s."""
 
 OVERLAP = 4 * TOKEN_RATE
-"""Tokens that neighbouring windows share (100, 4 s)."""
+"""Tokens that neighboring windows share (100, 4 s)."""
 
 
 def plan_windows(
@@ -35,14 +35,14 @@ def plan_windows(
 ) -> list[tuple[int, int, int]]:
     """Cuts a sequence into overlapping windows, each keeping its own part.
 
-    With hop H = window - overlap, window k begins at k * H. Neighbours are cut in the
+    With hop H = window - overlap, window k begins at k * H. Neighbors are cut in the
     middle of what they share, so that every kept token that is not near an end of the
     sequence has at least `overlap // 2` tokens of context on each side.
 
     Args:
         num_tokens: Length of the sequence; 0 gives no windows.
         window: Length of a window.
-        overlap: How much neighbours share; at most half a window.
+        overlap: How much neighbors share; at most half a window.
         first_window: Length of the first window, from twice the overlap to `window`: a short
             one is soon there. Defaults to `window`.
 
@@ -91,7 +91,7 @@ class StreamingWindows:
 
     Args:
         window: Length of a window, in tokens.
-        overlap: How much neighbours share; at most half a window.
+        overlap: How much neighbors share; at most half a window.
         first_window: Length of the first window, from twice the overlap to `window`.
             Defaults to `window`.
 
@@ -153,7 +153,7 @@ class StreamingWindows:
         return plan[self._given :]
 
 
-def cut_window(values: np.ndarray, start: int, window: int, size: int = 1) -> np.ndarray:
+def slice_window(values: np.ndarray, start: int, window: int, size: int = 1) -> np.ndarray:
     """The content of one window, filled from the beginning where the sequence ends in it.
 
     Args:
@@ -195,17 +195,17 @@ def split_windows(
         size: How many of `values` one token stands for.
 
     Returns:
-        Array (len(plan), window * size, ...), each as `cut_window` gives it.
+        Array (len(plan), window * size, ...), each as `slice_window` gives it.
 
     Raises:
         ValueError: If the plan has no windows, or one that lies outside the sequence.
     """
     if not plan:
         raise ValueError("The plan has no windows; expected a sequence of at least one token.")
-    return np.stack([cut_window(values, start, window, size) for start, _, _ in plan])
+    return np.stack([slice_window(values, start, window, size) for start, _, _ in plan])
 
 
-def kept_part(values: np.ndarray, entry: tuple[int, int, int], size: int = 1) -> np.ndarray:
+def crop_window(values: np.ndarray, entry: tuple[int, int, int], size: int = 1) -> np.ndarray:
     """What one window contributes to the whole.
 
     Args:
@@ -250,7 +250,7 @@ def merge_windows(
             "and at least one."
         )
     return np.concatenate(
-        [kept_part(np.asarray(r), entry, size) for r, entry in zip(results, plan, strict=True)]
+        [crop_window(np.asarray(r), entry, size) for r, entry in zip(results, plan, strict=True)]
     )
 
 

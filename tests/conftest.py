@@ -11,7 +11,7 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 # The first call of anything compiles; a deadline for each example would measure that.
 settings.register_profile("keras_speechssm", deadline=None)

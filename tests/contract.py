@@ -225,7 +225,7 @@ def _dependence(subject, x, step):
     first, last = step * subject.rates[1], (step + 1) * subject.rates[1]
     plain = subject.run(x)
     if subject.is_float:
-        # Random weights: a plain sum of normalised outputs has no gradient.
+        # Random weights: a plain sum of normalized outputs has no gradient.
         weights = np.zeros(plain.shape, "float32")
         picked = weights[0, first:last]
         picked[...] = np.random.default_rng(5).normal(size=picked.shape)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from keras_speechssm.evaluation.item_measures import Instruments
-from keras_speechssm.evaluation.transcription import Word
+from keras_speechssm.evaluation.compare import EvaluationModels
+from keras_speechssm.evaluation.models.transcribers import Word
 
 VOCABULARY = "sea ship gull wave rope mast sail crew deck".split()
 
@@ -61,5 +61,5 @@ class Voice:
         return np.array([np.cos(angle), np.sin(angle)])
 
 
-def instruments() -> Instruments:
-    return Instruments(Transcriber(), TextModel(), Embedder(), Voice(), Loudness())
+def instruments() -> EvaluationModels:
+    return EvaluationModels(Transcriber(), TextModel(), Embedder(), Voice(), Loudness())

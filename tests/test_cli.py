@@ -13,7 +13,7 @@ import soundfile
 from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 
 from keras_speechssm import cli
-from keras_speechssm.audio import write_audio
+from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.token_store import (
     finish_token_folder,
     read_manifest,

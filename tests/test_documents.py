@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keras_speechssm import cli
-from keras_speechssm.preset_registry import preset_names, resolve_preset
+from keras_speechssm.presets import preset_names, resolve_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [

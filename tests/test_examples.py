@@ -16,10 +16,10 @@ import pytest
 import soundfile
 from tiny_models import shared_tiny_preset
 
-from keras_speechssm.audio import read_audio, write_audio
+from keras_speechssm.audio.io import read_audio, write_audio
 from keras_speechssm.models import GriffinBackbone, SpeechSSM
-from keras_speechssm.preset_registry import DEFAULT_PRESET, preset_names
-from keras_speechssm.speech_lm.conversion import convert_checkpoint
+from keras_speechssm.models.convert import convert_checkpoint
+from keras_speechssm.presets import DEFAULT_PRESET, preset_names
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TUTORIALS = sorted(EXAMPLES.glob("[0-9]*.py"))
@@ -166,8 +166,8 @@ def test_the_picture_shows_a_tone_in_one_place():
     tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
     loudest = plot_continuation.log_mel(tone).mean(axis=1).argmax()
     top = 2595 * np.log10(1 + 8000 / 700)
-    centre = 700 * (10 ** (top * (loudest + 1) / 81 / 2595) - 1)  # of 80 bands up to 8 kHz
-    assert abs(centre - 1000) < 60
+    center = 700 * (10 ** (top * (loudest + 1) / 81 / 2595) - 1)  # of 80 bands up to 8 kHz
+    assert abs(center - 1000) < 60
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 
-from keras_speechssm.audio import write_audio
+from keras_speechssm.audio.io import write_audio
 from keras_speechssm.models import GriffinBackbone, SoundStorm, SpeechSSM
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_FRAME, SAMPLES_PER_TOKEN

@@ -6,12 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from keras_speechssm.preset_files import (
-    check_weight_files,
-    first_line,
-    replace_folder,
-    store_weights_as_float16,
-)
+from keras_speechssm.checks import first_line
+from keras_speechssm.files import replace_folder
+from keras_speechssm.presets import check_weight_files, store_weights_as_float16
 
 
 def names(folder):

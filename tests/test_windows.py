@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from keras_speechssm import windows
 from keras_speechssm.windows import (
     StreamingWindows,
-    cut_window,
-    kept_part,
+    crop_window,
     merge_windows,
     plan_windows,
+    slice_window,
     split_windows,
 )
 
@@ -71,7 +71,7 @@ def test_a_context_free_map_gives_windowed_equal_to_whole(num_tokens, sizes, siz
 
     plan = plan_windows(num_tokens, window, overlap)
     batched = tokenize(split_windows(samples, plan, window, size))
-    one_by_one = [tokenize(cut_window(samples, start, window, size)) for start, _, _ in plan]
+    one_by_one = [tokenize(slice_window(samples, start, window, size)) for start, _, _ in plan]
     np.testing.assert_array_equal(batched, one_by_one)
     np.testing.assert_array_equal(merge_windows(batched, plan), tokenize(samples))
 
@@ -82,7 +82,7 @@ def test_past_the_end_comes_the_beginning_and_never_silence(num_tokens, sizes, s
     window, overlap = sizes
     samples = np.arange(1, num_tokens * size + 1)
     last_start = plan_windows(num_tokens, window, overlap)[-1][0]
-    piece = cut_window(samples, last_start, window, size)
+    piece = slice_window(samples, last_start, window, size)
     real = min(len(samples) - last_start * size, window * size)
     assert piece.min() > 0
     np.testing.assert_array_equal(piece[:real], samples[last_start * size :][:real])
@@ -185,15 +185,15 @@ def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="0 or more"):
         plan_windows(-1, 10, 2)
     with pytest.raises(ValueError, match="outside a sequence"):
-        cut_window(np.zeros(0), 0, 10)
+        slice_window(np.zeros(0), 0, 10)
     with pytest.raises(ValueError, match="outside a sequence"):
-        cut_window(np.zeros(20), 10, 10, size=2)
+        slice_window(np.zeros(20), 10, 10, size=2)
     with pytest.raises(ValueError, match="at least one token"):
         split_windows(np.zeros(5), [], 10)
     with pytest.raises(ValueError, match="3 results for a plan of 1"):
         merge_windows(np.zeros((3, 10)), plan_windows(5, 10, 2))
     with pytest.raises(ValueError, match="whole result"):
-        kept_part(np.zeros(4), (0, 0, 5))
+        crop_window(np.zeros(4), (0, 0, 5))
     stream = StreamingWindows(10, 2)
     with pytest.raises(ValueError, match="0 or more"):
         stream.feed(-1)

@@ -1,122 +1,188 @@
-"""One measurement in a process of its own: `python -m keras_speechssm.benchmarks.measurement`.
+"""Tables and plots of measurements."""
 
-The measured process gets its task as JSON on the command line and prints its result as the
-last line of standard output.
-"""
-
-import importlib.util
-import json
+import importlib.metadata
 import os
-import re
+import platform
 import resource
-import signal
-import subprocess
+import statistics
 import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS, GriffinSize
-from keras_speechssm.benchmarks.machine import measure_limits, median_seconds
-from keras_speechssm.process_memory import peak_memory_mib
+import numpy as np
 
-PACKAGES = {
-    "keras_speechssm": ["keras"],
-    "keras_speechssm_int8": ["keras"],
-    "speech_transformer": ["keras_hub"],
-    "flax": ["recurrentgemma"],
-    "hugging_face": ["transformers", "torch"],
-}
-
-MEMORY_SIGNS = (
-    "RESOURCE_EXHAUSTED",
-    "Out of memory",
-    "MemoryError",
-    "bad_alloc",
-    "not enough memory",
-)
-"""How the libraries say that memory ran out."""
+from keras_speechssm.files import atomic_write, write_json
 
 
-def installed(implementation: str) -> bool:
-    """Whether the libraries of a key of `IMPLEMENTATIONS` are there."""
-    return all(importlib.util.find_spec(package) for package in PACKAGES[implementation])
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far."""
+    # Linux counts KiB, macOS bytes.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def measure_apart(task: dict, memory_gib: float | None, timeout: float) -> dict:
-    """Runs a task in a new process.
-
-    Args:
-        task: `{"work": "limits"}`, or `work` of `forward`, `train`, `decode` with the arguments
-            of `measure`.
-        memory_gib: memory that the process may have at most; `None`: all there is.
-        timeout: seconds after which it is stopped.
-
-    Returns:
-        What the task gave, or `{"failed": why}`.
-    """
-    command = [sys.executable, "-m", __spec__.name, json.dumps({**task, "memory_gib": memory_gib})]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done in {timeout:.0f} s"}
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    exhausted = any(sign in done.stderr for sign in MEMORY_SIGNS)
-    if exhausted or done.returncode == -signal.SIGKILL:
-        return {"failed": "out of memory"}
-    # The message itself: libraries write advice after it.
-    errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", done.stderr, re.MULTILINE)
-    return {"failed": errors[-1] if errors else f"exit status {done.returncode}"}
+def resident_memory_mib() -> float | None:
+    """Memory that is resident now; `None` where the system does not tell."""
+    pages = Path("/proc/self/statm")
+    if not pages.is_file():
+        return None
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def measure(
-    implementation: str,
-    work: str,
-    batch: int,
-    amount: int,
-    size: dict,
-    repeats: int,
-    context: int | None = None,
-) -> dict:
-    """Times one implementation in this process.
+PACKAGES = ("keras", "keras-hub", "jax", "tensorflow", "torch", "recurrentgemma", "transformers")
 
-    Args:
-        implementation: a key of `IMPLEMENTATIONS`.
-        work: `forward`, `train` or `decode`.
-        batch: sequences at once.
-        amount: tokens of each: their length, or the steps that are decoded.
-        size: arguments of `GriffinSize`.
-        repeats: timed calls, of which the median counts.
-        context: tokens before those that are decoded.
 
-    Returns:
-        `seconds` of a call, `parameters`, `peak_gib`, the process's largest resident memory up
-        to the end of the first call, and `limit_gflops`, the machine's rate of products between
-        before and after: machines that are shared change their speed.
-    """
-    model = IMPLEMENTATIONS[implementation](GriffinSize.from_config(size))
-    call = getattr(model, work)(batch, amount, *([] if context is None else [context]))
-    call()
-    peak_gib = peak_memory_mib() / 1024  # before the limit's matrices are there
-    before = measure_limits()["flops"]
-    seconds = median_seconds(call, repeats, warm_up=0)
-    after = measure_limits()["flops"]
+def describe_machine() -> dict:
+    """Processor, cores that may be used, memory in GiB, versions."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    # Linux knows which cores this process may use.
+    affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "seconds": seconds,
-        "parameters": int(model.num_parameters()),
-        "peak_gib": peak_gib,
-        "limit_gflops": (before + after) / 2e9,
+        "processor": _processor(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "versions": versions,
     }
 
 
-def _main(task: dict) -> None:
-    memory_gib = task.pop("memory_gib")
-    if memory_gib is not None:
-        limit = int(memory_gib * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    work = task["work"]
-    result = measure_limits() if work == "limits" else measure(**task)
-    print(json.dumps(result))
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
-if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]))
+def median_seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
+    """Median time of `call`, which must return only when its work is done.
+
+    Args:
+        call: what is measured.
+        repeats: how often.
+        warm_up: calls before, which are not counted: they compile.
+    """
+    for _ in range(warm_up):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure_limits(repeats: int = 5) -> dict:
+    """What JAX's default device does at most.
+
+    Returns:
+        `flops`: floating-point operations a second of a float32 product of 1024 x 2048 x
+        1024 on a CPU, eight times as wide on an accelerator; `bytes_per_second`: of reading a
+        large array; `device`: its kind.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    scale = 1 if jax.default_backend() == "cpu" else 8
+    rng = np.random.default_rng(0)
+    left = jnp.asarray(rng.normal(size=(1024 * scale, 2048 * scale)), "float32")
+    right = jnp.asarray(rng.normal(size=(2048 * scale, 1024 * scale)), "float32")
+    product = jax.jit(jnp.matmul)
+    seconds = median_seconds(lambda: product(left, right).block_until_ready(), repeats)
+    flops = 2.0 * left.shape[0] * left.shape[1] * right.shape[1] / seconds
+    vector = jnp.ones((2**26 * scale,), "float32")
+    total = jax.jit(jnp.max)
+    seconds = median_seconds(lambda: total(vector).block_until_ready(), repeats)
+    return {
+        "flops": flops,
+        "bytes_per_second": vector.nbytes / seconds,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def check_output(output: str | os.PathLike | None, plotted: bool = True) -> None:
+    """Refuses before anything is measured what could not be written: `ValueError`.
+
+    Args:
+        output: `.json` file, or `None`.
+        plotted: whether a plot goes beside it, as `publish` draws it.
+    """
+    if output is None:
+        return
+    output = Path(output)
+    if output.suffix != ".json":
+        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+        raise ValueError(f"Cannot write {output}: {output.parent} is no folder to write to.")
+    if plotted:
+        import matplotlib  # noqa: F401
+
+
+def publish(work: str, rows: list[dict], limits: dict, output, x: str, **more) -> None:
+    """Prints a benchmark's table and machine; writes both as JSON, and a plot, to `output`.
+
+    Raises `ValueError`, having done so, where every measurement failed.
+
+    Args:
+        work: what was measured.
+        rows: lines of the table, with `model` and `tokens_per_second`.
+        limits: of the machine, from `measure_limits` in the same run.
+        output: `.json` file, beside which the plot goes; or `None`.
+        x: key of the rows, the plot's horizontal axis.
+        **more: what else the JSON says.
+    """
+    machine = describe_machine()
+    print(format_table(rows))
+    print(f"machine: {machine}; limits: {limits}")
+    if output is not None:
+        content = {"machine": machine, "limits": limits, "work": work, **more, "rows": rows}
+        write_json(Path(output), content)
+        plot_rates(Path(output).with_suffix(".png"), rows, x)
+    if all(row.get("failed") for row in rows):
+        raise ValueError(f"Nothing could be measured: {rows[0]['failed']}")
+
+
+def format_table(rows: Sequence[dict]) -> str:
+    """Rows with the same keys as a Markdown table; numbers with three digits that count."""
+    names = list(rows[0])
+    cells = [names] + [[_cell(row.get(name)) for name in names] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    padded = [[cell.ljust(widths[i]) for i, cell in enumerate(line)] for line in cells]
+    lines = [" | ".join(line) for line in padded]
+    rule = " | ".join("-" * width for width in widths)
+    return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
+
+
+def _cell(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def plot_rates(path: str | os.PathLike, rows: Sequence[dict], x: str) -> None:
+    """Tokens a second of each model against `x`, both logarithmic, as the paper's figures 6 to 8.
+
+    Needs matplotlib (extra `eval`).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    y = "tokens_per_second"
+    for name in dict.fromkeys(row["model"] for row in rows):
+        points = [(row[x], row[y]) for row in rows if row["model"] == name and row[y]]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log")
+    axes.legend()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

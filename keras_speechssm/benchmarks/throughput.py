@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_speechssm.benchmarks.griffin import OURS, make_row
-from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS
-from keras_speechssm.benchmarks.griffin_size import GriffinSize
-from keras_speechssm.benchmarks.measurement import measure_apart
-from keras_speechssm.benchmarks.report import check_output, publish
+from keras_speechssm.benchmarks.griffin import OURS, make_row, measure_in_subprocess
+from keras_speechssm.benchmarks.measurement import check_output, publish
+from keras_speechssm.benchmarks.peers import IMPLEMENTATIONS, GriffinSize
 
 TRANSFORMER = "speech_transformer"
 
@@ -64,7 +62,7 @@ def bench_throughput(
         for length in lengths
     }
     del models
-    limits = measure_apart({"work": "limits"}, None, timeout)
+    limits = measure_in_subprocess({"work": "limits"}, None, timeout)
     rows = []
     for (name, length), batch in sorted(budgets.items(), key=lambda item: item[0][1]):
         task = dict(implementation=name, work="decode", batch=batch, amount=steps)
@@ -74,7 +72,7 @@ def bench_throughput(
             if name == OURS:
                 context = min(length - counted, griffin_size.attention_window + 1)
             details = {"size": size or {}, "repeats": repeats, "context": context}
-            found = measure_apart({**task, **details}, memory_gib, timeout)
+            found = measure_in_subprocess({**task, **details}, memory_gib, timeout)
         rows.append({**make_row(task, found), "tokens": length})
         print(f"{name}, {length} tokens: {rows[-1]}", flush=True)
     _add_ratios(rows)

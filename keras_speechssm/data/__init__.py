@@ -1,1 +1,1 @@
-"""Preparing data: corpora of audio, synthesised speech, and folders of tokens."""
+"""Corpora, segmentation, token stores, and packed training rows."""

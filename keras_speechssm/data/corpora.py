@@ -184,7 +184,7 @@ def _is_audio(path: Path) -> bool:
 
 
 def number_and_voice(path: Path) -> tuple[str, str]:
-    """The two parts of a synthesised recording's name, `<number>_<voice>.<suffix>`.
+    """The two parts of a synthesized recording's name, `<number>_<voice>.<suffix>`.
 
     Raises:
         ValueError: another name.
@@ -202,7 +202,7 @@ def recordings_of_speakers(
 
     Args:
         speaker_folders: a folder of recordings for each speaker.
-        audio_folders: in place of them, folders of synthesised speech, whose files are named
+        audio_folders: in place of them, folders of synthesized speech, whose files are named
             after their voices.
 
     Returns:
@@ -213,7 +213,7 @@ def recordings_of_speakers(
             after a voice.
     """
     if bool(speaker_folders) == bool(audio_folders):
-        raise ValueError("Give speaker_folders, or audio_folders of synthesised speech.")
+        raise ValueError("Give speaker_folders, or audio_folders of synthesized speech.")
     if len({Path(folder).resolve() for folder in speaker_folders}) < len(speaker_folders):
         raise ValueError("speaker_folders has a folder twice.")
     if speaker_folders:

@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 
+from keras_speechssm.models.soundstream.source_filter import HIGHEST_PITCH, LOWEST_PITCH
 from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.soundstream.source_filter import HIGHEST_PITCH, LOWEST_PITCH
 
 
 def measure_pitch(waveform: np.ndarray, hop: int) -> np.ndarray:

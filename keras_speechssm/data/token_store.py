@@ -9,14 +9,15 @@ tells what is there.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from keras_speechssm.files import atomic_write, checksum, write_json
 from keras_speechssm.shapes import TOKEN_RATE
-from keras_speechssm.whole_files import whole_file, write_json
 
 MANIFEST = "manifest.json"
 
@@ -59,7 +60,7 @@ def write_tokens(path: str | Path, tokens: np.ndarray) -> None:
     if path.suffix != ".npy":
         raise ValueError(f"Cannot write tokens to {path}: expected a name that ends in .npy.")
     small = tokens.size == 0 or tokens.max() < 2**16
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.save(file, tokens.astype("uint16" if small else "int32"), allow_pickle=False)
 
 
@@ -71,7 +72,7 @@ def read_tokens(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"The token file {path} does not exist; tokenise the recording first.")
+        raise ValueError(f"The token file {path} does not exist; tokenize the recording first.")
     try:
         tokens = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -148,7 +149,7 @@ def finish_token_folder(
     """
     names = recording_names(folder) if names is None else sorted(names)
     if not names:
-        raise ValueError(f"{folder} holds no .npy files of tokens; tokenise recordings into it.")
+        raise ValueError(f"{folder} holds no .npy files of tokens; tokenize recordings into it.")
     recordings = {}
     for name in names:
         tokens = check_tokens(read_tokens(Path(folder) / f"{name}.npy"), name, vocabulary_size)
@@ -201,3 +202,211 @@ def check_tokens(tokens: np.ndarray, name: str, vocabulary_size: int | None = No
             "give the tokenizer that made the tokens."
         )
     return tokens.astype("int32")
+
+
+FORMAT = "sequence_store"
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A training sequence.
+
+    Attributes:
+        recording: name of the recording it is of.
+        start, stop: the span of the recording, in seconds.
+        tokens: int32 (time,).
+    """
+
+    recording: str
+    start: float
+    stop: float
+    tokens: np.ndarray
+
+
+def write_shard(path: str | Path, sequences: Iterable[TokenSequence], vocabulary_size: int) -> dict:
+    """Writes an ArrayRecord file; it appears whole or not at all.
+
+    Returns:
+        dict: `file`, `bytes`, `sha256` and `lengths`, the number of tokens of each sequence.
+
+    Raises:
+        ValueError: a token is no number below `vocabulary_size`.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    path = Path(path)
+    lengths = []
+    with atomic_write(path) as temporary:
+        # One record a group, so that training reads single sequences in any order.
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        try:
+            for sequence in sequences:
+                writer.write(_pack(sequence, vocabulary_size))
+                lengths.append(len(sequence.tokens))
+        finally:
+            writer.close()
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": checksum(path),
+        "lengths": lengths,
+    }
+
+
+def write_store_manifest(folder: str | Path, plan: dict, shards: list[dict]) -> dict:
+    """Writes `manifest.json`, which makes the store one that can be read; returns it."""
+    lengths = [length for shard in shards for length in shard["lengths"]]
+    manifest = {
+        "format": FORMAT,
+        **plan,
+        "num_sequences": len(lengths),
+        "num_tokens": sum(lengths),
+        "skipped": [entry for shard in shards for entry in shard.get("skipped", [])],
+        "shards": shards,
+    }
+    write_json(Path(folder) / MANIFEST, manifest)
+    return manifest
+
+
+def is_sequence_store(folder: str | Path) -> bool:
+    """Whether the folder is a finished store of sequences, rather than a folder of tokens."""
+    try:
+        content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+class SequenceStore:
+    """Random access to a store's sequences: `len(store)`, `store[index]`.
+
+    It is a data source of Grain: `grain.MapDataset.source(store)`.
+
+    Args:
+        folder: of the store.
+        verify: compare every shard with its checksum first. Defaults to `True`.
+
+    Attributes:
+        manifest: dict, what `manifest.json` holds.
+        vocabulary_size: every token is below it.
+        lengths: int64 (len(store),), the number of tokens of each sequence.
+
+    Raises:
+        ValueError: the folder is no finished store, or a shard is missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path, verify: bool = True):
+        from grain.sources import ArrayRecordDataSource
+
+        self.folder = Path(folder)
+        if not is_sequence_store(folder):
+            raise ValueError(
+                f"{folder} is no finished store of sequences; run speechssm prepare sequences."
+            )
+        self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        try:
+            self.vocabulary_size = int(self.manifest["vocabulary_size"])
+            shards = [shard for shard in self.manifest["shards"] if shard["lengths"]]
+            lengths = [length for shard in shards for length in shard["lengths"]]
+            self.lengths = np.array(lengths, "int64")
+            for shard in shards:
+                check_shard(self.folder, shard, verify)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder}/{MANIFEST} is damaged ({error!r}).") from error
+        paths = [str(self.folder / shard["file"]) for shard in shards]
+        self._records = ArrayRecordDataSource(paths) if paths else []
+        if len(self._records) != len(self.lengths):
+            raise ValueError(
+                f"{folder} holds {len(self._records)} sequences, its {MANIFEST} says "
+                f"{len(self.lengths)}; prepare it again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> TokenSequence:
+        return _unpack(self._records[int(index)])
+
+
+def check_shard(folder: Path, shard: dict, verify: bool = True) -> None:
+    """Compares a shard with what is known of it.
+
+    Raises:
+        ValueError: it is missing, of another size or, with `verify`, of another checksum.
+    """
+    path = Path(folder) / shard["file"]
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; run the preparation again.")
+    intact = path.stat().st_size == shard["bytes"]
+    if not intact or (verify and checksum(path) != shard["sha256"]):
+        raise ValueError(
+            f"{path} is damaged; delete it and its .json, and run the preparation again."
+        )
+
+
+def _pack(sequence: TokenSequence, vocabulary_size: int) -> bytes:
+    tokens = check_tokens(sequence.tokens, sequence.recording, vocabulary_size)
+    width = 2 if vocabulary_size <= 2**16 else 4
+    about = {key: value for key, value in asdict(sequence).items() if key != "tokens"}
+    header = json.dumps({**about, "width": width})
+    return header.encode() + b"\n" + tokens.astype(f"<u{width}").tobytes()
+
+
+def _unpack(record: bytes) -> TokenSequence:
+    header, _, tokens = record.partition(b"\n")
+    about = json.loads(header)
+    tokens = np.frombuffer(tokens, f"<u{about.pop('width')}").astype("int32")
+    return TokenSequence(**about, tokens=tokens)
+
+
+class TokenSource(NamedTuple):
+    """Token streams that are read when they are asked for.
+
+    Attributes:
+        vocabulary_size: every token is below it.
+        lengths: tokens of each stream.
+        read: function from a stream's number to its tokens, int32 (time,).
+    """
+
+    vocabulary_size: int
+    lengths: list[int]
+    read: Callable[[int], np.ndarray]
+
+
+def open_tokens(folders: Sequence[str | Path]) -> TokenSource:
+    """The streams of several folders after one another.
+
+    Args:
+        folders: stores of `speechssm prepare sequences`, or folders of tokens that
+            `speechssm tokenize` wrote.
+
+    Raises:
+        ValueError: a folder is none of both, damaged, or of another tokenizer.
+    """
+    sources = {str(folder): _open(folder) for folder in folders}
+    sizes = {folder: source.vocabulary_size for folder, source in sources.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"Token folders must share one tokenizer; their vocabulary sizes are {sizes}."
+        )
+    streams = [
+        (source, number) for source in sources.values() for number in range(len(source.lengths))
+    ]
+
+    def read(number: int) -> np.ndarray:
+        source, inner = streams[number]
+        return source.read(inner)
+
+    lengths = [length for source in sources.values() for length in source.lengths]
+    return TokenSource(next(iter(sizes.values())), lengths, read)
+
+
+def _open(folder: str | Path) -> TokenSource:
+    if is_sequence_store(folder):
+        store = SequenceStore(folder)
+        return TokenSource(
+            store.vocabulary_size, store.lengths.tolist(), lambda number: store[number].tokens
+        )
+    recordings = read_token_folder(folder)
+    size = read_manifest(folder).vocabulary_size
+    return TokenSource(size, [len(tokens) for tokens in recordings], recordings.__getitem__)

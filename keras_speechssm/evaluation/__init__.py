@@ -1,1 +1,1 @@
-"""One file a metric, and the report."""
+"""The evaluation of the paper: metrics, the models they need, and studies."""

@@ -12,13 +12,50 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio import write_audio
-from keras_speechssm.evaluation.comparison_items import compare_folders
-from keras_speechssm.evaluation.confidence import mean_interval
-from keras_speechssm.evaluation.tables import read_table
+from keras_speechssm.audio.io import write_audio
+from keras_speechssm.checks import check_at_least
+from keras_speechssm.evaluation.compare import compare_folders
+from keras_speechssm.evaluation.metrics.confidence_intervals import mean_interval
+from keras_speechssm.files import atomic_write
 from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.training.option_checks import check_at_least
-from keras_speechssm.whole_files import whole_file
+
+
+def read_table(path: str | Path) -> tuple[set[str], list[dict[str, str]]]:
+    """The columns of a CSV file, and its rows.
+
+    Commas or semicolons part the cells, as Excel writes the latter in many countries; a byte
+    order mark and spaces around names and values are dropped, names are in lower case.
+
+    Raises:
+        ValueError: the file is missing, no text, or no table, or a line has more cells than
+            the first.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is no existing file.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8; save it as CSV in UTF-8.") from None
+    header = text.split("\n", 1)[0]
+    parting = ";" if header.count(";") > header.count(",") else ","
+    try:
+        lines = list(csv.reader(text.splitlines(), delimiter=parting, skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table ({error}).") from None
+    names = [name.strip().lower() for name in lines[0]] if lines else []
+    for number, line in enumerate(lines, start=1):
+        if any(cell.strip() for cell in line[len(names) :]):
+            raise ValueError(
+                f"{path}, line {number}: more cells than columns: {parting.join(line)}"
+            )
+    rows = [
+        dict(zip(names, [cell.strip() for cell in line] + [""] * len(names), strict=False))
+        for line in lines[1:]
+        if any(cell.strip() for cell in line)
+    ]
+    return set(names), rows
+
 
 INSTRUCTIONS = """This task requires you to listen to audio clips using headphones in a quiet environment.
 
@@ -71,7 +108,7 @@ def write_listening_sheets(
         write_audio(folder / "clips" / clip, waveform)
         key.append((clip, system, item, span))
         sheet.append((clip, ""))
-    with whole_file(folder / "instructions.txt") as temporary:
+    with atomic_write(folder / "instructions.txt") as temporary:
         temporary.write_text(INSTRUCTIONS, encoding="utf-8")
     _write_csv(folder / "key.csv", key)
     _write_csv(folder / "sheet.csv", sheet)  # last: who finds it finds all
@@ -79,7 +116,10 @@ def write_listening_sheets(
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
         csv.writer(file).writerows(rows)
 
 

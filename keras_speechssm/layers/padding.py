@@ -8,7 +8,7 @@ row gathers, linear in time, with static shapes.
 from keras import ops
 
 
-def zero_padding(x, padding_mask):
+def mask_padding(x, padding_mask):
     """Returns x (batch, time, ...) with zeros where padding_mask (batch, time) is False.
 
     A select, not a product, so that NaN in padding is dropped too.
@@ -20,7 +20,7 @@ def zero_padding(x, padding_mask):
     return ops.where(mask, x, ops.zeros_like(x))
 
 
-def compaction(padding_mask):
+def left_align_order(padding_mask):
     """Plans how to bring real positions to the front of each row.
 
     Args:

@@ -1,9 +1,9 @@
-"""Root-mean-square normalisation with the gain written as 1 + scale."""
+"""Root-mean-square normalization with the gain written as 1 + scale."""
 
 import keras
 from keras import ops
 
-from keras_speechssm.layers.recomputation import recompute
+from keras_speechssm.layers.rematerialization import rematerialize
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -34,12 +34,12 @@ class RMSNormalization(keras.layers.Layer):
         self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="zeros")
 
     def call(self, x):
-        normalised = recompute(
-            self._normalise, ops.cast(x, "float32"), ops.cast(self.scale, "float32")
+        normalized = rematerialize(
+            self._normalize, ops.cast(x, "float32"), ops.cast(self.scale, "float32")
         )
-        return ops.cast(normalised, self.compute_dtype)
+        return ops.cast(normalized, self.compute_dtype)
 
-    def _normalise(self, x, scale):
+    def _normalize(self, x, scale):
         mean_square = ops.mean(ops.square(x), axis=-1, keepdims=True)
         return x * ops.rsqrt(mean_square + self.epsilon) * (1.0 + scale)
 

@@ -5,8 +5,8 @@ import functools
 import keras
 from keras import ops
 
-from keras_speechssm.layers.padding import compaction, gather_time, zero_padding
-from keras_speechssm.layers.recomputation import recompute
+from keras_speechssm.layers.padding import gather_time, left_align_order, mask_padding
+from keras_speechssm.layers.rematerialization import rematerialize
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -75,8 +75,8 @@ class TemporalConv1D(keras.layers.Layer):
         rank = None
         if padding_mask is not None:
             padding_mask = ops.cast(padding_mask, "bool")
-            order, rank = compaction(padding_mask)
-            x = gather_time(zero_padding(x, padding_mask), order)
+            order, rank = left_align_order(padding_mask)
+            x = gather_time(mask_padding(x, padding_mask), order)
             if reset_mask is not None:
                 reset_mask = ops.logical_and(ops.cast(reset_mask, "bool"), padding_mask)
                 reset_mask = gather_time(reset_mask, order)
@@ -85,7 +85,7 @@ class TemporalConv1D(keras.layers.Layer):
         if reset_mask is not None:
             documents = ops.cumsum(ops.cast(reset_mask, "int32"), axis=1)
             documents = ops.pad(documents, ((0, 0), (self.width - 1, 0)))  # history is document 0
-        outputs = recompute(
+        outputs = rematerialize(
             functools.partial(self._convolve, documents=documents, length=ops.shape(x)[1]),
             inputs,
             ops.cast(self.kernel, self.compute_dtype),

@@ -1,1 +1,1 @@
-"""Training each model: one file a model, holding its losses, its batches and `train_*`."""
+"""Training of the four models."""

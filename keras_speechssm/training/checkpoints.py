@@ -17,9 +17,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_speechssm.preset_files import first_line
-from keras_speechssm.training.metrics import warn
-from keras_speechssm.whole_files import checksum, write_json
+from keras_speechssm.checks import first_line
+from keras_speechssm.files import checksum, write_json
+from keras_speechssm.training.config import warn
 
 _STATE = "state.weights.h5"
 _ABOUT = "checkpoint.json"

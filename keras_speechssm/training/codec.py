@@ -7,19 +7,22 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_speechssm import audio
+from keras_speechssm.audio import io as audio
+from keras_speechssm.audio.mel import mel_filters
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.data.pitch import measure_pitch
-from keras_speechssm.mel import mel_filters
-from keras_speechssm.preset_registry import begin_from_preset
+from keras_speechssm.models.preset_mixin import initialize_from_preset
+from keras_speechssm.models.soundstream.soundstream import SoundStream
+from keras_speechssm.models.soundstream.source_filter import pitch_bins
 from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.soundstream import SoundStream
-from keras_speechssm.soundstream.source_filter import pitch_bins
-from keras_speechssm.training.adversarial import AdversarialCodec, AdversarialPhaseIn
-from keras_speechssm.training.discriminators import Discriminators
-from keras_speechssm.training.loop import fit_resumable
-from keras_speechssm.training.option_checks import check_crops, check_model_config, check_schedule
-from keras_speechssm.training.schedule import Budget
+from keras_speechssm.training.adversarial import (
+    AdversarialCodec,
+    AdversarialPhaseIn,
+    Discriminators,
+)
+from keras_speechssm.training.callbacks import Budget
+from keras_speechssm.training.config import check_crops, check_model_config, check_schedule
+from keras_speechssm.training.trainer import fit_resumable
 
 DEMO_CODEC = dict(
     strides=(4,),
@@ -273,7 +276,7 @@ def train_codec(
     if preset is None:
         model = SoundStream(**(model_config or DEMO_CODEC))
     else:
-        model = begin_from_preset(SoundStream, preset, **(model_config or {}))
+        model = initialize_from_preset(SoundStream, preset, **(model_config or {}))
     has_pitch = model.stem == "source_filter"
     pitch_hop = model.stem_stride if has_pitch else None
     crops = (batch_size, crop_seconds)

@@ -6,14 +6,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_speechssm.preset_registry import fetch_folder, stored_dtype
-from keras_speechssm.semantic import SemanticTokenizer
+from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.models.soundstorm.masking import mask_for_training
+from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
+from keras_speechssm.models.soundstream.soundstream import SoundStream
+from keras_speechssm.presets import fetch_folder, stored_dtype
 from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
-from keras_speechssm.soundstorm import SoundStorm, mask_for_training
-from keras_speechssm.soundstream import SoundStream
-from keras_speechssm.training.loop import fit_resumable
-from keras_speechssm.training.option_checks import check_crops, check_model_config, check_schedule
+from keras_speechssm.training.config import check_crops, check_model_config, check_schedule
 from keras_speechssm.training.token_pairs import TokenPair, prepare_token_pairs, read_token_pairs
+from keras_speechssm.training.trainer import fit_resumable
 
 DEMO_SOUNDSTORM = dict(
     num_layers=6, hidden_dim=256, num_heads=4, intermediate_dim=768, kernel_size=5, dropout=0.0
@@ -278,7 +279,7 @@ def start_from_codebooks(model: SoundStorm, tokenizer, codec, seed: int = 0) -> 
 
     Rows of the embeddings and columns of the heads become random orthogonal projections
     of the codes that they stand for. Codes that sound alike then begin alike, and what
-    is learned of one is learned of its neighbours: with 1024 codes a level, a small
+    is learned of one is learned of its neighbors: with 1024 codes a level, a small
     corpus shows each only now and then. A hidden token begins as zero and a semantic
     token with half of the input's variance, so that it is heard where all else is
     hidden; the residual branches begin at a tenth, so that gradients reach the tables.
@@ -313,11 +314,11 @@ def start_from_codebooks(model: SoundStorm, tokenizer, codec, seed: int = 0) -> 
 
 
 def _project(codebook: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Codes (codes, dim) in another width, centred, distances kept up to scale, of variance 1."""
-    centred = codebook - codebook.mean(axis=0)
-    dim = centred.shape[1]
+    """Codes (codes, dim) in another width, centerd, distances kept up to scale, of variance 1."""
+    centerd = codebook - codebook.mean(axis=0)
+    dim = centerd.shape[1]
     rotation = np.linalg.qr(rng.standard_normal((max(dim, width), max(dim, width))))[0]
-    projected = centred @ rotation[:dim, :width]
+    projected = centerd @ rotation[:dim, :width]
     return projected / (projected.std() + 1e-9)
 
 

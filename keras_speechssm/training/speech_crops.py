@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio import read_audio, read_duration
+from keras_speechssm.audio.io import read_audio, read_duration
 from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
@@ -132,7 +132,7 @@ class CropBatches:
             samples = change_speed(samples, speed)
         samples = samples[: self.crop_steps * SAMPLES_PER_TOKEN]
         phonemes = [self.ids[name] for segment in chosen for name in segment.phonemes]
-        # CTC needs a step for each label and one between equal neighbours.
+        # CTC needs a step for each label and one between equal neighbors.
         repeats = sum(a == b for a, b in zip(phonemes, phonemes[1:], strict=False))
         if len(phonemes) + repeats > len(samples) // SAMPLES_PER_TOKEN:
             return samples, [], []

@@ -7,21 +7,18 @@ from pathlib import Path
 import keras
 import keras_hub
 
+from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.data.packing import PackedSequences
-from keras_speechssm.data.token_source import open_tokens
-from keras_speechssm.preset_registry import begin_from_preset
-from keras_speechssm.speech_lm.griffin_backbone import GriffinBackbone
-from keras_speechssm.speech_lm.speech_ssm import SpeechSSM
-from keras_speechssm.speech_lm.speech_transformer import SpeechTransformer
-from keras_speechssm.training.devices import distributed
-from keras_speechssm.training.loop import KeepPresets, fit_resumable
-from keras_speechssm.training.option_checks import (
-    check_at_least,
-    check_between,
-    check_model_config,
-    check_schedule,
-)
-from keras_speechssm.whole_files import check_kept_options, keep_options
+from keras_speechssm.data.token_store import open_tokens
+from keras_speechssm.files import check_run_config, save_run_config
+from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
+from keras_speechssm.models.preset_mixin import initialize_from_preset
+from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
+from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
+from keras_speechssm.training.callbacks import PresetCheckpoint
+from keras_speechssm.training.config import check_model_config, check_schedule
+from keras_speechssm.training.distribution import distributed
+from keras_speechssm.training.trainer import fit_resumable
 
 DEFAULT_CONFIG = {
     "num_layers": 6,
@@ -192,7 +189,7 @@ def train_speech_lm(
     options = dict(locals())
     _check_options(options)
     kept = {name: options[name] for name in KEPT_OPTIONS}
-    check_kept_options(output_dir, **kept)
+    check_run_config(output_dir, **kept)
     source = open_tokens(token_folders)
     rows = PackedSequences(source.lengths, source.read, sequence_length, seed)
     make_batch, validation_batches = rows.batches(batch_size), None
@@ -203,7 +200,7 @@ def train_speech_lm(
     callbacks = []
     if keep_presets_every is not None:
         folder = Path(output_dir) / "presets"
-        callbacks = [KeepPresets(folder, keep_presets_every, steps_per_epoch)]
+        callbacks = [PresetCheckpoint(folder, keep_presets_every, steps_per_epoch)]
     keras.utils.set_random_seed(seed)
     with distributed(device_mesh, MODELS[model][1].get_layout_map, batch_size):
         config = {**({"dtype": dtype} if dtype else {}), **(model_config or {})}
@@ -220,7 +217,7 @@ def train_speech_lm(
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             weighted_metrics=None,
         )
-        keep_options(output_dir, **kept)  # now that they are known to work
+        save_run_config(output_dir, **kept)  # now that they are known to work
         fit_resumable(
             speech_lm,
             make_batch,
@@ -298,7 +295,7 @@ def make_model(
     if preset is None:
         config = {"vocabulary_size": vocabulary_size, **default_config, **config}
         return task(backbone(**config), **room)
-    model = begin_from_preset(task, preset, **room, **config)
+    model = initialize_from_preset(task, preset, **room, **config)
     _check_vocabulary(model.backbone.vocabulary_size, vocabulary_size, f"preset {preset!r}")
     return model
 
@@ -318,7 +315,7 @@ def _check_vocabulary(found: int, expected: int, name: str) -> None:
     if found != expected:
         raise ValueError(
             f"The training tokens are of a vocabulary of {expected}, {name} has {found}: "
-            "tokenise all with the preset's own tokenizer."
+            "tokenize all with the preset's own tokenizer."
         )
 
 

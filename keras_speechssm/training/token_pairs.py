@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm import audio
+from keras_speechssm.audio import io as audio
 from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.files import atomic_write, write_json
 from keras_speechssm.shapes import (
     FRAMES_PER_TOKEN,
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     SAMPLES_PER_TOKEN,
 )
-from keras_speechssm.whole_files import whole_file, write_json
 
 TokenPair = tuple[np.ndarray, np.ndarray]
 """Semantic tokens (time,) and acoustic tokens (2 time, levels) of one recording."""
@@ -33,7 +33,7 @@ def prepare_token_pairs(
     tokenizer,
     codec,
 ) -> list[list[Path]]:
-    """Tokenises recordings with both models, once; run again, it goes on where it stopped.
+    """Tokenizes recordings with both models, once; run again, it goes on where it stopped.
 
     Each recording becomes one `.npz` file with `semantic` (time,) and `acoustic`
     (2 time, levels), uint16, below `cache_dir`, in a folder for each audio folder.
@@ -114,7 +114,7 @@ def _tokenize(recording: Path, tokenizer, codec) -> TokenPair:
 
 
 def _write_pair(path: Path, semantic: np.ndarray, acoustic: np.ndarray) -> None:
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, semantic=semantic.astype("uint16"), acoustic=acoustic.astype("uint16"))
 
 

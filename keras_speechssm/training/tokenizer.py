@@ -11,20 +11,16 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.data.corpora import PHONEMES
-from keras_speechssm.preset_registry import begin_from_preset, has_weights
-from keras_speechssm.semantic.phoneme_head import BLANK
-from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
-from keras_speechssm.training.loop import fit_resumable
-from keras_speechssm.training.option_checks import (
-    check_at_least,
-    check_between,
-    check_crops,
-    check_model_config,
-    check_schedule,
-)
-from keras_speechssm.training.schedule import Budget
+from keras_speechssm.models.preset_mixin import initialize_from_preset
+from keras_speechssm.models.semantic_tokenizer.phoneme_head import BLANK
+from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.presets import has_weights
+from keras_speechssm.training.callbacks import Budget
+from keras_speechssm.training.config import check_crops, check_model_config, check_schedule
 from keras_speechssm.training.speech_crops import CropBatches
+from keras_speechssm.training.trainer import fit_resumable
 
 DEMO_CONFIG = {
     "vocabulary_size": 512,
@@ -49,7 +45,7 @@ class PhonemeLoss(keras.losses.Loss):
     """CTC in nats a phoneme, and the cross-entropy of steps whose phoneme is known.
 
     What is it for: `SemanticTokenizer`'s `phoneme_logits`. CTC alone begins with a plateau
-    of a thousand steps and more, on which it tells the encoder nothing; a synthesiser
+    of a thousand steps and more, on which it tells the encoder nothing; a synthesizer
     that says when it speaks each phoneme ends that at once.
 
     Labels are int (batch, 2, time). Row 0, for CTC: phoneme ids from 1, filled up at the
@@ -169,7 +165,7 @@ def train_tokenizer(
     if preset is None:
         model = SemanticTokenizer(**{**DEMO_CONFIG, **config})
     else:
-        model = begin_from_preset(SemanticTokenizer, preset, **config)
+        model = initialize_from_preset(SemanticTokenizer, preset, **config)
     if initial_weights is not None:
         model.load_weights(str(initial_weights), skip_mismatch=True)
     batches = CropBatches(

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from keras_speechssm.benchmarks import griffin, measurement
-from keras_speechssm.benchmarks.report import format_table, plot_rates
+from keras_speechssm.benchmarks import griffin
+from keras_speechssm.benchmarks import griffin as measurement
+from keras_speechssm.benchmarks.measurement import format_table, plot_rates
 
 LIMITS = {"flops": 1e11, "bytes_per_second": 1e10}
 
@@ -13,7 +14,7 @@ def speeds(monkeypatch):
     """Fake measurements: the peer takes twice the time, and fails at 4096 tokens."""
     tasks = []
 
-    def measure_apart(task, memory_gib, timeout):
+    def measure_in_subprocess(task, memory_gib, timeout):
         tasks.append((task, memory_gib, timeout))
         if task["work"] == "limits":
             return LIMITS
@@ -22,7 +23,7 @@ def speeds(monkeypatch):
         seconds = 2.0 if task["implementation"] == "flax" else 1.0
         return {"seconds": seconds, "parameters": 21_000_000, "peak_gib": 1.5}
 
-    monkeypatch.setattr(griffin, "measure_apart", measure_apart)
+    monkeypatch.setattr(griffin, "measure_in_subprocess", measure_in_subprocess)
     monkeypatch.setattr(griffin, "installed", lambda name: name != "hugging_face")
     return tasks
 
@@ -89,11 +90,13 @@ def test_plot_leaves_out_what_failed(tmp_path):
 def test_a_process_of_its_own_reports_and_fails_in_one_line():
     task = dict(implementation="keras_speechssm", work="forward", batch=1, amount=8, repeats=1)
     size = dict(num_layers=1, hidden_dim=16, intermediate_dim=16, num_heads=2, vocabulary_size=8)
-    found = measurement.measure_apart({**task, "size": size}, None, 300)
+    found = measurement.measure_in_subprocess({**task, "size": size}, None, 300)
     assert found["seconds"] > 0.0 and found["peak_gib"] < 8.0
-    failed = measurement.measure_apart({**task, "size": {**size, "num_heads": 3}}, None, 300)
+    failed = measurement.measure_in_subprocess(
+        {**task, "size": {**size, "num_heads": 3}}, None, 300
+    )
     assert set(failed) == {"failed"} and "num_heads" in failed["failed"]
-    late = measurement.measure_apart({**task, "size": size}, None, 0.1)
+    late = measurement.measure_in_subprocess({**task, "size": size}, None, 0.1)
     assert late == {"failed": "not done in 0 s"}
 
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_speechssm.benchmarks.griffin import PEERS, bench_train
-from keras_speechssm.benchmarks.griffin_models import IMPLEMENTATIONS, GriffinSize
-from keras_speechssm.benchmarks.measurement import installed, measure
+from keras_speechssm.benchmarks.griffin import PEERS, bench_train, installed, measure
+from keras_speechssm.benchmarks.peers import IMPLEMENTATIONS, GriffinSize
 
 TINY = dict(
     num_layers=3,

@@ -20,7 +20,7 @@ def tasks(monkeypatch):
     """Fake measurements: a step takes as many seconds as it has sequences, twice for the peer."""
     seen = []
 
-    def measure_apart(task, memory_gib, timeout):
+    def measure_in_subprocess(task, memory_gib, timeout):
         if task["work"] == "limits":
             return {"flops": 1e11}
         seen.append(task)
@@ -28,7 +28,7 @@ def tasks(monkeypatch):
         seconds = factor * task["batch"] * task["amount"]
         return {"seconds": float(seconds), "parameters": 1000, "peak_gib": 1.0}
 
-    monkeypatch.setattr(throughput, "measure_apart", measure_apart)
+    monkeypatch.setattr(throughput, "measure_in_subprocess", measure_in_subprocess)
     return seen
 
 
@@ -73,7 +73,7 @@ def test_bad_arguments(tasks, arguments, message):
 
 
 def test_where_nothing_could_be_measured_an_error_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(throughput, "measure_apart", lambda *_: {"failed": "out of memory"})
+    monkeypatch.setattr(throughput, "measure_in_subprocess", lambda *_: {"failed": "out of memory"})
     with pytest.raises(ValueError, match="Nothing could be measured: out of memory"):
         throughput.bench_throughput(lengths=[64], steps=4, size=TINY)
     assert "| out of memory" in capsys.readouterr().out

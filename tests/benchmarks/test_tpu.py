@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from keras_speechssm.benchmarks import tpu
+from benchmarks import tpu_compile as tpu
 
 TINY = dict(
     num_layers=3,
@@ -99,11 +99,11 @@ def test_bad_arguments(with_libtpu, arguments, message):
 def test_every_part_is_tried_before_a_failure_is_raised(with_libtpu, monkeypatch):
     tried = []
 
-    def compile_apart(task, timeout):
+    def compile_in_subprocess(task, timeout):
         tried.append(task["part"])
         return {"failed": "too large"} if task["part"] == "prefill" else {}
 
-    monkeypatch.setattr(tpu, "compile_apart", compile_apart)
+    monkeypatch.setattr(tpu, "compile_in_subprocess", compile_in_subprocess)
     with pytest.raises(ValueError, match=r"^Not compiled for its TPU: prefill \(too large\)$"):
         tpu.bench_tpu()
     assert tried == list(tpu.CHIPS)

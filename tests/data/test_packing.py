@@ -44,7 +44,7 @@ def test_a_row_knows_its_sequences():
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=20), st.integers(2, 12))
-def test_every_pair_of_neighbours_is_learnt_once_an_epoch(lengths, sequence_length):
+def test_every_pair_of_neighbors_is_learnt_once_an_epoch(lengths, sequence_length):
     ends = np.cumsum(lengths)
     streams = [np.arange(end - n, end) for end, n in zip(ends, lengths, strict=True)]
     if max(lengths) < 2:

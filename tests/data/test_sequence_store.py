@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 pytest.importorskip("grain")
 pytest.importorskip("array_record")
 
-from keras_speechssm.data.sequence_store import (  # noqa: E402
+from keras_speechssm.data.token_store import (
     SequenceStore,
     TokenSequence,
     is_sequence_store,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tiny_models import shared_tiny_preset
 
-from keras_speechssm.audio import write_audio
-from keras_speechssm.data import tokenization
+from keras_speechssm.audio.io import write_audio
+from keras_speechssm.data import prepare as tokenization
+from keras_speechssm.data.prepare import tokenize_file, tokenize_recordings
 from keras_speechssm.data.token_store import read_manifest, read_tokens, write_tokens
-from keras_speechssm.data.tokenization import tokenize_file, tokenize_recordings
 
 
 @pytest.fixture

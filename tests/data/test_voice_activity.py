@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_speechssm.audio import read_audio
-from keras_speechssm.data.voice_activity import join_speech, speech_turns
+from keras_speechssm.audio.io import read_audio
+from keras_speechssm.data.segmentation import join_speech, speech_turns
 from keras_speechssm.shapes import SAMPLE_RATE
 
 PROMPT = Path(__file__).resolve().parents[2] / "examples" / "prompt.flac"

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from keras_speechssm.evaluation import item_measures
-from keras_speechssm.evaluation.comparison_summary import has_failed
-from keras_speechssm.evaluation.naturalness import minute_spans
-from keras_speechssm.evaluation.transcription import Word
+from keras_speechssm.evaluation import compare as item_measures
+from keras_speechssm.evaluation.compare import has_failed
+from keras_speechssm.evaluation.models.mean_opinion_score import minute_spans
+from keras_speechssm.evaluation.models.transcribers import Word
 
 
 def whole(waveform):
@@ -49,7 +49,7 @@ def test_a_continuation_by_hand():
     assert found["speaker_similarity"] == pytest.approx(np.cos(0.2 - 0.1))
     assert found["over_time"] == [
         {
-            "silent_share": 0.0,
+            "silence_fraction": 0.0,
             "non_speech_share": 0.0,
             "repeated_4_grams": pytest.approx(13 / 17),
             "words": 20,
@@ -67,7 +67,7 @@ def test_silence_has_no_words_no_voice_and_no_likelihood():
     assert found["text"] == "" and found["nll_nats_per_unit"] is None
     assert found["speaker_similarity"] is None and found["semantic_similarity"] == 0.0
     assert found["over_time"][0]["non_speech_share"] == 1.0
-    assert found["over_time"][0]["silent_share"] == 1.0
+    assert found["over_time"][0]["silence_fraction"] == 1.0
     assert found["n_mos_t"][0] == 1.0
 
 

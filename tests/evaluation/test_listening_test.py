@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from keras_speechssm import cli
-from keras_speechssm.audio import read_audio, write_audio
+from keras_speechssm.audio.io import read_audio, write_audio
 from keras_speechssm.evaluation.listening_test import (
     evaluate_ratings,
     write_listening_sheets,

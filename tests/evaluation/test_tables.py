@@ -1,6 +1,6 @@
 import pytest
 
-from keras_speechssm.evaluation.tables import read_table
+from keras_speechssm.evaluation.listening_test import read_table
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ from contract import verify_sequence_contract
 from keras import ops
 
 from keras_speechssm.layers import LocalMultiQueryAttention
-from keras_speechssm.layers.local_attention import _rotate
-from keras_speechssm.layers.windowed_attention import attend_to_ring
+from keras_speechssm.layers.local_attention import _rotate, attend_to_ring
 
 
 def make_layer(**kwargs):

@@ -1,7 +1,7 @@
 import numpy as np
 from keras import ops
 
-from keras_speechssm.layers.padding import compaction, gather_time, zero_padding
+from keras_speechssm.layers.padding import gather_time, left_align_order, mask_padding
 
 
 def test_compaction_moves_real_positions_to_the_front_and_back():
@@ -9,7 +9,7 @@ def test_compaction_moves_real_positions_to_the_front_and_back():
     real = rng.random((5, 17)) < 0.5
     real[0], real[1] = True, False
     x = rng.normal(size=(5, 17, 2)).astype("float32")
-    order, rank = compaction(ops.convert_to_tensor(real))
+    order, rank = left_align_order(ops.convert_to_tensor(real))
     packed = gather_time(ops.convert_to_tensor(x), order)
     for row in range(5):
         front = ops.convert_to_numpy(packed)[row, : real[row].sum()]
@@ -20,5 +20,5 @@ def test_compaction_moves_real_positions_to_the_front_and_back():
 def test_zero_padding_drops_nan():
     x = np.full((1, 3, 2), np.nan, "float32")
     x[0, 1] = 4.0
-    zeroed = zero_padding(ops.convert_to_tensor(x), np.array([[False, True, False]]))
+    zeroed = mask_padding(ops.convert_to_tensor(x), np.array([[False, True, False]]))
     np.testing.assert_array_equal(ops.convert_to_numpy(zeroed), [[[0, 0], [4, 4], [0, 0]]])

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 
-from keras_speechssm.layers.pointwise_dense import PointwiseDense
+from keras_speechssm.layers.dense import PointwiseDense
 
 
 def test_equals_dense():

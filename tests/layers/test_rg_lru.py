@@ -61,7 +61,7 @@ def test_initial_decay_lies_in_its_range():
     assert 0.8999 < decay.min() < 0.905 and 0.995 < decay.max() < 0.9991
 
 
-def test_gate_initialisation_counts_all_blocks():
+def test_gate_initialization_counts_all_blocks():
     layer = RGLRU(width=256, num_heads=4)
     layer.build((1, 1, 256))
     assert np.std(ops.convert_to_numpy(layer.a_gate.kernel)) == pytest.approx(1 / 16, rel=0.05)

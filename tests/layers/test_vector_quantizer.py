@@ -4,7 +4,8 @@ import pytest
 from gradient import gradients
 from keras import ops
 
-from keras_speechssm.layers.vector_quantizer import ResidualVectorQuantizer, VectorQuantizer
+from keras_speechssm.layers.residual_vector_quantizer import ResidualVectorQuantizer
+from keras_speechssm.layers.vector_quantizer import VectorQuantizer
 
 
 def to_numpy(x):

@@ -7,11 +7,11 @@ from keras import ops
 from keras_speechssm.training.adversarial import (
     AdversarialCodec,
     AdversarialPhaseIn,
+    Discriminators,
     feature_distance,
     hinge,
 )
-from keras_speechssm.training.discriminators import Discriminators
-from keras_speechssm.training.schedule import Budget
+from keras_speechssm.training.callbacks import Budget
 
 SAMPLES = 1024
 
@@ -72,9 +72,9 @@ def test_the_training_loss_is_the_sum_of_its_parts():
     x = waveforms()
     model = make_model(adversarial_weight=2.0, feature_weight=3.0)
     model.share.assign(0.5)
-    total, (telling, convincing, features) = parts(model, x)
+    total, (discriminator_loss, generator_loss, features) = parts(model, x)
     mse = 0.25 * np.mean(x**2)
-    expected = mse + telling + 0.5 * (2.0 * convincing + 3.0 * features)
+    expected = mse + discriminator_loss + 0.5 * (2.0 * generator_loss + 3.0 * features)
     assert total == pytest.approx(expected, rel=1e-4) and features > 0.01
 
 

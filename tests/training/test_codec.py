@@ -6,9 +6,9 @@ import pytest
 import soundfile
 
 from keras_speechssm.models import SoundStream
-from keras_speechssm.soundstream.source_filter import pitch_bins
+from keras_speechssm.models.soundstream.source_filter import pitch_bins
+from keras_speechssm.training.callbacks import read_metrics
 from keras_speechssm.training.codec import CodecBatches, CodecLoss, PitchLoss, train_codec
-from keras_speechssm.training.metrics import read_metrics
 
 TINY = dict(
     strides=(5, 4),

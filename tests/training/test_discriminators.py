@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_speechssm.training.discriminators import Discriminators
+from keras_speechssm.training.adversarial import Discriminators
 
 
 def small():

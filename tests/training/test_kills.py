@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from keras_speechssm.data.token_store import finish_token_folder, write_tokens
-from keras_speechssm.training.metrics import read_metrics
+from keras_speechssm.training.callbacks import read_metrics
 
 TRAIN = """
 import sys

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_speechssm.training.schedule import Budget, LearningRate
+from keras_speechssm.training.callbacks import Budget, LearningRate
 
 
 def write_seconds(folder, seconds):

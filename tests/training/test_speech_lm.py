@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from keras_speechssm.data.packing import PackedSequences
-from keras_speechssm.data.token_source import open_tokens
-from keras_speechssm.data.token_store import finish_token_folder, write_tokens
-from keras_speechssm.speech_lm import SpeechSSM, SpeechTransformer
-from keras_speechssm.training.metrics import read_metrics
+from keras_speechssm.data.token_store import finish_token_folder, open_tokens, write_tokens
+from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
+from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
+from keras_speechssm.training.callbacks import read_metrics
 from keras_speechssm.training.speech_lm import make_model, make_optimizer, train_speech_lm
 
 TINY = {
@@ -115,11 +115,7 @@ def test_no_folder_is_refused(tmp_path):
 def test_stores_and_folders_of_tokens_are_rows_alike(tmp_path):
     pytest.importorskip("grain")
     pytest.importorskip("array_record")
-    from keras_speechssm.data.sequence_store import (
-        TokenSequence,
-        write_shard,
-        write_store_manifest,
-    )
+    from keras_speechssm.data.token_store import TokenSequence, write_shard, write_store_manifest
 
     folder = token_folder(tmp_path / "tokens")
     sequences = [TokenSequence(str(n), 0, 1, (np.arange(60) + n) % 7) for n in range(4)]

@@ -5,17 +5,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_speechssm.audio import write_audio
+from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.corpora import PHONEMES
-from keras_speechssm.semantic import SemanticTokenizer
-from keras_speechssm.training.metrics import read_metrics
-from keras_speechssm.training.schedule import Budget
+from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.training.callbacks import Budget, read_metrics
 from keras_speechssm.training.speech_crops import CropBatches, augment, change_speed
-from keras_speechssm.training.tokenizer import (
-    PhonemeLoss,
-    QuantizerPhaseIn,
-    train_tokenizer,
-)
+from keras_speechssm.training.tokenizer import PhonemeLoss, QuantizerPhaseIn, train_tokenizer
 
 TINY = {
     "vocabulary_size": 8,
@@ -224,7 +219,7 @@ def test_a_share_that_is_meant_as_per_cent_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_loss_survives_serialisation():
+def test_loss_survives_serialization():
     loss = PhonemeLoss()
     copy = keras.losses.deserialize(keras.losses.serialize(loss))
     assert isinstance(copy, PhonemeLoss)

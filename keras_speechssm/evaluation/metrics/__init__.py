@@ -1,1 +1,1 @@
-"""Metrics as pure functions: arrays or strings in, numbers out."""
+"""Metrics: pure functions of arrays and strings."""

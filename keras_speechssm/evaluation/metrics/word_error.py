@@ -86,8 +86,6 @@ def mutual_word_error_rate(first: Sequence[str], second: Sequence[str]) -> float
     from rapidfuzz.distance import Levenshtein
 
     ours, theirs = [*map(normalize_words, first)], [*map(normalize_words, second)]
-    edits = sum(
-        Levenshtein.distance(one, other) for one, other in zip(ours, theirs, strict=True)
-    )
+    edits = sum(Levenshtein.distance(one, other) for one, other in zip(ours, theirs, strict=True))
     words = (sum(map(len, ours)) + sum(map(len, theirs))) / 2
     return edits / words if words else float("nan")

@@ -1,1 +1,1 @@
-"""Models that metrics use: transcribers, text models, judges, embedders, opinion scores."""
+"""Models that the metrics need: transcribers, text models, judges, and embedders."""

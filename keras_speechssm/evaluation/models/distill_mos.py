@@ -116,9 +116,7 @@ def build_network():
             self.position_encoding.register_buffer("pe", torch.zeros(1, 384, 200))
             self.linear_proj = nn.Linear(1024, 200)
             layer = nn.TransformerEncoderLayer(200, 8, 400, dropout=0.0, batch_first=True)
-            self.transformer_encoder = nn.TransformerEncoder(
-                layer, 7, enable_nested_tensor=False
-            )
+            self.transformer_encoder = nn.TransformerEncoder(layer, 7, enable_nested_tensor=False)
 
         def forward(self, x):
             x = self.linear_proj(self.norm(x.transpose(1, 2)).transpose(1, 2))

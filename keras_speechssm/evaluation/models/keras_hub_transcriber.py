@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from keras_speechssm.evaluation.models.moonshine import place_words
-from keras_speechssm.evaluation.transcription import Word
-from keras_speechssm.evaluation.transcription import _read_pieces as transcribe_pieces
+from keras_speechssm.evaluation.models.transcribers import Word
+from keras_speechssm.evaluation.models.transcribers import _read_pieces as transcribe_pieces
 from keras_speechssm.shapes import SAMPLE_RATE
 
 KERAS_HUB_PREFIXES = ("moonshine_", "whisper_")

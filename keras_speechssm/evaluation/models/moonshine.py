@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.evaluation.models.package_files import package_file
-from keras_speechssm.evaluation.transcription import Word
-from keras_speechssm.evaluation.transcription import _read_pieces as transcribe_pieces
+from keras_speechssm.evaluation.models.transcribers import Word
+from keras_speechssm.evaluation.models.transcribers import _read_pieces as transcribe_pieces
 from keras_speechssm.shapes import SAMPLE_RATE
 
 MOONSHINE = "moonshine-tiny"

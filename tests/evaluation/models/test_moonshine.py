@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_speechssm.audio import read_audio
+from keras_speechssm.audio.io import read_audio
 from keras_speechssm.evaluation.models import moonshine
 from keras_speechssm.evaluation.models.moonshine import (
     MoonshineTranscriber,

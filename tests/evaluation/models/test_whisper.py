@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_speechssm.audio import read_audio
+from keras_speechssm.audio.io import read_audio
 from keras_speechssm.evaluation.models.whisper import (
     WhisperTranscriber,
     cache_folder,

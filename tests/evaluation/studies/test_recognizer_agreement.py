@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from keras_speechssm.audio import write_audio
+from keras_speechssm.audio.io import write_audio
+from keras_speechssm.evaluation.models.transcribers import Word
 from keras_speechssm.evaluation.studies import recognizer_agreement
 from keras_speechssm.evaluation.studies.recognizer_agreement import (
     evaluate_recognizer_agreement,
     summarize_agreement,
     transcribe_minutes,
 )
-from keras_speechssm.evaluation.transcription import Word
 
 pytest.importorskip("rapidfuzz")
 pytest.importorskip("whisper_normalizer")

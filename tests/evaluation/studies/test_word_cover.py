@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_speechssm.audio import write_audio
+from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.corpora import PHONEMES
 from keras_speechssm.evaluation.studies import word_cover
 from keras_speechssm.evaluation.studies.word_cover import (

@@ -26,7 +26,7 @@ _HOMOPHONES = """
 an a|two to|too to|their there|four for|buy by|bye by|sea see|won one|hear here|know no|write right
 read red|flour flower|son sun|eight ate|knew new|would wood|rode road|rowed road|through threw
 hole whole|bare bear|blew blue|dear deer|week weak|meet meat|piece peace|wait weight|hour our
-not knot|tale tail|wear where|fare fair|grey gray|sara sarah|phillip philip|steven stephen
+not knot|tale tail|wear where|fare fair|gray gray|sara sarah|phillip philip|steven stephen
 sophy sophie|ana anna|erik eric|dora door|nose knows|steak stake|loose lose|bored board|heard herd
 oh o|cent scent|pair pear|pale pail|seen scene|sale sail|stares stairs|cheque check|main mane
 """

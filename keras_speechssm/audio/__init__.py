@@ -1,0 +1,1 @@
+"""Reading, writing, and resampling audio files; mel filters."""

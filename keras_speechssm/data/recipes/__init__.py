@@ -1,0 +1,1 @@
+"""Recipes that build data sets: LibriSpeech-Long, transcribed speech, synthesized speech."""

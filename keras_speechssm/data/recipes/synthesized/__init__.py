@@ -1,0 +1,1 @@
+"""Speech synthesized from text by the programs flite and espeak-ng."""

@@ -1,0 +1,89 @@
+"""Recordings whose words are known, as a corpus with phonemes: LJ Speech, say."""
+
+from pathlib import Path
+
+from keras_speechssm.audio.io import read_duration
+from keras_speechssm.data.corpora import find_audio, read_segments
+from keras_speechssm.data.recipes.synthesized.texts import plain_text
+from keras_speechssm.data.recipes.synthesized.voices import missing_programs, pronounce
+from keras_speechssm.files import write_json
+
+
+def prepare_transcribed(
+    audio_folder: str | Path,
+    transcripts_file: str | Path,
+    output_folder: str | Path,
+    *,
+    separator: str = "|",
+) -> dict[str, int]:
+    """Links recordings into a folder, each with its words and flite's phonemes beside it.
+
+    `speechssm train tokenizer` then learns phonemes from them too, where a recording is no
+    longer than a crop; when each sounds is not known. Run again, it goes on where it stopped,
+    and takes changed transcripts.
+
+    Args:
+        audio_folder: folder of recordings.
+        transcripts_file: a line `<name>|<text>` for each, as LJ Speech has it; of more columns
+            the last counts (its normalized text).
+        output_folder: where the links and the `.json` files go.
+        separator: between the columns.
+
+    Returns:
+        `{"recordings", "without_transcript"}`.
+
+    Raises:
+        ValueError: a line has no text, no recording has a transcript, two have one name, one is
+            no audio, `output_folder` lies in `audio_folder`, or flite is not installed.
+    """
+    if "flite" in missing_programs():
+        raise ValueError(
+            "flite, which knows the phonemes, is not installed; apt-get install flite."
+        )
+    texts = _read_transcripts(Path(transcripts_file), separator)
+    recordings = find_audio([audio_folder])
+    known = {path.stem: path for path in recordings if path.stem in texts}
+    if not known:
+        raise ValueError(f"No recording in {audio_folder} has a line in {transcripts_file}.")
+    if len(known) < sum(path.stem in texts for path in recordings):
+        raise ValueError(f"Two recordings in {audio_folder} have one name; names must be unique.")
+    output = Path(output_folder).resolve()
+    if Path(audio_folder).resolve() in (output, *output.parents):
+        raise ValueError(
+            f"{output_folder} lies in {audio_folder}, of which it would become a part."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    for name, path in known.items():
+        _link(output / path.name, path.resolve())
+        _describe(output / f"{name}.json", path, plain_text(texts[name]))
+    return {"recordings": len(known), "without_transcript": len(recordings) - len(known)}
+
+
+def _read_transcripts(path: Path, separator: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        name, _, rest = line.partition(separator)
+        text = rest.rsplit(separator, 1)[-1].strip()
+        if text:
+            texts[name] = text
+        elif line.strip():
+            raise ValueError(
+                f"{path}, line {number}: expected <name>{separator}<text>, got {line!r}."
+            )
+    return texts
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink() and link.readlink() != target:
+        link.unlink()  # the recordings were moved
+    if not link.is_symlink():
+        link.symlink_to(target)
+
+
+def _describe(sidecar: Path, recording: Path, text: str) -> None:
+    """Writes what is said in a recording, unless just that is written there."""
+    if sidecar.is_file() and [s.text for s in read_segments(sidecar) or ()] == [text]:
+        return
+    end = round(read_duration(recording), 4)
+    segment = {"start": 0.0, "end": end, "text": text, "phonemes": pronounce(text)}
+    write_json(sidecar, {"segments": [segment]})

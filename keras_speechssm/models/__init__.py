@@ -1,0 +1,17 @@
+"""Every model class of the package, each with `from_preset`, `save_to_preset`, and `fit`."""
+
+from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
+from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
+from keras_speechssm.models.soundstream.soundstream import SoundStream
+from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
+from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
+
+__all__ = [
+    "GriffinBackbone",
+    "SemanticTokenizer",
+    "SoundStorm",
+    "SoundStream",
+    "SpeechSSM",
+    "SpeechTransformer",
+]

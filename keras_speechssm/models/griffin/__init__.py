@@ -1,0 +1,1 @@
+"""Griffin: the decoder of SpeechSSM, and the RecurrentGemma checkpoints it loads."""

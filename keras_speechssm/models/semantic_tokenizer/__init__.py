@@ -1,0 +1,1 @@
+"""SemanticTokenizer: waveform to semantic tokens at 25 Hz."""

@@ -1,0 +1,1 @@
+"""SoundStorm: semantic tokens and a voice prompt to acoustic tokens."""

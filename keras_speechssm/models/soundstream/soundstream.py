@@ -1,0 +1,309 @@
+"""SoundStream: the causal convolutional codec with a residual vector quantizer."""
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_speechssm.checks import validate_waveform
+from keras_speechssm.compilation import compile_inference
+from keras_speechssm.layers.causal_conv import CausalConv1D, CausalConv1DTranspose
+from keras_speechssm.layers.residual_vector_quantizer import ResidualVectorQuantizer
+from keras_speechssm.models.preset_mixin import PresetMixin
+from keras_speechssm.models.soundstream.soundstream_layers import (
+    ResidualUnit,
+    SpectralAnalysis,
+    read_activation,
+)
+from keras_speechssm.models.soundstream.source_filter import SourceFilterSynthesis
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class SoundStream(PresetMixin, keras_hub.models.Backbone):
+    """A neural audio codec: 16 kHz waveform to 50 frames a second of codes, and back.
+
+    What is it for: the first and the last step of speech synthesis. SoundStorm writes
+    acoustic tokens, SoundStream turns them into sound. The layout is the paper's
+    (Zeghidour et al. 2021, section III): causal strided convolutions with residual
+    units, a residual vector quantizer, the mirrored decoder. The defaults are its
+    16 kHz form with SoundStorm's twelve levels of 1024 codes. With `stem_stride=16` and
+    `separable=True` it is a cheap layout like Lyra V2's, which two CPU cores can train
+    and run. With `stem="source_filter"` its outermost layers, encoder and decoder, are
+    no convolutions: it listens to log spectra, and speaks by pulses and noise through
+    filters. That is not in the paper; it is for models too small to learn phase.
+
+    Called as a model it maps waveform (batch, samples) to the decoded waveform of the
+    same shape, through the quantizer, which is what training needs; with
+    `stem="source_filter"` to a dict of that as `waveform` and of `pitch_logits` (batch,
+    samples / stem_stride, 80). See `keras_speechssm.training.codec` for their losses.
+
+    Args:
+        strides: tuple of int. Rate reduction of each encoder block. Together with
+            `stem_stride` they make the hop: 320 samples for 50 frames a second at 16 kHz.
+        channels: tuple of int. Channels after the stem and after each block.
+        stem_stride: int. Stride of the first convolution. Defaults to `1`.
+        stem_kernel_size: int. Its width, a multiple of `stem_stride`. Defaults to `7`.
+            Without meaning where the stem is no convolution.
+        stem: `"convolution"`, or `"source_filter"`: `SpectralAnalysis` and
+            `SourceFilterSynthesis`, with a `stem_stride` of 40 to 160 samples (80 in the
+            demo). Defaults to `"convolution"`.
+        dilations: tuple of int. One residual unit each, at every rate before a stride.
+        frame_dilations: tuple of int. One residual unit each at the frame rate, where
+            they are cheap. Defaults to `()`, as in the paper.
+        residual_kernel_size: int. Defaults to `7`.
+        separable: bool. Depthwise-separable residual units. Defaults to `False`.
+        activation: str. A Keras activation's name, or `"leaky_relu_0.3"`. Defaults to `"elu"`.
+        latent_dim: int. Width of the vectors that are quantized. Defaults to `128`.
+        num_quantizers: int. Levels of the quantizer. Defaults to `12`.
+        codebook_size: int. Codes of each level. Defaults to `1024`.
+        quantizer_dropout: float. See `ResidualVectorQuantizer`. Defaults to `0.5`.
+        dtype: dtype policy of the model.
+
+    Example:
+
+    ```python
+    codec = keras_speechssm.models.SoundStream.from_preset("speech_ssm_demo_en")
+    tokens = codec.encode(waveform)  # (samples,) -> int32 (frames, levels)
+    decoded = codec.decode(tokens)   # float32 (frames * 320,)
+    ```
+    """
+
+    preset_part = "soundstream"
+
+    def __init__(
+        self,
+        strides=(2, 4, 5, 8),
+        channels=(32, 64, 128, 256, 512),
+        stem_stride: int = 1,
+        stem_kernel_size: int = 7,
+        stem: str = "convolution",
+        dilations=(1, 3, 9),
+        frame_dilations=(),
+        residual_kernel_size: int = 7,
+        separable: bool = False,
+        activation: str = "elu",
+        latent_dim: int = 128,
+        num_quantizers: int = 12,
+        codebook_size: int = 1024,
+        quantizer_dropout: float = 0.5,
+        dtype=None,
+        **kwargs,
+    ):
+        if len(channels) != len(strides) + 1:
+            raise ValueError(
+                f"channels needs one entry for the stem and one for each stride, "
+                f"{len(strides) + 1}; got {len(channels)}."
+            )
+        if stem not in ("convolution", "source_filter"):
+            raise ValueError(f'stem must be "convolution" or "source_filter", got {stem!r}.')
+        if stem == "source_filter" and not 40 <= stem_stride <= 160:
+            raise ValueError(
+                f'stem="source_filter" takes a stem_stride of 40 to 160 samples, got {stem_stride}.'
+            )
+        dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        unit = dict(
+            kernel_size=residual_kernel_size,
+            separable=separable,
+            activation=activation,
+            dtype=dtype,
+        )
+
+        # === Layers ===
+        layout = (strides, channels, dilations, frame_dilations, unit)
+        stem_size = (stem_stride, stem_kernel_size, dtype)
+        encoder_stem, decoder_stem = _stems(stem, channels[0], *stem_size)
+        self.encoder_layers = [encoder_stem, *_encoder_layers(*layout, latent_dim)]
+        self.quantizer = ResidualVectorQuantizer(
+            num_quantizers,
+            codebook_size,
+            quantizer_dropout=quantizer_dropout,
+            dtype=dtype,
+            name="quantizer",
+        )
+        self.decoder_layers = [*_decoder_layers(*layout), decoder_stem]
+
+        # === Functional Model ===
+        waveform = keras.Input(shape=(None,), dtype="float32", name="waveform")
+        x = ops.expand_dims(waveform, axis=-1)
+        for layer in self.encoder_layers:
+            x = layer(x)
+        x, _ = self.quantizer(x)
+        for layer in self.decoder_layers:
+            x = layer(x)
+        if stem == "source_filter":
+            outputs = {"waveform": ops.squeeze(x[0], axis=-1), "pitch_logits": x[1]}
+        else:
+            outputs = ops.cast(ops.squeeze(x, axis=-1), "float32")
+        super().__init__(inputs=waveform, outputs=outputs, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.strides = tuple(strides)
+        self.channels = tuple(channels)
+        self.stem_stride = stem_stride
+        self.stem_kernel_size = stem_kernel_size
+        self.stem = stem
+        self.dilations = tuple(dilations)
+        self.frame_dilations = tuple(frame_dilations)
+        self.residual_kernel_size = residual_kernel_size
+        self.separable = separable
+        self.activation = activation
+        self.latent_dim = latent_dim
+        self.num_quantizers = num_quantizers
+        self.codebook_size = codebook_size
+        self.quantizer_dropout = quantizer_dropout
+        self.samples_per_frame = stem_stride * int(np.prod(strides))
+        self._compiled_encode = compile_inference(self, self._encode)
+        self._compiled_decode = compile_inference(self, self._decode)
+
+    @property
+    def codebooks(self) -> np.ndarray:
+        """The codes of every level, float32 (levels, codebook_size, latent_dim)."""
+        return np.stack([ops.convert_to_numpy(q.codebook) for q in self.quantizer.levels])
+
+    def encode(self, waveform) -> np.ndarray:
+        """Acoustic tokens of a waveform.
+
+        Args:
+            waveform: float (batch, samples) or (samples,), in [-1, 1]. A length that is no
+                whole number of frames is filled up with zeros.
+
+        Returns:
+            int32 (batch, frames, levels) or (frames, levels), frames = ceil(samples / 320).
+        """
+        waveform = validate_waveform(waveform)
+        batched = np.atleast_2d(waveform)
+        fill = -batched.shape[1] % self.samples_per_frame
+        tokens = self._compiled_encode(np.pad(batched, ((0, 0), (0, fill))))
+        tokens = ops.convert_to_numpy(tokens)
+        return tokens if waveform.ndim == 2 else tokens[0]
+
+    def decode(self, tokens) -> np.ndarray:
+        """Waveform of acoustic tokens.
+
+        Args:
+            tokens: int (batch, frames, n) or (frames, n): the first n levels, n from 1 to
+                `num_quantizers`.
+
+        Returns:
+            float32 (batch, frames * 320) or (frames * 320,), in [-1, 1].
+        """
+        tokens = np.asarray(tokens)
+        if (
+            tokens.ndim not in (2, 3)
+            or not tokens.size
+            or not np.issubdtype(tokens.dtype, np.integer)
+        ):
+            raise ValueError(
+                "SoundStream.decode takes integer tokens (frames, levels) or (batch, frames, "
+                f"levels), at least one frame; got shape {tokens.shape}, dtype {tokens.dtype}."
+            )
+        if not 1 <= tokens.shape[-1] <= self.num_quantizers:
+            raise ValueError(
+                f"SoundStream.decode takes 1 to {self.num_quantizers} levels; "
+                f"got {tokens.shape[-1]}."
+            )
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.codebook_size:
+            raise ValueError(
+                f"Acoustic tokens must lie in 0 .. {self.codebook_size - 1}; got "
+                f"{tokens.min()} .. {tokens.max()}."
+            )
+        batched = tokens if tokens.ndim == 3 else tokens[None]
+        waveform = ops.convert_to_numpy(self._compiled_decode(batched.astype("int32")))
+        waveform = np.clip(waveform, -1.0, 1.0)
+        return waveform if tokens.ndim == 3 else waveform[0]
+
+    def _encode(self, waveform):
+        x = ops.expand_dims(ops.convert_to_tensor(waveform), axis=-1)
+        for layer in self.encoder_layers:
+            x = layer(x)
+        return self.quantizer.encode(x)
+
+    def _decode(self, tokens):
+        x = self.quantizer.decode(ops.convert_to_tensor(tokens))
+        for layer in self.decoder_layers:
+            x = layer(x)
+        x = x[0] if self.stem == "source_filter" else x
+        return ops.cast(ops.squeeze(x, axis=-1), "float32")
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.update(
+            strides=self.strides,
+            channels=self.channels,
+            stem_stride=self.stem_stride,
+            stem_kernel_size=self.stem_kernel_size,
+            stem=self.stem,
+            dilations=self.dilations,
+            frame_dilations=self.frame_dilations,
+            residual_kernel_size=self.residual_kernel_size,
+            separable=self.separable,
+            activation=self.activation,
+            latent_dim=self.latent_dim,
+            num_quantizers=self.num_quantizers,
+            codebook_size=self.codebook_size,
+            quantizer_dropout=self.quantizer_dropout,
+        )
+        return config
+
+
+def _stems(stem, channels, stride, kernel_size, dtype):
+    """The outermost layers: waveform to channels at the stem's rate, and back."""
+    if stem == "source_filter":
+        return (
+            SpectralAnalysis(channels, stride, dtype=dtype, name="encoder_stem"),
+            SourceFilterSynthesis(stride, dtype=dtype, name="decoder_stem"),
+        )
+    encoder = CausalConv1D(channels, kernel_size, stride, dtype=dtype, name="encoder_stem")
+    if stride == 1:
+        return encoder, CausalConv1D(1, kernel_size, dtype=dtype, name="decoder_stem")
+    return encoder, CausalConv1DTranspose(1, kernel_size, stride, dtype=dtype, name="decoder_stem")
+
+
+def _encoder_layers(strides, channels, dilations, frame_dilations, unit, latent_dim):
+    """For each stride: residual units at the old rate, strided convolution."""
+    dtype, activation = unit["dtype"], read_activation(unit["activation"])
+    layers = []
+    for i, stride in enumerate(strides):
+        layers += [
+            ResidualUnit(channels[i], dilation, name=f"encoder_{i}_unit_{j}", **unit)
+            for j, dilation in enumerate(dilations)
+        ]
+        layers += [
+            keras.layers.Activation(activation, dtype=dtype, name=f"encoder_{i}_activation"),
+            CausalConv1D(
+                channels[i + 1], 2 * stride, strides=stride, dtype=dtype, name=f"encoder_{i}_down"
+            ),
+        ]
+    layers += [
+        ResidualUnit(channels[-1], dilation, name=f"encoder_frame_unit_{j}", **unit)
+        for j, dilation in enumerate(frame_dilations)
+    ]
+    return layers + [
+        keras.layers.Activation(activation, dtype=dtype, name="encoder_activation"),
+        CausalConv1D(latent_dim, 3, dtype=dtype, name="encoder_output"),
+    ]
+
+
+def _decoder_layers(strides, channels, dilations, frame_dilations, unit):
+    """The encoder's mirror."""
+    dtype, activation = unit["dtype"], read_activation(unit["activation"])
+    layers = [CausalConv1D(channels[-1], 3, dtype=dtype, name="decoder_input")]
+    layers += [
+        ResidualUnit(channels[-1], dilation, name=f"decoder_frame_unit_{j}", **unit)
+        for j, dilation in enumerate(frame_dilations)
+    ]
+    for i, stride in reversed(list(enumerate(strides))):
+        layers += [
+            keras.layers.Activation(activation, dtype=dtype, name=f"decoder_{i}_activation"),
+            CausalConv1DTranspose(
+                channels[i], 2 * stride, stride, dtype=dtype, name=f"decoder_{i}_up"
+            ),
+        ]
+        layers += [
+            ResidualUnit(channels[i], dilation, name=f"decoder_{i}_unit_{j}", **unit)
+            for j, dilation in enumerate(dilations)
+        ]
+    return [
+        *layers,
+        keras.layers.Activation(activation, dtype=dtype, name="decoder_activation"),
+    ]

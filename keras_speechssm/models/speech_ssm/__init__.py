@@ -1,0 +1,1 @@
+"""SpeechSSM: a speech language model on the Griffin backbone."""

@@ -1,0 +1,1 @@
+"""SpeechTransformer: the Transformer baseline with the interface of SpeechSSM."""

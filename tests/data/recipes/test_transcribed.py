@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from keras_speechssm.audio.io import read_audio, write_audio
+from keras_speechssm.data.corpora import read_segments
+from keras_speechssm.data.recipes import transcribed
+from keras_speechssm.data.recipes.synthesized.voices import missing_programs
+from keras_speechssm.data.recipes.transcribed import prepare_transcribed
+
+needs_flite = pytest.mark.skipif("flite" in missing_programs(), reason="not installed: flite")
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name, seconds in (("LJ1", 1.0), ("LJ2", 2.0), ("noise", 1.0)):
+        write_audio(tmp_path / "in" / "deep" / f"{name}.flac", np.full(int(16e3 * seconds), 0.1))
+    (tmp_path / "t.csv").write_text("LJ1|Dr. Hello|Hello there.\n\nLJ2|Hello.\nLJ3|Gone.\n")
+    return tmp_path
+
+
+@needs_flite
+def test_words_and_phonemes_lie_beside_links(recordings, monkeypatch):
+    arguments = recordings / "in", recordings / "t.csv", recordings / "out"
+    expected = {"recordings": 2, "without_transcript": 1}
+    assert prepare_transcribed(*arguments) == expected
+    (segment,) = read_segments(recordings / "out" / "LJ1.flac")
+    assert (segment.text, segment.start, segment.end) == ("Hello there.", 0.0, 1.0)
+    assert segment.phonemes == ("hh", "ax", "l", "ow", "dh", "eh", "r")
+    assert len(read_audio(recordings / "out" / "LJ2.flac")) == 32000
+    assert not (recordings / "out" / "noise.json").exists()
+    monkeypatch.setattr(transcribed, "pronounce", None)  # what is there is not made again
+    assert prepare_transcribed(*arguments) == expected
+
+
+@needs_flite
+def test_what_does_not_fit_is_said_before_anything_is_written(recordings):
+    write_audio(recordings / "in" / "LJ2.flac", np.full(16000, 0.1))
+    for lines, message in (
+        ("\nLJ1\n", "line 2: expected <name>"),
+        ("LJ9|Hello.\n", "No recording"),
+        ("LJ2|Hello.\n", "Two recordings"),
+    ):
+        (recordings / "t.csv").write_text(lines)
+        with pytest.raises(ValueError, match=message):
+            prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "out")
+    with pytest.raises(ValueError, match="would become a part"):
+        (recordings / "t.csv").write_text("LJ1|Hello.\n")
+        prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "in" / "out")
+    (recordings / "in" / "LJ1b.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match="LJ1b.wav is empty"):
+        (recordings / "t.csv").write_text("LJ1b|Hello.\n")
+        prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "out")
+
+
+@needs_flite
+def test_changed_transcripts_and_moved_recordings_are_taken(recordings):
+    arguments = recordings / "t.csv", recordings / "out"
+    prepare_transcribed(recordings / "in", *arguments)
+    (recordings / "in").rename(recordings / "moved")
+    (recordings / "t.csv").write_text("\ufeffLJ1|A fa\u00e7ade.\n", encoding="utf-8")
+    prepare_transcribed(recordings / "moved", *arguments)
+    (segment,) = read_segments(recordings / "out" / "LJ1.flac")
+    assert segment.text == "A facade." and segment.phonemes[-1] == "d"
+    assert len(read_audio(recordings / "out" / "LJ1.flac")) == 16000
+
+
+def test_without_flite(recordings, monkeypatch):
+    monkeypatch.setattr(transcribed, "missing_programs", lambda: ["flite"])
+    with pytest.raises(ValueError, match="flite"):
+        prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "out")

@@ -1,0 +1,215 @@
+import json
+import socket
+import threading
+import types
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from keras_speechssm.evaluation.metrics.side_by_side import parse_verdict
+from keras_speechssm.evaluation.models import judges
+from keras_speechssm.evaluation.models.judges import (
+    CachedJudge,
+    EndpointJudge,
+    KerasHubJudge,
+    LikelihoodJudge,
+)
+
+
+class Service(BaseHTTPRequestHandler):
+    replies: list = []
+    asked: list = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        Service.asked.append((self.path, self.headers.get("Authorization"), json.loads(body)))
+        status, content = Service.replies.pop(0)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setattr(judges.time, "sleep", lambda seconds: None)
+    server = HTTPServer(("127.0.0.1", 0), Service)
+    Service.replies, Service.asked = [], []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1/"
+    server.shutdown()
+    server.server_close()
+
+
+def content(reply):
+    return json.dumps({"choices": [{"message": {"content": reply}}]})
+
+
+def test_a_service_is_asked_and_its_reply_given(service, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    Service.replies = [(200, content("so [[A>B]]"))]
+    judge = judges.open_judge(service, "gemma")
+    assert judge("one text", "the other") == "so [[A>B]]"
+    path, key, asked = Service.asked[0]
+    assert path == "/v1/chat/completions" and key == "Bearer secret"
+    assert asked["model"] == judge.name == "gemma" and asked["temperature"] == 0
+    question = asked["messages"][0]["content"]
+    assert question.index("one text") < question.index("the other")
+
+
+def test_a_failing_service_is_asked_again(service):
+    Service.replies = [(500, "busy"), (200, "no json"), (200, content("[[A=B]]"))]
+    assert EndpointJudge(service, "gemma")("a", "b") == "[[A=B]]"
+    assert len(Service.asked) == 3 and Service.asked[0][1] is None
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 200])
+def test_a_pair_that_the_service_refuses_gets_no_verdict(service, status, capsys, tmp_path):
+    refusal = content(None) if status == 200 else "context length exceeded"
+    Service.replies = [(status, refusal), (200, content("[[A>B]]"))]
+    judge = CachedJudge(EndpointJudge(service, "gemma"), tmp_path)
+    assert parse_verdict(judge("a", "b")) is None and len(Service.asked) == 1
+    assert ("empty reply" if status == 200 else str(status)) in capsys.readouterr().err
+    # It is not kept: asked again, with the key put right say, there may be one.
+    assert parse_verdict(judge("a", "b")) == 1
+
+
+def test_a_service_that_refuses_everything_is_no_judge(service, tmp_path):
+    Service.replies = [(400, "API key not valid")] * 3
+    judge = CachedJudge(EndpointJudge(service, "gemma"), tmp_path)
+    assert [judge(text, "b") for text in "cd"] == ["", ""]
+    with pytest.raises(ValueError, match="refuses what it is asked"):
+        judge("e", "b")
+
+
+def test_a_key_from_a_file_is_stripped_and_an_odd_one_never_shown(service):
+    Service.replies = [(200, content("[[A=B]]"))]
+    EndpointJudge(service, "gemma", "secret\r\n")("a", "b")
+    assert Service.asked[0][1] == "Bearer secret"
+    with pytest.raises(ValueError) as error:
+        EndpointJudge(service, "gemma", "sec\nret")
+    assert "ret" not in str(error.value)
+
+
+def test_a_service_that_never_replies_is_one_clear_line(service):
+    Service.replies = [(500, "busy"), (200, "{}"), (404, "")]
+    with pytest.raises(ValueError, match="gave no reply"):
+        EndpointJudge(service, "gemma", attempts=3)("a", "b")
+
+
+@pytest.mark.parametrize(
+    "reply", [b"garbage", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nx"]
+)
+def test_a_service_that_speaks_nonsense_is_one_clear_line(monkeypatch, reply):
+    monkeypatch.setattr(judges.time, "sleep", lambda seconds: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            for _ in range(2):
+                connection, _ = server.accept()
+                connection.recv(65536)
+                connection.sendall(reply)
+                connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        with pytest.raises(ValueError, match="gave no reply"):
+            EndpointJudge(address, "gemma", attempts=2)("a", "b")
+        thread.join()
+
+
+@pytest.mark.parametrize("address", ["http://localhost:abc/v1", "http:///v1", "http://a b/v1"])
+def test_what_is_no_address_is_said_at_once(address):
+    with pytest.raises(ValueError, match="is no address"):
+        judges.open_judge(address, "gemma")
+
+
+def test_no_pair_is_judged_twice(tmp_path):
+    asked = []
+
+    class Judge:
+        name = "judge"
+
+        def __call__(self, text_a, text_b):
+            asked.append((text_a, text_b))
+            return f"[[A>B]] {len(asked)}"
+
+    first = CachedJudge(Judge(), tmp_path)
+    assert first.name == "judge"
+    assert first("a", "b") == first("a", "b") == "[[A>B]] 1"
+    assert CachedJudge(Judge(), tmp_path)("a", "b") == "[[A>B]] 1"
+    assert first("b", "a") == "[[A>B]] 2" and asked == [("a", "b"), ("b", "a")]
+    for path in tmp_path.glob("*.json"):
+        path.write_text("{")
+    assert first("a", "b") == "[[A>B]] 3"
+
+
+def test_a_service_needs_a_model():
+    with pytest.raises(ValueError, match="needs the name of a model"):
+        judges.open_judge("http://localhost:1/v1")
+
+
+def test_a_local_models_labels_in_the_question_are_no_reply():
+    model = LocalModel()
+    assert parse_verdict(KerasHubJudge(model, reply_tokens=64)("x", "y")) == -1
+    # The same question gets the same verdict: nothing is drawn.
+    assert model.sampler == "greedy"
+
+
+def test_long_transcripts_fit_a_local_model():
+    model = LocalModel()
+    judge = KerasHubJudge(model, reply_tokens=64)
+    judge("word " * 3000, "word " * 3000)
+    judge("word " * 3001, "word " * 3000)
+    long, other = model.lengths
+    assert 6000 + 64 < long < 7000 and long % 512 == 0
+    assert other == long  # compiled once
+
+
+class LocalModel:
+    """Its tokens are words."""
+
+    def __init__(self):
+        self.lengths = []
+        self.preprocessor = types.SimpleNamespace(tokenizer=str.split)
+
+    def compile(self, sampler):
+        self.sampler = sampler
+
+    def generate(self, question, max_length, strip_prompt):
+        self.lengths.append(max_length)
+        assert strip_prompt and "[[A=B]]" in question
+        return "Text B is better: [[B>A]]"
+
+
+class Lengths:
+    name, unit = "lengths", "word"
+
+    def negative_log_likelihood(self, text):
+        words = text.split()
+        return float(sum(map(len, words))), len(words)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reply"),
+    [
+        ("a a", "aaa aaa", "[[A>>B]]"),
+        ("aaa", "a", "[[B>>A]]"),
+        ("aa", "bb", "[[A=B]]"),
+        ("", "b", "[[B>>A]]"),
+        ("a", "", "[[A>>B]]"),
+        ("", "", "[[A=B]]"),
+    ],
+)
+def test_the_likelier_text_wins(first, second, reply):
+    assert LikelihoodJudge(Lengths())(first, second) == reply
+
+
+def test_a_little_likelier_is_slightly_better():
+    judge = LikelihoodJudge(Lengths(), slightly=0.5)
+    assert judge("a", "aa") == "[[A>B]]" and judge("aa", "a") == "[[B>A]]"
+    assert judge("a", "aaa") == "[[A>>B]]"

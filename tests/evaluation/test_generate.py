@@ -1,0 +1,222 @@
+import json
+
+import numpy as np
+import pytest
+from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_gemma
+
+from keras_speechssm.audio.io import read_audio, write_audio
+from keras_speechssm.evaluation import generate as generation
+from keras_speechssm.evaluation.generate import (
+    generate_continuations,
+    log_item,
+    read_benchmark,
+    read_log,
+    read_real_time_factor,
+)
+from keras_speechssm.files import run_lock
+from keras_speechssm.models import SpeechSSM, SpeechTransformer
+
+SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    folder = tmp_path / "benchmark"
+    random = np.random.default_rng(0)
+    for name, seconds in (("61/a", 7.0), ("61/b", 6.5), ("7/c", 6.2), ("7/short", 2.0)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        waveform = 0.1 * random.normal(size=round(seconds * 16000)).astype("float32")
+        write_audio(folder / f"{name}.flac", waveform)
+    return folder
+
+
+def test_items_are_those_with_a_reference_long_enough(benchmark):
+    assert [i.name for i in read_benchmark(benchmark, 1.0)] == ["61/a", "61/b", "7/c", "7/short"]
+    assert [i.name for i in read_benchmark(benchmark, 1.0, least_reference=5.0)] == [
+        "61/a",
+        "61/b",
+        "7/c",
+    ]
+    # A second is the least, whatever the protocol says.
+    assert [i.name for i in read_benchmark(benchmark, 5.4)] == ["61/a", "61/b"]
+    with pytest.raises(ValueError, match="goes on for 5 s after a prompt of 3 s"):
+        read_benchmark(benchmark, 3.0, least_reference=5.0)
+
+
+def test_a_subset_is_drawn_once_for_all(benchmark):
+    two = read_benchmark(benchmark, 1.0, subset=2)
+    assert two == read_benchmark(benchmark, 1.0, subset=2) and len(two) == 2
+    draws = {
+        tuple(item.name for item in read_benchmark(benchmark, 1.0, subset=2, subset_seed=seed))
+        for seed in range(20)
+    }
+    assert len(draws) > 2
+    assert len(read_benchmark(benchmark, 1.0, subset=9)) == 4
+
+
+def test_a_killed_run_goes_on_and_nothing_is_generated_twice(benchmark, tmp_path, monkeypatch):
+    options = {"preset": shared_tiny_preset(), "protocol": "short-form", **SHORT}
+    whole = tmp_path / "whole"
+    report = generate_continuations(benchmark, whole, **options)
+    # Its reference must go on for 5 s: the short one is left out.
+    assert (report["generated"], report["items"]) == (3, 3)
+    assert len(read_audio(whole / "61" / "a.flac")) == 16000
+
+    broken = tmp_path / "broken"
+    real = generation._generate
+
+    def killed(speech, item, *rest):
+        if item.name == "61/b":
+            (broken / "61" / ".b.flac.123.partial").write_bytes(b"half")
+            raise KeyboardInterrupt
+        return real(speech, item, *rest)
+
+    monkeypatch.setattr(generation, "_generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        generate_continuations(benchmark, broken, **options)
+    assert sorted(path.name for path in broken.rglob("*.flac")) == ["a.flac"]
+    monkeypatch.setattr(generation, "_generate", real)
+    assert generate_continuations(benchmark, broken, **options)["generated"] == 2
+    assert generate_continuations(benchmark, broken, **options) == {
+        "generated": 0,
+        "items": 3,
+        "real_time_factor": None,
+    }
+    assert not list(broken.rglob(".*.partial"))
+    lines = (broken / "generation.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["item"] for line in lines) == ["61/a", "61/b", "7/c"]
+    assert read_real_time_factor(broken) > 0
+    for path in whole.rglob("*.flac"):
+        same = broken / path.relative_to(whole)
+        np.testing.assert_array_equal(read_audio(path), read_audio(same))
+
+
+def test_other_weights_of_the_same_name_are_other_options(benchmark, tmp_path):
+    """A training that goes on writes its preset anew."""
+    options = {"preset": shared_tiny_preset(), "protocol": "short-form", **SHORT}
+    language_model = shared_tiny_pipeline().speech_lm
+    path = str(tmp_path / "run" / "preset")
+    language_model.save_to_preset(path)
+    generate_continuations(benchmark, tmp_path / "out", speech_lm=path, **options)
+    before = [weight.copy() for weight in language_model.get_weights()]
+    try:
+        language_model.set_weights([weight + 0.01 for weight in before])
+        language_model.save_to_preset(path)
+    finally:
+        language_model.set_weights(before)
+    with pytest.raises(ValueError, match="was begun with weights"):
+        generate_continuations(benchmark, tmp_path / "out", speech_lm=path, **options)
+
+
+def test_two_at_once_are_refused(benchmark, tmp_path):
+    options = {"preset": shared_tiny_preset(), "subset": 1, **SHORT}
+    (tmp_path / "out").mkdir()
+    with run_lock(tmp_path / "out"):
+        with pytest.raises(ValueError, match="Another run is at work"):
+            generate_continuations(benchmark, tmp_path / "out", **options)
+    assert generate_continuations(benchmark, tmp_path / "out", **options)["generated"] == 1
+
+
+def test_a_silent_prompt_is_named_and_the_others_are_continued(benchmark, tmp_path):
+    write_audio(benchmark / "61" / "a.flac", np.zeros(7 * 16000, "float32"))
+    options = {"preset": shared_tiny_preset(), "protocol": "short-form", **SHORT}
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"1 of 3 .*61/a\.flac: .*all silence"):
+            generate_continuations(benchmark, tmp_path / "out", **options)
+        assert [line["item"] for line in read_log(tmp_path / "out")] == ["61/b", "7/c"]
+
+
+def test_a_line_that_a_kill_has_cut_does_not_spoil_the_next(tmp_path):
+    (tmp_path / "generation.jsonl").write_text('{"item": "61/a", "reco')
+    log_item(tmp_path, "61/b", "0", 1.0, 2.0)
+    log_item(tmp_path, "61/c", "0", 1.0, 2.0)
+    assert [line["item"] for line in read_log(tmp_path)] == ["61/b", "61/c"]
+
+
+def test_another_benchmarks_continuations_are_not_taken_for_its_own(benchmark, tmp_path):
+    options = {"preset": shared_tiny_preset(), "subset": 1, **SHORT}
+    generate_continuations(benchmark, tmp_path / "out", **options)
+    (done,) = (tmp_path / "out").rglob("*.flac")
+    recording = benchmark / done.relative_to(tmp_path / "out")
+    write_audio(recording, 0.1 * np.sin(np.arange(7 * 16000)).astype("float32"))
+    with pytest.raises(ValueError, match="continues another recording"):
+        generate_continuations(benchmark, tmp_path / "out", **options)
+
+
+def test_the_output_is_no_part_of_the_benchmark(benchmark):
+    for folder in (benchmark, benchmark / "out"):
+        with pytest.raises(ValueError, match="lies in the benchmark"):
+            generate_continuations(benchmark, folder, preset=shared_tiny_preset(), **SHORT)
+    assert not (benchmark / "out").exists()
+
+
+def test_an_item_depends_on_its_name_and_seed_alone(benchmark, tmp_path):
+    options = {"preset": shared_tiny_preset(), **SHORT}
+    generate_continuations(benchmark, tmp_path / "all", **options)
+    generate_continuations(benchmark, tmp_path / "one", subset=1, **options)
+    (one,) = (tmp_path / "one").rglob("*.flac")
+    same = tmp_path / "all" / one.relative_to(tmp_path / "one")
+    np.testing.assert_array_equal(read_audio(one), read_audio(same))
+    generate_continuations(benchmark, tmp_path / "seed", subset=1, seed=1, **options)
+    other = tmp_path / "seed" / one.relative_to(tmp_path / "one")
+    assert np.abs(read_audio(one) - read_audio(other)).max() > 0
+
+
+def test_another_language_model_and_slide_and_prompt(benchmark, tmp_path):
+    own = shared_tiny_pipeline().speech_lm
+    other = SpeechSSM(type(own.backbone).from_config(own.backbone.get_config()))
+    other.save_to_preset(str(tmp_path / "other"))
+    options = {"preset": shared_tiny_preset(), "subset": 1, "prompt_seconds": 1.0}
+    report = generate_continuations(
+        benchmark,
+        tmp_path / "slide",
+        speech_lm=str(tmp_path / "other"),
+        slide_and_prompt_seconds=3.5,
+        until_seconds=6.0,
+        **options,
+    )
+    assert report["generated"] == 1
+    (path,) = (tmp_path / "slide").rglob("*.flac")
+    assert len(read_audio(path)) == 5 * 16000
+    with pytest.raises(ValueError, match="begun with .*slide_and_prompt_seconds 3.5"):
+        generate_continuations(benchmark, tmp_path / "slide", until_seconds=6.0, **options)
+
+
+def test_a_transformer_goes_on_past_its_length(benchmark, tmp_path):
+    backbone = tiny_gemma()
+    SpeechTransformer(backbone, max_length=30).save_to_preset(str(tmp_path / "twin"))
+    report = generate_continuations(
+        benchmark,
+        tmp_path / "out",
+        preset=shared_tiny_preset(),
+        speech_lm=str(tmp_path / "twin"),
+        subset=1,
+        prompt_seconds=1.0,
+        until_seconds=4.0,
+    )
+    assert report["generated"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "middle-form"}, "expected one of short-form"),
+        ({"prompt_seconds": 0.1}, "prompt_seconds is 0.1"),
+        ({"prompt_seconds": 5.0, "until_seconds": 5.0}, "more than the prompt's 5"),
+        ({"subset": 0}, "subset is 0"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"slide_and_prompt_seconds": 2.0}, "needs a limit above"),
+    ],
+)
+def test_wrong_options_write_nothing(benchmark, tmp_path, options, message):
+    options = {"preset": shared_tiny_preset(), **SHORT, **options}
+    with pytest.raises(ValueError, match=message):
+        generate_continuations(benchmark, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_language_model_is_refused_before_the_pipeline_is_loaded(benchmark, tmp_path):
+    names = {"preset": "no_such_pipeline", "speech_lm": "no_such_language_model"}
+    with pytest.raises(ValueError, match="no_such_language_model"):
+        generate_continuations(benchmark, tmp_path / "out", **names, **SHORT)
+    assert not (tmp_path / "out").exists()

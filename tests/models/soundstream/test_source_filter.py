@@ -1,0 +1,138 @@
+import keras
+import numpy as np
+import pytest
+from gradient import gradients
+from keras import ops
+
+from keras_speechssm.models import SoundStream
+from keras_speechssm.models.soundstream.soundstream_layers import SpectralAnalysis
+from keras_speechssm.models.soundstream.source_filter import (
+    NUM_PITCH_BINS,
+    SourceFilterSynthesis,
+    expected_pitch,
+    pitch_bins,
+)
+
+HOP = 80
+
+
+def synthesis_of(pitch_bin: int, voiced: float, noise: float, steps: int = 400):
+    """One second or two at a pitch bin, with the same gain in every band."""
+    layer = SourceFilterSynthesis(HOP)
+    layer.build((None, None, 1))
+    layer.pitch.kernel.assign(np.zeros((1, NUM_PITCH_BINS)))
+    layer.pitch.bias.assign(30.0 * np.eye(NUM_PITCH_BINS)[pitch_bin])
+    layer.gains.kernel.assign(np.zeros((1, 160)))
+    # The inverse of the layer's squashing of gains.
+    bias = [4.0 * np.arctanh((gain + 5.0) / 8.0) for gain in (voiced, noise)]
+    layer.gains.bias.assign(np.repeat(bias, 80))
+    waveform, logits = layer(np.zeros((1, steps, 1), "float32"))
+    return ops.convert_to_numpy(waveform)[0, :, 0], ops.convert_to_numpy(logits)
+
+
+@pytest.mark.parametrize("pitch_bin", [0, 20, 79])
+def test_harmonics_of_the_pitch_and_nothing_between_them(pitch_bin):
+    waveform, _ = synthesis_of(pitch_bin, voiced=-1.0, noise=-12.9)
+    pitch = pitch_bins()[pitch_bin]
+    part = waveform[8000:24000]
+    spectrum = np.abs(np.fft.rfft(part * np.blackman(len(part)))) / len(part)
+    # The root of a peak's power, not its highest bin: harmonics lie between bins.
+    peaks = [spectrum[round(n * pitch) + np.arange(-3, 4)] for n in range(1, 6)]
+    near = np.array([np.sqrt(np.sum(peak**2)) for peak in peaks])
+    between = np.array([spectrum[round((n + 0.5) * pitch)] for n in range(1, 6)])
+    assert near.min() > 300 * between.max()
+    assert near.max() < 1.1 * near.min()  # the same gain in every band
+
+
+def test_unit_power_whatever_the_pitch():
+    for pitch_bin in (0, 40, 79):
+        waveform, _ = synthesis_of(pitch_bin, voiced=0.0, noise=-12.9)
+        assert abs(waveform[8000:24000].std() - 1.0) < 0.05
+
+
+def test_noise_is_white_and_of_unit_power():
+    waveform, _ = synthesis_of(20, voiced=-12.9, noise=0.0)
+    part = waveform[8000:24000]
+    power = (np.abs(np.fft.rfft(part)) ** 2).reshape(-1)[:8000].reshape(8, 1000).mean(axis=1)
+    assert 0.9 < part.std() < 1.1
+    assert power.max() < 1.3 * power.min()
+
+
+def test_pitch_between_bins_and_best_of_two_peaks():
+    bins = pitch_bins()
+    logits = np.full((2, NUM_PITCH_BINS), -20.0, "float32")
+    logits[0, 10:12] = 0.0
+    logits[1, 10], logits[1, 60] = 0.0, 5.0
+    pitch = ops.convert_to_numpy(expected_pitch(logits))
+    np.testing.assert_allclose(pitch, [np.sqrt(bins[10] * bins[11]), bins[60]], rtol=1e-4)
+
+
+def test_synthesis_is_causal_by_gradients():
+    keras.utils.set_random_seed(0)
+    layer = SourceFilterSynthesis(HOP)
+    x = np.random.default_rng(0).normal(size=(1, 20, 6)).astype("float32")
+    layer.build(x.shape)
+    (gradient,), _ = gradients(lambda x: ops.sum(layer(x)[0][:, : 10 * HOP] ** 2), [x])
+    assert np.all(gradient[0, 10:] == 0.0)
+    assert np.all(np.abs(gradient[0, :10]).max(axis=-1) > 0.0)
+
+
+def test_filter_rings_on_but_never_before():
+    # One strongly peaked filter: what rings longer than its frame must not wrap round.
+    keras.utils.set_random_seed(1)
+    layer = SourceFilterSynthesis(HOP)
+    x = np.random.default_rng(1).normal(size=(1, 30, 6)).astype("float32")
+    layer.build(x.shape)
+    layer.gains.kernel.assign(10.0 * np.random.default_rng(2).normal(size=(6, 160)))
+    changed = x.copy()
+    changed[:, 15:] += 1.0
+    a, b = (ops.convert_to_numpy(layer(inputs)[0]) for inputs in (x, changed))
+    scale = np.abs(a).max()
+    assert np.abs(a - b)[:, : 15 * HOP].max() < 1e-6 * scale
+    assert np.abs(a - b)[:, 15 * HOP :].max() > 1e-3 * scale
+
+
+def test_analysis_hears_pitch_and_hardly_phase():
+    keras.utils.set_random_seed(0)
+    layer = SpectralAnalysis(8, HOP)
+    time = np.arange(3200) / 16000
+
+    def features(pitch, phase):
+        tone = np.sin(2 * np.pi * pitch * time + phase).astype("float32")
+        return ops.convert_to_numpy(layer(tone[None, :, None]))[0, 20:]
+
+    heard = features(400, 0.0)
+    assert heard.shape == (20, 8)
+    by_phase = [np.abs(features(400, phase) - heard).mean() for phase in (1.0, 2.0, np.pi)]
+    by_pitch = np.abs(features(424, 0.0) - heard).mean()  # a semitone
+    assert max(by_phase) < 0.2 * by_pitch
+
+
+def test_analysis_sees_nothing_ahead():
+    layer = SpectralAnalysis(8, HOP)
+    x = np.random.default_rng(0).normal(size=(1, 1600, 1)).astype("float32")
+    (gradient,), _ = gradients(lambda x: ops.sum(layer(x)[:, :10] ** 2), [x])
+    assert np.all(gradient[0, 10 * HOP :] == 0.0)
+    assert np.abs(gradient[0, : 10 * HOP]).max() > 0.0
+
+
+def test_gradient_reaches_the_gains_but_pitch_only_learns_from_its_own_loss():
+    layer = SourceFilterSynthesis(HOP)
+    layer.build((None, None, 4))
+    x = np.random.default_rng(0).normal(size=(1, 10, 4)).astype("float32")
+
+    def energy(pitch_kernel, gains_kernel):
+        kernels = (layer.pitch.kernel, pitch_kernel), (layer.gains.kernel, gains_kernel)
+        with keras.StatelessScope(list(kernels)):
+            return ops.sum(layer(x)[0] ** 2)
+
+    kernels = [ops.convert_to_numpy(dense.kernel) for dense in (layer.pitch, layer.gains)]
+    (by_pitch, by_gains), _ = gradients(energy, kernels)
+    assert np.all(by_pitch == 0.0)
+    assert np.all(np.abs(by_gains).max(axis=0) > 0.0)
+
+
+@pytest.mark.parametrize("stride", [1, 320])
+def test_source_filter_takes_hops_of_five_milliseconds_or_so(stride):
+    with pytest.raises(ValueError, match=f"40 to 160 samples, got {stride}"):
+        SoundStream(stem="source_filter", stem_stride=stride)

@@ -1,0 +1,156 @@
+import keras
+import keras_hub
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_speechssm.compilation import compile_inference
+from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
+
+VOCABULARY, MAX_LENGTH = 11, 24
+
+
+GEMMA_2 = {
+    "use_post_ffw_norm": True,
+    "use_post_attention_norm": True,
+    "attention_logit_soft_cap": 5.0,
+    "final_logit_soft_cap": 3.0,
+}
+SLIDING = {"use_sliding_window_attention": True, "sliding_window_size": 5}
+
+
+def make_model(**options):
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.GemmaBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=2,
+        num_key_value_heads=1,
+        hidden_dim=8,
+        intermediate_dim=16,
+        head_dim=4,
+        **options,
+    )
+    return SpeechTransformer(backbone, max_length=MAX_LENGTH)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def whole(model):
+    forward = compile_inference(model, lambda tokens: model(tokens))
+    return lambda tokens: ops.convert_to_numpy(forward(ops.convert_to_tensor(tokens)))
+
+
+def tokens_of(batch, time, seed=0):
+    return np.random.default_rng(seed).integers(0, VOCABULARY, (batch, time)).astype("int32")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"), [({}, "cache"), (GEMMA_2, "cache"), (SLIDING, "token_ids")]
+)
+def test_advance_in_chunks_gives_the_whole_models_logits(options, kind):
+    model = make_model(**options)
+    tokens = tokens_of(2, 10)
+    assert kind in model.initial_state(2)
+    first, state = model.advance(tokens[:, :4], model.initial_state(2))
+    second, state = model.advance(tokens[:, 4:], state)
+    found = np.concatenate([ops.convert_to_numpy(first), ops.convert_to_numpy(second)], axis=1)
+    np.testing.assert_allclose(found, ops.convert_to_numpy(model(tokens)), atol=1e-5)
+    assert ops.convert_to_numpy(state["length"]).tolist() == [10, 10]
+
+
+@pytest.mark.parametrize("options", [{}, SLIDING], ids=["cache", "read again"])
+def test_padding_anywhere_does_not_advance_the_state(options):
+    model = make_model(**options)
+    tokens = tokens_of(2, 8)
+    mask = np.array([[False, True, True, False, False, True, True, True], [True] * 5 + [False] * 3])
+    logits, state = model.advance(tokens, model.initial_state(2), mask)
+    more, _ = model.advance(tokens[:, :1], state)
+    one_by_one, singles = model.initial_state(2), []
+    for step in range(8):
+        columns = slice(step, step + 1)
+        single, one_by_one = model.advance(tokens[:, columns], one_by_one, mask[:, columns])
+        singles.append(ops.convert_to_numpy(single))
+    singles = np.concatenate(singles, axis=1)
+    for row in range(2):
+        alone = np.append(tokens[row, mask[row]], tokens[row, 0])[None]
+        expected = ops.convert_to_numpy(model(alone))[0]
+        found = ops.convert_to_numpy(logits)[row, mask[row]]
+        np.testing.assert_allclose(found, expected[:-1], atol=1e-5)
+        np.testing.assert_allclose(singles[row, mask[row]], expected[:-1], atol=1e-5)
+        np.testing.assert_allclose(ops.convert_to_numpy(more)[row, 0], expected[-1], atol=1e-5)
+
+
+def test_greedy_generation_takes_the_argmax_of_whole_forwards(model, whole):
+    prompt = tokens_of(2, 4)
+    sequence = np.pad(prompt, ((0, 0), (0, 6)))
+    for step in range(4, 10):
+        sequence[:, step] = whole(sequence)[:, step - 1].argmax(axis=-1)
+    generated = model.generate(prompt, 6, temperature=0.0)
+    np.testing.assert_array_equal(generated, sequence[:, 4:])
+
+
+def test_same_seed_same_tokens_whatever_the_blocks(model):
+    prompt = tokens_of(1, 4)
+    blocks = list(model.stream(prompt, block_size=3, num_tokens=10, seed=1))
+    np.testing.assert_array_equal(
+        np.concatenate(blocks, axis=1), model.generate(prompt, 10, seed=1)
+    )
+
+
+def test_score_is_the_log_likelihood_of_the_whole_forward(model, whole):
+    tokens = tokens_of(2, 12)
+    logits = whole(tokens)[:, :-1].astype("float64")
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    picked = np.take_along_axis(log_probabilities, tokens[:, 1:, None], axis=-1)
+    np.testing.assert_allclose(model.score(tokens), picked.sum(axis=(1, 2)), rtol=1e-5)
+
+
+def test_more_tokens_than_it_holds_are_refused(model):
+    with pytest.raises(ValueError, match="would have 25 tokens; this SpeechTransformer holds 24"):
+        model.generate(tokens_of(1, 5), 20)
+    with pytest.raises(ValueError, match="would have 30 tokens"):
+        model.score(tokens_of(1, 30))
+    logits, _ = model.advance(tokens_of(1, 25), model.initial_state(1))
+    assert np.isnan(ops.convert_to_numpy(logits)).all()
+
+
+def test_fit_learns_a_constant(model):
+    fresh = SpeechTransformer.from_config(model.get_config())
+    assert fresh.max_length == MAX_LENGTH
+    fresh.compile(optimizer=keras.optimizers.Adam(1e-2))
+    tokens = np.full((8, 9), 4, "int32")
+    history = fresh.fit(tokens[:, :-1], tokens[:, 1:], epochs=10, verbose=0).history
+    assert history["loss"][-1] < 0.3 * history["loss"][0]
+
+
+def test_preset_round_trip(model, tmp_path):
+    model.save_to_preset(str(tmp_path / "preset"))
+    loaded = SpeechTransformer.from_preset(str(tmp_path / "preset"))
+    changed = SpeechTransformer.from_preset(str(tmp_path / "preset"), dropout=0.1)
+    assert (changed.max_length, changed.backbone.dropout) == (model.max_length, 0.1)
+    for a, b in zip(changed.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert loaded.max_length == MAX_LENGTH
+    tokens = tokens_of(1, 6)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(loaded(tokens)), ops.convert_to_numpy(model(tokens))
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+# Keras' quantized embedding transposes with x.T on torch.
+@pytest.mark.filterwarnings(r"ignore:[\s\S]*x.T:UserWarning")
+def test_a_quantized_model_goes_to_disk_and_back(tmp_path):
+    model, tokens = make_model(), tokens_of(2, 10)
+    before = ops.convert_to_numpy(model(tokens))
+    model.quantize("int8")
+    expected = ops.convert_to_numpy(model(tokens))
+    assert 0 < np.abs(expected - before).max() < 0.5
+    model.save_to_preset(str(tmp_path / "preset"))
+    loaded = SpeechTransformer.from_preset(str(tmp_path / "preset"))
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(tokens)), expected)

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+from keras_speechssm.files import atomic_write, cached_json, remove_partial_files, write_json
+
+
+def test_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "inner" / "a.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("full")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_removes_what_a_kill_left(tmp_path):
+    (tmp_path / ".a.txt.0123.partial").write_text("half")
+    (tmp_path / "b.txt").write_text("whole")
+    remove_partial_files(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_what_is_no_finite_number_is_null(tmp_path):
+    content = {"a": [1.5, float("nan")], "b": {"c": float("inf"), "d": (2, None)}}
+    write_json(tmp_path / "x.json", content)
+    found = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+    assert found == {"a": [1.5, None], "b": {"c": None, "d": [2, None]}}
+
+
+def test_what_was_made_for_a_key_is_made_once(tmp_path):
+    made = []
+
+    def make():
+        made.append(float("nan"))
+        return (len(made), made[-1])
+
+    path = tmp_path / "inner" / "x.json"
+    # As the file has it, the first time too.
+    assert cached_json(path, {"a": 1}, make) == cached_json(path, {"a": 1}, make) == [1, None]
+    assert cached_json(path, {"a": 2}, make) == [2, None]
+    for damage in ("{", "[]", "{}"):
+        path.write_text(damage)
+        assert cached_json(path, {"a": 2}, make) == [len(made), None]
+    assert len(made) == 5

@@ -1,0 +1,309 @@
+import errno
+import io
+import json
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_speechssm.files import run_lock
+from keras_speechssm.training import callbacks as metrics
+from keras_speechssm.training import trainer as loop
+from keras_speechssm.training.callbacks import read_metrics
+from keras_speechssm.training.trainer import fit_resumable
+
+
+def make_model():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
+    )
+    model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
+    return model
+
+
+def make_batch(step):
+    rng = np.random.default_rng((0, step))
+    x = rng.normal(size=(8, 3)).astype("float32")
+    return x, x.sum(axis=1, keepdims=True)
+
+
+def run(folder, total_steps, **kwargs):
+    model = make_model()
+    kwargs = {"learning_rate": 0.01, "steps_per_epoch": 5, **kwargs}
+    lines = fit_resumable(model, make_batch, folder, total_steps=total_steps, **kwargs)
+    return model, lines
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch + 1 == self.epochs
+
+
+def test_a_broken_run_equals_an_unbroken_one(tmp_path):
+    whole, whole_lines = run(tmp_path / "whole", 30)
+    run(tmp_path / "broken", 30, callbacks=[StopAfter(2)])
+    broken, broken_lines = run(tmp_path / "broken", 30)
+    assert [line["step"] for line in broken_lines] == [5, 10, 15, 20, 25, 30]
+    np.testing.assert_allclose(
+        [line["loss"] for line in broken_lines],
+        [line["loss"] for line in whole_lines],
+        rtol=1e-5,
+    )
+    for a, b in zip(whole.get_weights(), broken.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_two_runs_in_one_folder_would_mix_so_the_second_is_refused(tmp_path):
+    _, before = run(tmp_path, 10)
+    with run_lock(tmp_path):
+        with pytest.raises(ValueError, match="Another run is at work in"):
+            run(tmp_path, 20)
+    assert read_metrics(tmp_path / "metrics.jsonl") == before
+    assert len(run(tmp_path, 20)[1]) == 4
+
+
+def test_each_step_gets_its_own_batch(tmp_path):
+    seen = []
+
+    def spy(step):
+        seen.append(step)
+        return make_batch(step)
+
+    for total_steps in (10, 20):
+        fit_resumable(
+            make_model(),
+            spy,
+            tmp_path,
+            learning_rate=0.01,
+            total_steps=total_steps,
+            steps_per_epoch=5,
+        )
+    # Keras may ask for one batch more than it trains on.
+    assert list(dict.fromkeys(seen))[:20] == list(range(20))
+
+
+def killed(folder, epoch, when):
+    """A run that is killed in an epoch: before its checkpoint, or while it is written."""
+
+    class Killed(Exception):
+        pass
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if when == "step" and batch == 2 and self.params["epochs"] and self.epoch == epoch:
+                raise Killed
+
+        def on_epoch_begin(self, number, logs=None):
+            self.epoch = number
+
+    save = loop.Checkpoints.save
+
+    def save_half(self, model, number, **about):
+        if when in str(self.folder) and number == epoch + 1:
+            partial = self.folder / f".epoch-{number:05d}.partial"
+            partial.mkdir(parents=True)
+            (partial / "state.weights.h5").write_bytes(b"half")
+            raise Killed
+        return save(self, model, number, **about)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.Checkpoints, "save", save_half)
+        run(folder, 30, callbacks=[Kill()], validation_batches=[make_batch(1000)])
+
+
+@pytest.mark.parametrize("when", ["step", "checkpoints", "best"])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_killed_at_any_instant_it_goes_on_to_the_same_losses(tmp_path, when, epoch):
+    whole, whole_lines = run(tmp_path / "whole", 30, validation_batches=[make_batch(1000)])
+    killed(tmp_path / "killed", epoch, when)
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "seco')  # the line that was being written
+    again, lines = run(tmp_path / "killed", 30, validation_batches=[make_batch(1000)])
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30]
+    for ours, theirs in zip(lines, whole_lines, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-5)
+    for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_damaged_newest_checkpoint_costs_one_epoch(tmp_path, capsys):
+    _, whole = run(tmp_path, 20)
+    state = tmp_path / "checkpoints" / "epoch-00004" / "state.weights.h5"
+    state.write_bytes(state.read_bytes()[:-9])
+    _, again = run(tmp_path, 20)
+    assert "epoch-00004 is damaged" in capsys.readouterr().err
+    assert [line["step"] for line in again] == [5, 10, 15, 20]
+    assert again[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=1e-5)
+
+
+def test_batches_of_many_threads_come_in_the_order_of_their_numbers(tmp_path):
+    together = threading.Barrier(3)  # Broken, an error, unless three calls run at a time.
+
+    def slow_for_the_first(number):
+        if number < 3:
+            together.wait(timeout=60)
+        time.sleep(0.02 * (2 - number % 3))
+        return make_batch(number)
+
+    lines = {}
+    for threads, function in ((1, make_batch), (3, slow_for_the_first)):
+        folder = tmp_path / str(threads)
+        options = {"learning_rate": 0.01, "total_steps": 12, "steps_per_epoch": 4}
+        lines[threads] = fit_resumable(
+            make_model(), function, folder, batch_threads=threads, **options
+        )
+    assert [line["loss"] for line in lines[3]] == [line["loss"] for line in lines[1]]
+
+
+def test_a_batch_that_cannot_be_made_ends_the_run_with_its_error(tmp_path):
+    def broken(number):
+        if number == 7:
+            raise OSError("the disk is gone")
+        return make_batch(number)
+
+    # TensorFlow wraps what its generators raise.
+    with pytest.raises(Exception, match="the disk is gone"):
+        fit_resumable(
+            make_model(), broken, tmp_path, learning_rate=0.01, total_steps=20, steps_per_epoch=5
+        )
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5]
+
+
+def test_finished_run_trains_no_further(tmp_path):
+    run(tmp_path, 10)
+    _, lines = run(tmp_path, 10)
+    assert [line["step"] for line in lines] == [5, 10]
+
+
+def test_keeps_the_best_weights(tmp_path):
+    class Worsen(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 4:
+                self.model.set_weights([100.0 + w for w in self.model.get_weights()])
+
+    validation = [make_batch(1000), make_batch(1001)]
+    model, lines = run(tmp_path, 25, validation_batches=validation, callbacks=[Worsen()])
+    assert lines[-1]["val_loss"] > 2 * lines[3]["val_loss"]
+    loss = np.mean([model.evaluate(*batch, verbose=0) for batch in validation])
+    assert loss == pytest.approx(min(line["val_loss"] for line in lines), rel=1e-4)
+
+
+def test_every_validation_sees_every_batch(tmp_path):
+    """Keras looks at two batches of a generator, and gives them again at each validation."""
+    validation = [make_batch(1000 + number) for number in range(5)]
+    model, lines = run(tmp_path, 20, validation_batches=validation, learning_rate=0.0)
+    losses = [model.evaluate(*batch, verbose=0) for batch in validation]
+    assert np.ptp(losses) > 0.05
+    for line in lines:
+        assert line["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_time_limit_stops_and_counts_earlier_runs(tmp_path):
+    for _ in range(2):  # run again, nothing is left to use
+        _, lines = run(tmp_path, 1000, max_seconds=0.0)
+        assert len(lines) == 1
+
+
+def test_metrics_are_json_lines(tmp_path):
+    run(tmp_path, 5)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == read_metrics(
+        tmp_path / "metrics.jsonl"
+    )
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_tensorboard_sees_the_losses(tmp_path):
+    pytest.importorskip("tensorboardX")
+    _, lines = run(tmp_path, 10)
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+    assert events.count(b"learning_rate") == len(lines) == 2
+
+
+def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, capsys):
+    log = metrics.MetricsLog(tmp_path / "metrics.jsonl", steps_per_epoch=5)
+    log.on_train_begin()
+    log.on_epoch_end(0, {"loss": 1.0})
+
+    class Full(io.StringIO):
+        def write(self, text):
+            with real_open(tmp_path / "metrics.jsonl", "a") as file:
+                file.write(text[:7])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    real_open = open
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", lambda *args, **kwargs: Full())
+        log.on_epoch_end(1, {"loss": 0.5})
+    assert "No space left" in capsys.readouterr().err
+    assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1.0]
+    log.on_epoch_end(2, {"loss": 0.25})
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(line["step"], line["loss"]) for line in lines] == [(5, 1.0), (10, 0.5), (15, 0.25)]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was(tmp_path):
+    run(tmp_path, 10)
+
+    def spoilt(step):
+        x, y = make_batch(step)
+        return x, y * (np.nan if step >= 15 else 1.0)
+
+    with pytest.raises(ValueError, match="loss is nan in epoch 4: lower the learning rate"):
+        loop.fit_resumable(
+            make_model(), spoilt, tmp_path, learning_rate=0.01, total_steps=30, steps_per_epoch=5
+        )
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5, 10, 15]
+    assert (tmp_path / "checkpoints" / "epoch-00003").is_dir()
+    assert not (tmp_path / "checkpoints" / "epoch-00004").exists()
+
+
+def test_the_best_can_wait(tmp_path):
+    class Worsen(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.set_weights([3.0 + w for w in self.model.get_weights()])
+
+    for name, options in (("plain", {}), ("late", {"best_from": 0.6})):
+        run(tmp_path / name, 25, callbacks=[Worsen()], **options)
+    best = {name: next((tmp_path / name / "best").iterdir()).name for name in ("plain", "late")}
+    assert best == {"plain": "epoch-00001", "late": "epoch-00004"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"total_steps": 0},
+        {"total_steps": -4},
+        {"steps_per_epoch": 0},
+        {"batch_threads": 0},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"max_seconds": -1.0},
+        {"final_learning_rate": 2.0},
+        {"warmup_steps": 3},
+        {"warmup_steps": -1},
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} is"):
+        run(tmp_path / "run", **{"total_steps": 10, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_metrics_are_named(tmp_path):
+    run(tmp_path, 10)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("{\n" + log.read_text())
+    with pytest.raises(ValueError, match="metrics.jsonl is damaged; delete it"):
+        run(tmp_path, 20)
+    log.unlink()
+    assert [line["step"] for line in run(tmp_path, 20)[1]] == [15, 20]
