@@ -56,10 +56,19 @@ def _resolve(match: re.Match) -> str:
     best = [path for path in found if path.startswith(f"{PACKAGE}.{area}")] or found
     if len(best) != 1:
         raise PluginError(f"{public}: defined in {found or 'no module'}; expected one module.")
+    shown = public if _exports(public) else best[0]
     return (
-        f"::: {best[0]}\n    options:\n      heading: {public}\n      toc_label: {name}\n"
+        f"::: {best[0]}\n    options:\n      heading: {shown}\n      toc_label: {name}\n"
         f"      show_root_full_path: false"
     )
+
+
+def _exports(public: str) -> bool:
+    """Returns whether `public` can be imported under this name, judged by the source."""
+    folder, name = public.replace(".", "/").rsplit("/", 1)
+    source = ROOT / folder / "__init__.py"
+    source = source if source.is_file() else ROOT / f"{folder}.py"
+    return source.is_file() and re.search(rf"\b{name}\b", source.read_text("utf-8")) is not None
 
 
 def _definitions(cache: dict = {}) -> dict[str, list[str]]:  # noqa: B006

@@ -1,14 +1,19 @@
 """What the documents tell people to type exists, and what they promise of sizes holds."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from keras_speechssm import cli
 from keras_speechssm.presets import preset_names, resolve_preset
+
+pytestmark = pytest.mark.any_backend
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -53,6 +58,24 @@ def test_commands_and_their_options_exist(name, capsys):
         assert stop.value.code == 0, f"speechssm {verb} {second}: {capsys.readouterr().err}"
         known = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", capsys.readouterr().out))
         assert set(options) <= known, f"speechssm {verb} {second}: {set(options) - known}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_imports_in_documents_exist(name):
+    text = (ROOT / name).read_text("utf-8")
+    blocks = [text] if name.endswith(".py") else re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for node in (node for block in blocks for node in ast.walk(ast.parse(block))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("keras_speechssm"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{name}: {node.module}.{alias.name}"
+
+
+def test_every_extra_is_documented():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    text = (ROOT / "docs" / "install.md").read_text("utf-8")
+    for extra in project["optional-dependencies"]:
+        assert f"`{extra}`" in text or f"[{extra}]" in text, extra
 
 
 def test_the_tables_of_presets_are_generated():
