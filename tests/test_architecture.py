@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.any_backend
+
 PACKAGE = Path(__file__).resolve().parents[1] / "keras_speechssm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

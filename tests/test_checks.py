@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from keras_speechssm.audio.io import to_mono_16khz
 from keras_speechssm.checks import validate_waveform
 
+pytestmark = pytest.mark.any_backend
+
 
 def tone():
     return 0.5 * np.sin(2 * np.pi * 440.0 * np.arange(16_000) / 16_000).astype("f")

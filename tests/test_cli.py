@@ -24,6 +24,8 @@ from keras_speechssm.models import GriffinBackbone
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.shapes import SAMPLE_RATE
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def preset(monkeypatch):

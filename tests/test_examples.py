@@ -21,6 +21,8 @@ from keras_speechssm.models import GriffinBackbone, SpeechSSM
 from keras_speechssm.models.convert import convert_checkpoint
 from keras_speechssm.presets import DEFAULT_PRESET, preset_names
 
+pytestmark = pytest.mark.any_backend
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TUTORIALS = sorted(EXAMPLES.glob("[0-9]*.py"))
 on_jax = pytest.mark.skipif(

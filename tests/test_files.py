@@ -4,6 +4,8 @@ import pytest
 
 from keras_speechssm.files import atomic_write, cached_json, remove_partial_files, write_json
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_appears_when_the_block_ends(tmp_path):
     path = tmp_path / "inner" / "a.txt"

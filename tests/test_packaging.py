@@ -17,6 +17,8 @@ from keras_speechssm import models
 from keras_speechssm.models.griffin.convert_recurrent_gemma import griffin_shapes
 from keras_speechssm.presets import PARTS, preset_names, resolve_preset
 
+pytestmark = pytest.mark.any_backend
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

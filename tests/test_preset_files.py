@@ -10,6 +10,8 @@ from keras_speechssm.checks import first_line
 from keras_speechssm.files import replace_folder
 from keras_speechssm.presets import check_weight_files, store_weights_as_float16
 
+pytestmark = pytest.mark.any_backend
+
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())

@@ -15,6 +15,8 @@ from keras_speechssm.windows import (
     split_windows,
 )
 
+pytestmark = pytest.mark.any_backend
+
 LENGTHS = st.integers(1, 400)
 WINDOW_SIZES = st.integers(1, 60).flatmap(
     lambda window: st.tuples(st.just(window), st.integers(0, window // 2))
@@ -184,9 +186,9 @@ def test_impossible_windows_are_refused(window, overlap):
 def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="0 or more"):
         plan_windows(-1, 10, 2)
-    with pytest.raises(ValueError, match="outside a sequence"):
+    with pytest.raises(ValueError, match="is outside a sequence"):
         slice_window(np.zeros(0), 0, 10)
-    with pytest.raises(ValueError, match="outside a sequence"):
+    with pytest.raises(ValueError, match="is outside a sequence"):
         slice_window(np.zeros(20), 10, 10, size=2)
     with pytest.raises(ValueError, match="at least one token"):
         split_windows(np.zeros(5), [], 10)

@@ -7,6 +7,8 @@ from tiny_models import shared_tiny_pipeline, shared_tiny_preset
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.benchmarks import continuation as pipeline
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def preset():

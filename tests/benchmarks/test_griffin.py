@@ -6,6 +6,8 @@ from keras_speechssm.benchmarks import griffin
 from keras_speechssm.benchmarks import griffin as measurement
 from keras_speechssm.benchmarks.measurement import format_table, plot_rates
 
+pytestmark = pytest.mark.any_backend
+
 LIMITS = {"flops": 1e11, "bytes_per_second": 1e10}
 
 

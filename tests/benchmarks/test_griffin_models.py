@@ -4,6 +4,8 @@ import pytest
 from keras_speechssm.benchmarks.griffin import PEERS, bench_train, installed, measure
 from keras_speechssm.benchmarks.peers import IMPLEMENTATIONS, GriffinSize
 
+pytestmark = pytest.mark.any_backend
+
 TINY = dict(
     num_layers=3,
     hidden_dim=16,

@@ -1,6 +1,10 @@
 import itertools
 
+import pytest
+
 from keras_speechssm.benchmarks import measurement as machine
+
+pytestmark = pytest.mark.any_backend
 
 
 def test_machine_names_cores_memory_and_versions():

@@ -5,6 +5,8 @@ import pytest
 
 from keras_speechssm.benchmarks.measurement import peak_memory_mib, resident_memory_mib
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="this system does not tell")
 def test_memory_follows_what_is_held():

@@ -4,6 +4,8 @@ import pytest
 
 from keras_speechssm.benchmarks import throughput
 
+pytestmark = pytest.mark.any_backend
+
 TINY = dict(num_layers=3, hidden_dim=8, intermediate_dim=12, num_heads=2, vocabulary_size=16)
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks import tpu_compile as tpu
 
+pytestmark = pytest.mark.any_backend
+
 TINY = dict(
     num_layers=3,
     hidden_dim=256,

@@ -6,6 +6,8 @@ import pytest
 
 from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_audio_is_found_below_every_folder_once_and_sorted(tmp_path):
     for name in ("b/z.wav", "b/a.FLAC", "a/deep/er/x.mp3", "c/y.ogg"):

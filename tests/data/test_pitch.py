@@ -5,6 +5,8 @@ import pytest
 
 from keras_speechssm.data.pitch import measure_pitch
 
+pytestmark = pytest.mark.any_backend
+
 HOP = 80
 
 

@@ -19,6 +19,8 @@ from keras_speechssm.data.prepare import prepare_sequences
 from keras_speechssm.data.token_store import SequenceStore
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 
+pytestmark = pytest.mark.any_backend
+
 SECONDS = [2.0, 7.3, 4.0, 1.5, 3.2, 0.7]
 
 

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from keras_speechssm.data.segmentation import cut_at_pauses, cut_at_turns, monologue_spans
 from keras_speechssm.shapes import SAMPLE_RATE
 
+pytestmark = pytest.mark.any_backend
+
 
 def covers(spans, duration):
     ends = [0.0] + [stop for _, stop in spans]

@@ -16,6 +16,8 @@ from keras_speechssm.data.token_store import (
     write_store_manifest,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def make_store(folder, vocabulary_size=70_000, shards=((3, 5), (), (2,))):
     rng = np.random.default_rng(0)

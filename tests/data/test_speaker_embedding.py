@@ -3,6 +3,8 @@ import pytest
 
 from keras_speechssm.data.speaker_embedding import open_speaker_embedder
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture(scope="module")
 def verifier(tmp_path_factory):

@@ -17,6 +17,8 @@ from keras_speechssm.data.token_store import (
     write_tokens,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -7,6 +7,8 @@ from keras_speechssm.audio.io import read_audio
 from keras_speechssm.data.segmentation import join_speech, speech_turns
 from keras_speechssm.shapes import SAMPLE_RATE
 
+pytestmark = pytest.mark.any_backend
+
 PROMPT = Path(__file__).resolve().parents[2] / "examples" / "prompt.flac"
 
 

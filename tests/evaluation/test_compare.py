@@ -16,6 +16,8 @@ from keras_speechssm.evaluation.models.judges import LikelihoodJudge
 from keras_speechssm.evaluation.models.mean_opinion_score import minute_spans
 from keras_speechssm.files import run_lock
 
+pytestmark = pytest.mark.any_backend
+
 PROMPT = ["sea"] * 2
 TRUE = ["sea", "ship", "gull"] * 4
 

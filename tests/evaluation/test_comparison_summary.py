@@ -5,6 +5,8 @@ pytest.importorskip("scipy")
 
 from keras_speechssm.evaluation.compare import has_failed, summarize
 
+pytestmark = pytest.mark.any_backend
+
 
 def minute(**changes):
     return {

@@ -11,6 +11,8 @@ from keras_speechssm.evaluation.compare import has_failed
 from keras_speechssm.evaluation.models.mean_opinion_score import minute_spans
 from keras_speechssm.evaluation.models.transcribers import Word
 
+pytestmark = pytest.mark.any_backend
+
 
 def whole(waveform):
     """Speech from the first to the last sample that is not silent."""

@@ -14,6 +14,8 @@ from keras_speechssm.evaluation.listening_test import (
     write_sheets,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def clips():
     return [

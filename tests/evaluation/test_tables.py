@@ -2,6 +2,8 @@ import pytest
 
 from keras_speechssm.evaluation.listening_test import read_table
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.mark.parametrize(
     "text",

@@ -5,6 +5,8 @@ import pytest
 from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.training.config import check_crops, check_model_config, check_schedule
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.mark.parametrize("value", [1, 2.5, None])
 def test_what_is_in_range_passes(value):

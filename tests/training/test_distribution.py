@@ -13,6 +13,8 @@ import pytest
 from keras_speechssm.data.token_store import finish_token_folder, write_tokens
 from keras_speechssm.training.speech_lm import train_speech_lm
 
+pytestmark = pytest.mark.any_backend
+
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution on JAX")
 
 TRAIN = """

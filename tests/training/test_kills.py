@@ -15,6 +15,8 @@ import pytest
 from keras_speechssm.data.token_store import finish_token_folder, write_tokens
 from keras_speechssm.training.callbacks import read_metrics
 
+pytestmark = pytest.mark.any_backend
+
 TRAIN = """
 import sys
 from keras_speechssm.training.speech_lm import train_speech_lm

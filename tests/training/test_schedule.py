@@ -6,6 +6,8 @@ import pytest
 
 from keras_speechssm.training.callbacks import Budget, LearningRate
 
+pytestmark = pytest.mark.any_backend
+
 
 def write_seconds(folder, seconds):
     lines = [json.dumps({"step": 1, "seconds": value, "loss": 1.0}) for value in seconds]

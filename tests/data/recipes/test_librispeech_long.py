@@ -7,6 +7,8 @@ from keras_speechssm.data.recipes.librispeech_long import (
     read_librispeech_long,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def add_example(root, split, speaker, chapter, number, seconds, text="SOME WORDS"):
     folder = root / split / speaker / chapter

@@ -24,6 +24,8 @@ from keras_speechssm.data.recipes.stories.story_parser import (
     parse_transcript,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture(scope="module")
 def stories():

@@ -4,6 +4,8 @@ from hypothesis import strategies as st
 
 from keras_speechssm.evaluation.metrics.repetition import auto_bleu, self_overlap, slamkit_auto_bleu
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_definitions_differ_on_the_the_the():
     words = "the the the".split()

@@ -9,6 +9,8 @@ from keras_speechssm.evaluation.metrics.confidence_intervals import (
     proportion_interval,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_student_s_interval_by_hand():
     found = mean_interval([1.0, 2.0, 3.0], confidence=0.95)

@@ -2,6 +2,8 @@ import pytest
 
 from keras_speechssm.evaluation.metrics.silence import non_speech_fraction
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_share_by_hand():
     turns = [(0.0, 30.0), (50.0, 70.0)]

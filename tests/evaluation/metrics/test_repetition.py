@@ -8,6 +8,8 @@ from keras_speechssm.evaluation.metrics.repetition import (
     repetition_over_time,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_a_loop_repeats_and_a_text_does_not():
     assert repeated_fraction(list("abcdefgh")) == 0.0

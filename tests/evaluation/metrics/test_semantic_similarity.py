@@ -3,6 +3,8 @@ import pytest
 
 from keras_speechssm.evaluation.metrics.similarity import semantic_coherence, semantic_similarity
 
+pytestmark = pytest.mark.any_backend
+
 WORDS = ["dog", "cat", "sea"]
 
 

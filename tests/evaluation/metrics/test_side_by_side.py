@@ -10,6 +10,8 @@ from keras_speechssm.evaluation.metrics.side_by_side import (
     win_rates,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.mark.parametrize(
     ("reply", "verdict"),

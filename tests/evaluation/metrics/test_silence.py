@@ -3,6 +3,8 @@ import pytest
 
 from keras_speechssm.evaluation.metrics.silence import silence_fraction
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_share_of_each_stretch():
     tone = 0.3 * np.sin(np.arange(16000) * 0.2)

@@ -4,6 +4,8 @@ import pytest
 
 from keras_speechssm.evaluation.metrics.transcript_perplexity import transcript_perplexity
 
+pytestmark = pytest.mark.any_backend
+
 
 class Model:
     name, unit = "letters", "word"

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from keras_speechssm.evaluation.metrics.word_cover import mean_word_cover, shuffle_runs, word_cover
 
+pytestmark = pytest.mark.any_backend
+
 LEXICON = frozenset({("a", "b"), ("b", "c", "a"), ("c", "c"), ("a", "b", "c", "a")})
 
 

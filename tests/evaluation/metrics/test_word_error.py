@@ -9,6 +9,8 @@ from keras_speechssm.evaluation.metrics.word_error import (
     word_error_rate,
 )
 
+pytestmark = pytest.mark.any_backend
+
 pytest.importorskip("rapidfuzz")
 
 

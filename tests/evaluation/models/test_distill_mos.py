@@ -11,6 +11,8 @@ from keras_speechssm.evaluation.models.distill_mos import (
     cut_windows,
 )
 
+pytestmark = pytest.mark.any_backend
+
 PROMPT = Path(__file__).parents[3] / "examples" / "prompt.flac"
 
 

@@ -15,6 +15,8 @@ from keras_speechssm.evaluation.models.judges import (
     LikelihoodJudge,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 class Service(BaseHTTPRequestHandler):
     replies: list = []

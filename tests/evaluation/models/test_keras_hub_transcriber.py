@@ -7,6 +7,8 @@ from keras_speechssm.evaluation.models.keras_hub_transcriber import (
     KerasHubWhisper,
 )
 
+pytestmark = pytest.mark.any_backend
+
 SPECIAL = ["<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"]
 SPECIAL += ["<|transcribe|>", "<|translate|>", "<|en|>"]
 

@@ -5,6 +5,8 @@ import pytest
 from keras_speechssm.data.corpora import PHONEMES
 from keras_speechssm.evaluation.models.lexicon import load_lexicon, parse_lexicon, pronounce_words
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_common_words_are_pronounced_in_known_phonemes():
     words = load_lexicon()

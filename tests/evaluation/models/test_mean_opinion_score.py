@@ -7,6 +7,8 @@ from keras_speechssm.evaluation.models.mean_opinion_score import (
     naturalness_over_time,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_one_span_of_five_seconds_lies_in_each_of_the_papers_minutes():
     for number in range(50):

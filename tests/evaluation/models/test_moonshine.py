@@ -13,6 +13,8 @@ from keras_speechssm.evaluation.models.moonshine import (
     read_tokenizer,
 )
 
+pytestmark = pytest.mark.any_backend
+
 PROMPT = Path(__file__).parents[3] / "examples" / "prompt.flac"
 SPACE = "\u2581".encode()
 

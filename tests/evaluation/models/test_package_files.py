@@ -4,6 +4,8 @@ import pytest
 
 from keras_speechssm.evaluation.models.package_files import package_file
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):

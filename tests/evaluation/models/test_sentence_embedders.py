@@ -3,6 +3,8 @@ import pytest
 
 from keras_speechssm.evaluation.models.sentence_embedders import open_embedder
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture(scope="module")
 def embed():

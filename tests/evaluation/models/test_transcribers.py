@@ -13,6 +13,8 @@ from keras_speechssm.evaluation.models.transcribers import (
     words_to_text,
 )
 
+pytestmark = pytest.mark.any_backend
+
 PROMPT = Path(__file__).parents[3] / "examples" / "prompt.flac"
 
 

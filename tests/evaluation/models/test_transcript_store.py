@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from keras_speechssm.evaluation.models.transcribers import TranscriptStore, Word
+
+pytestmark = pytest.mark.any_backend
 
 
 class Counting:

@@ -13,6 +13,8 @@ from keras_speechssm.evaluation.models.whisper import (
     whisper_folder,
 )
 
+pytestmark = pytest.mark.any_backend
+
 PROMPT = Path(__file__).parents[3] / "examples" / "prompt.flac"
 
 

@@ -12,6 +12,8 @@ from keras_speechssm.evaluation.studies.boundaries import (
     synthesis_boundaries,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def noise(seconds, level=0.1, seed=0):
     random = np.random.default_rng(seed)

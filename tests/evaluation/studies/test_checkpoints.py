@@ -8,6 +8,8 @@ from keras_speechssm.evaluation.models.transcribers import Word
 from keras_speechssm.evaluation.studies import checkpoints as checkpoint_selection
 from keras_speechssm.evaluation.studies.checkpoints import evaluate_checkpoints
 
+pytestmark = pytest.mark.any_backend
+
 SAID = {"step-1": "sea deck sea deck", "step-2": "sea ship gull wave", "step-3": ""}
 MUTE = "step-4"
 

@@ -10,6 +10,8 @@ from keras_speechssm.evaluation.studies.resynthesis import (
     si_sdr,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def speech_like(seconds=2.0):
     time = np.arange(int(16000 * seconds)) / 16000

@@ -8,6 +8,8 @@ from keras_speechssm.evaluation.studies import intelligibility
 from keras_speechssm.evaluation.studies.intelligibility import evaluate_intelligibility, word_errors
 from tests import instruments
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_errors_are_counted_over_all_words_and_set_in_relation():
     excerpts = [

@@ -15,6 +15,8 @@ from keras_speechssm.evaluation.studies.long_form import (
 )
 from tests import instruments
 
+pytestmark = pytest.mark.any_backend
+
 MINUTE = 60 * 16000
 
 

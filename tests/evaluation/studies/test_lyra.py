@@ -5,6 +5,8 @@ from shared_data import shared_folder
 
 from keras_speechssm.evaluation.studies.lyra import evaluate_lyra_conversion
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_the_converted_codec_is_near_the_graphs(tmp_path):
     pytest.importorskip("tensorflow")

@@ -10,6 +10,8 @@ from keras_speechssm.evaluation.studies.recognized_words import (
     shuffle_tokens,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_runs_stay_whole_and_nothing_is_lost():
     tokens = np.repeat(np.arange(50) % 7, np.random.default_rng(0).integers(1, 5, 50))

@@ -10,6 +10,8 @@ from keras_speechssm.evaluation.studies.recognizer_agreement import (
     transcribe_minutes,
 )
 
+pytestmark = pytest.mark.any_backend
+
 pytest.importorskip("rapidfuzz")
 pytest.importorskip("whisper_normalizer")
 

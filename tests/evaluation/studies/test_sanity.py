@@ -14,6 +14,8 @@ from keras_speechssm.evaluation.studies.sanity import (
     read_speakers,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def speech(words=("sea", "ship", "gull", "wave", "rope", "mast", "sail")):
     waveform = fakes.speak([*words, *words])

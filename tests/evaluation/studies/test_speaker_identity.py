@@ -10,6 +10,8 @@ from keras_speechssm.evaluation.studies.speaker_identity import (
     voice_identity,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def embed(waveform):
     """A voice is the direction of the first two samples."""

@@ -10,6 +10,8 @@ from keras_speechssm.evaluation.studies.speaker_probe import (
     token_fractions,
 )
 
+pytestmark = pytest.mark.any_backend
+
 
 def one_each(speakers):
     """Excerpts of one recording a speaker."""

@@ -12,6 +12,8 @@ from keras_speechssm.evaluation.studies.word_cover import (
     read_phonemes,
 )
 
+pytestmark = pytest.mark.any_backend
+
 AA, AE, AH, AO = PHONEMES[:4]
 
 

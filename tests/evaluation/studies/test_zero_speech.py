@@ -11,6 +11,8 @@ from keras_speechssm.evaluation.studies.zero_speech import (
     score_recordings,
 )
 
+pytestmark = pytest.mark.any_backend
+
 LEXICAL = """id,filename,voice,frequency,word,phones,length,correct
 1,aa,A,4.2,brick,b r ih k,4,1
 1,ab,A,4.2,blick,b l ih k,4,0

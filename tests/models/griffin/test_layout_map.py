@@ -10,6 +10,8 @@ import pytest
 
 from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
 
+pytestmark = pytest.mark.any_backend
+
 EXPECTED = {
     "token_embedding/embeddings": ("model", "data"),
     "linear_x/kernel": ("data", "model"),

@@ -4,6 +4,8 @@ import pytest
 from keras_speechssm.audio.io import read_audio, write_audio
 from keras_speechssm.data.recipes.synthesized.perturbation import prepare_perturbed
 
+pytestmark = pytest.mark.any_backend
+
 
 def record(path):
     path.parent.mkdir(parents=True, exist_ok=True)

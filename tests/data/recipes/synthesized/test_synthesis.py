@@ -1,5 +1,6 @@
 """The synthesized corpus: plans are fair, files are whole and repeatable."""
 
+import itertools
 import json
 import os
 
@@ -9,10 +10,12 @@ import soundfile
 
 from keras_speechssm.audio.io import read_audio
 from keras_speechssm.data.corpora import find_audio, read_segments
-from keras_speechssm.data.recipes.synthesized import synthesis
+from keras_speechssm.data.recipes.synthesized import synthesis, voices
 from keras_speechssm.data.recipes.synthesized.synthesis import prepare_synthesized
 from keras_speechssm.data.recipes.synthesized.texts import read_texts
 from keras_speechssm.data.recipes.synthesized.voices import missing_programs
+
+pytestmark = pytest.mark.any_backend
 
 needs_programs = pytest.mark.skipif(
     bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}"
@@ -57,8 +60,8 @@ def contents(folder):
 
 def test_the_plan_covers_all_books_in_order_and_every_prefix_is_fair(texts, tmp_path):
     books = read_texts(texts)
-    voices = synthesis._voices(0, heldout=False)
-    plan = synthesis._plan_readings(tmp_path / "train", books, voices, 0.02, 0, 8.0)
+    crowd = synthesis._voices(0, heldout=False)
+    plan = synthesis._plan_readings(tmp_path / "train", books, crowd, 0.02, 0, 8.0)
     for count in range(1, len(plan)):
         counts = [sum(r.path.parent.name == book for r in plan[:count]) for book in books]
         assert max(counts) - min(counts) <= 1
@@ -70,9 +73,9 @@ def test_the_plan_covers_all_books_in_order_and_every_prefix_is_fair(texts, tmp_
 
 
 def test_more_hours_only_add_recordings(texts, tmp_path):
-    books, voices = read_texts(texts), synthesis._voices(0, heldout=False)
+    books, crowd = read_texts(texts), synthesis._voices(0, heldout=False)
     short, long = (
-        synthesis._plan_readings(tmp_path / "train", books, voices, hours, 0, 8.0)
+        synthesis._plan_readings(tmp_path / "train", books, crowd, hours, 0, 8.0)
         for hours in (0.01, 0.02)
     )
     assert len(short) < len(long) and long[: len(short)] == short
@@ -93,7 +96,7 @@ def test_the_corpus_is_whole_and_its_segments_fit(texts, tmp_path):
         level = 10 * np.log10(np.mean(np.square(waveform)))
         assert -27 < level < -13.5
         assert segments[0].start == 0 and segments[-1].end <= info.duration
-        for one, following in zip(segments, segments[1:], strict=False):
+        for one, following in itertools.pairwise(segments):
             assert one.end < following.start
         for segment in segments:
             assert 0.5 < segment.end - segment.start <= 12.0
@@ -194,13 +197,13 @@ def test_an_interrupt_leaves_only_whole_recordings(texts, tmp_path, monkeypatch)
 
 
 def test_bad_arguments_are_refused(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthesis, "missing_programs", lambda: ["flite"])
+    monkeypatch.setattr(voices.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="Not installed: flite"):
         prepare(texts, tmp_path / "out")
-    monkeypatch.setattr(synthesis, "missing_programs", lambda: [])
+    monkeypatch.setattr(voices.shutil, "which", lambda name: name)
     with pytest.raises(ValueError, match=r"Held-out books \['alices-adventures"):
         prepare_synthesized(texts, tmp_path / "out", 1.0)
-    with pytest.raises(ValueError, match="at least one book"):
+    with pytest.raises(ValueError, match="at least one training"):
         prepare_synthesized(texts, tmp_path / "out", 1.0, heldout_books=())
     with pytest.raises(ValueError, match="No .txt files"):
         prepare_synthesized(tmp_path / "nowhere", tmp_path / "out", 1.0)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from keras_speechssm.data.recipes.synthesized.texts import read_texts, split_text
 
+pytestmark = pytest.mark.any_backend
+
 TOKENS = (
     *("the", "Emma's", "well-known", "Mr.", "St.", "\u201cOh,\u201d", "_very_", "caf\u00e9"),
     *("over;", "why?", "go!", "--", "\u2014", "\n"),

@@ -1,4 +1,4 @@
-"""The voices: the same ones every time, held-out ones apart, and audible."""
+"""Tests of the synthetic voices."""
 
 import sys
 from dataclasses import replace
@@ -10,10 +10,15 @@ from keras_speechssm.data.corpora import PHONEMES
 from keras_speechssm.data.recipes.synthesized import voices
 from keras_speechssm.data.recipes.synthesized.voices import (
     add_reverberation,
+    check_programs,
     make_voices,
     missing_programs,
-    speak,
+    pronounce,
+    set_level,
+    text_to_speech,
 )
+
+pytestmark = pytest.mark.any_backend
 
 needs_programs = pytest.mark.skipif(
     bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}"
@@ -64,22 +69,23 @@ def test_heldout_voices_are_other_voices_not_other_settings(program):
 def test_speaking_takes_the_planned_time_and_is_repeatable(program, heldout):
     text = "The country round was pleasant, and the evening warm. They walked on together."
     for voice in make_voices(0, program, heldout)[:3]:
-        waveform = speak(text, voice).waveform
+        waveform = text_to_speech(text, voice).waveform
         assert waveform.dtype == np.float32 and waveform.ndim == 1
         assert 0.05 < np.abs(waveform).max() <= 1.5
         seconds = len(waveform) / 16_000
         assert 0.6 < seconds / (len(text) / voice.characters_per_second) < 1.6
-        np.testing.assert_array_equal(waveform, speak(text, voice).waveform)
+        np.testing.assert_array_equal(waveform, text_to_speech(text, voice).waveform)
 
 
 @needs_programs
 def test_slower_and_longer_tracts_take_longer():
     for program in ("flite", "espeak-ng"):
         voice = replace(make_voices(0, program)[0], timbre=1.0, duration_scale=1.0)
-        plain = len(speak("One two three four five.", voice).waveform)
+        plain = len(text_to_speech("One two three four five.", voice).waveform)
         slow, long = replace(voice, duration_scale=1.25), replace(voice, timbre=0.9)
         slower, longer = (
-            len(speak("One two three four five.", other).waveform) for other in (slow, long)
+            len(text_to_speech("One two three four five.", other).waveform)
+            for other in (slow, long)
         )
         assert slower > 1.1 * plain
         assert abs(longer - plain / 0.9) <= 2
@@ -89,9 +95,9 @@ def test_slower_and_longer_tracts_take_longer():
 @pytest.mark.parametrize("program", ["flite", "espeak-ng"])
 def test_phonemes_and_where_they_sound(program):
     voice = replace(make_voices(0, program)[0], timbre=1.25)
-    spoken = speak("Hello there.", voice)
+    spoken = text_to_speech("Hello there.", voice)
     assert spoken.phonemes == ("hh", "ax", "l", "ow", "dh", "eh", "r")
-    quick = speak("The quick brown fox, jumping over lazy dogs; why?", voice)
+    quick = text_to_speech("The quick brown fox, jumping over lazy dogs; why?", voice)
     assert set(quick.phonemes) <= set(PHONEMES)
     if program == "espeak-ng":
         assert spoken.phoneme_spans == ()
@@ -111,3 +117,57 @@ def test_a_failing_program_is_told():
         voices._run(
             [sys.executable, "-c", "import sys; print('no voice', file=sys.stderr); sys.exit(3)"]
         )
+
+
+needs_neural_voices = pytest.mark.skipif(
+    bool(missing_programs(("flite", "hibari", "kokoro"))),
+    reason=f"not installed: {', '.join(missing_programs(('flite', 'hibari', 'kokoro')))}",
+)
+
+
+def test_neural_voices_are_mixtures_and_scales():
+    hibari, kokoro = make_voices(0, "hibari"), make_voices(0, "kokoro")
+    assert len({voice.timbre for voice in hibari}) == len(hibari) == 3
+    assert make_voices(0, "hibari", heldout=True) == []
+    assert len({voice.base for voice in kokoro}) == len(kokoro) == 8
+    for voice in kokoro:
+        assert sum(map(float, voice.base.split())) == pytest.approx(1, abs=0.01)
+    (heldout,) = make_voices(0, "kokoro", heldout=True)
+    # The held-out style has no weight in the voices of training.
+    assert float(heldout.base.split()[len(kokoro[0].base.split())]) == 1
+    assert heldout.name not in {voice.name for voice in kokoro}
+
+
+@needs_neural_voices
+@pytest.mark.parametrize("program", ["hibari", "kokoro"])
+def test_neural_voices_speak(program):
+    text = "Anna had lost her red hat. I have found it, said Tom."
+    spoken = text_to_speech(text, make_voices(0, program)[0])
+    assert spoken.waveform.dtype == np.float32
+    assert 2 < len(spoken.waveform) / 16_000 < 8
+    assert spoken.phonemes == pronounce(text)
+    assert spoken.phoneme_spans == ()
+
+
+def test_set_level_scales_without_clipping():
+    waveform = np.sin(np.arange(16_000) / 5).astype("float32")
+    quiet = set_level(waveform, -30.0)
+    assert 10 * np.log10(np.mean(quiet**2)) == pytest.approx(-30, abs=0.01)
+    assert np.abs(set_level(waveform, 0.0)).max() == pytest.approx(0.95)
+
+
+def test_a_missing_program_is_reported_with_advice(monkeypatch):
+    monkeypatch.setattr(voices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(voices.importlib.util, "find_spec", lambda name: None)
+    assert missing_programs(voices.PROGRAMS) == list(voices.PROGRAMS)
+    with pytest.raises(ValueError, match="Not installed: flite; apt-get install flite.$"):
+        check_programs(("flite",))
+    with pytest.raises(
+        ValueError, match=r"hibari, kokoro; .*pip install 'keras-speechssm\[voices\]'"
+    ):
+        check_programs(("flite", "hibari", "kokoro"))
+
+
+def test_an_unknown_program_is_refused():
+    with pytest.raises(ValueError, match="`program` must be one of"):
+        make_voices(0, "festival")
