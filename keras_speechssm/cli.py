@@ -26,6 +26,8 @@ WRAPPED = {
     ("prepare", "librispeech-long"): "data.recipes.librispeech_long:prepare_librispeech_long",
     ("prepare", "perturbed"): "data.recipes.synthesized.perturbation:prepare_perturbed",
     ("prepare", "contrasts"): "data.recipes.contrasts:prepare_contrasts",
+    ("prepare", "stories"): "data.recipes.stories.spoken_stories:prepare_stories",
+    ("prepare", "spoken-stories"): "data.recipes.stories.spoken_stories:prepare_spoken_stories",
     ("prepare", "transcribed"): "data.recipes.transcribed:prepare_transcribed",
     ("evaluate", "codec"): "evaluation.studies.resynthesis:evaluate_codec_preset",
     ("evaluate", "lyra"): "evaluation.studies.lyra:evaluate_lyra_conversion",

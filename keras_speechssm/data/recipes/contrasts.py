@@ -1,13 +1,13 @@
-"""Small sets in the manner of sWUGGY and sBLIMP, spoken by synthesizers, for where none can be had.
+"""Small spoken test sets in the manner of sWUGGY and sBLIMP, made by synthesizers.
 
-Both are written as ZeroSpeech 2021 has them (`gold.csv` and recordings), so that
+Both are written in the layout of ZeroSpeech 2021 (`gold.csv` and recordings), so that
 `speechssm evaluate zero-speech` scores them:
 
-    lexical/gold.csv     a word of the books against a word that could be one
-    syntactic/gold.csv   a sentence against the same with one word in a wrong form
+    lexical/gold.csv     a word of the books against a pseudo-word
+    syntactic/gold.csv   a sentence against the same sentence with one word in a wrong form
 
-They are easier than the real ones, whose pairs are matched by several measures, and their
-figures compare with one another only.
+They are easier than the originals, whose pairs are matched by several measures. Compare their
+scores with each other only.
 """
 
 import csv
@@ -24,12 +24,12 @@ import numpy as np
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.recipes.synthesized.texts import read_texts
 from keras_speechssm.data.recipes.synthesized.voices import (
-    Utterance,
     Voice,
+    check_programs,
     make_voices,
-    missing_programs,
     pronounce,
-    speak,
+    set_level,
+    text_to_speech,
 )
 from keras_speechssm.files import atomic_write, save_run_config
 
@@ -44,7 +44,7 @@ PLACES = "in the house|by the river|on the hill|behind the wall|near the door".s
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two texts of which the first is right, and what `gold.csv` says of both."""
+    """A correct and an incorrect text, and their further columns of `gold.csv`."""
 
     right: str
     wrong: str
@@ -52,23 +52,22 @@ class Contrast:
 
 
 def word_contrasts(books: dict[str, list[str]], count: int, seed: int = 0) -> list[Contrast]:
-    """Frequent words of the books, each against a made-up word nearest to it in likelihood.
+    """Pair frequent words of the books with pseudo-words of similar likelihood.
 
-    The made-up word differs in one or two letters, vowels for vowels and consonants for
-    consonants, occurs in no book, and its letters are about as likely to follow one another
-    (letter trigrams of the books' words).
+    A pseudo-word differs in one or two letters (vowels for vowels, consonants for consonants),
+    is not in any book, and has a similar likelihood by the letter trigrams of the books' words.
 
     Args:
-        books: from `read_texts`.
-        count: pairs.
-        seed: of the draws.
+        books: Texts of each book, from `read_texts`.
+        count: Number of pairs.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: the books have too few words that occur 20 times or more.
-        RuntimeError: flite, which tells how both are said, fails.
+        ValueError: If the books have too few words that occur 20 times or more.
+        RuntimeError: If flite, which provides the pronunciations, fails.
     """
     text = " ".join(piece for pieces in books.values() for piece in pieces)
-    # Mostly in lower case: no names. Contractions are whole words here, and no candidates.
+    # Words that are mostly in lower case, which excludes names, and no contractions.
     written = Counter(re.findall(r"[A-Za-z']+", text))
     words: Counter = Counter()
     for word, number in written.items():
@@ -86,7 +85,7 @@ def word_contrasts(books: dict[str, list[str]], count: int, seed: int = 0) -> li
     taken: set[str] = set()
     for word in rng.permutation(frequent):
         made = _made_up(str(word), words, trigrams, rng)
-        # What is said alike is no contrast: "collor".
+        # Skip words that sound the same ("collor").
         if made is None or made in taken or pronounce(made) == pronounce(str(word)):
             continue
         taken.add(made)
@@ -94,7 +93,7 @@ def word_contrasts(books: dict[str, list[str]], count: int, seed: int = 0) -> li
         contrasts.append(Contrast(str(word), made, details))
         if len(contrasts) == count:
             return contrasts
-    raise ValueError(f"The books have words for {len(contrasts)} pairs; {count} are asked.")
+    raise ValueError(f"The books have words for {len(contrasts)} pairs; expected {count}.")
 
 
 def _trigrams(word: str) -> list[str]:
@@ -103,7 +102,7 @@ def _trigrams(word: str) -> list[str]:
 
 
 def _made_up(word: str, words: Counter, trigrams: Counter, rng) -> str | None:
-    """Of forty tries the one whose trigrams are most nearly as frequent as the word's."""
+    """Return the pseudo-word of forty tries whose trigram likelihood is nearest to the word's."""
 
     def likelihood(letters: str) -> float:
         return float(np.mean([np.log(trigrams[t] + 0.1) for t in _trigrams(letters)]))
@@ -124,25 +123,23 @@ def _made_up(word: str, words: Counter, trigrams: Counter, rng) -> str | None:
 
 
 def sentence_contrasts(count: int, seed: int = 0) -> list[Contrast]:
-    """Short sentences against the same with one word in a wrong form, four kinds in turn.
+    """Pair short sentences with copies that have one word in a wrong form, in four kinds.
 
-    In each kind the right sentence is the longer one as often as the shorter one; in the one of
-    word order both are equally long.
+    In each kind the correct sentence is the longer one as often as the shorter one; pairs of
+    the kind "word-order" have equal length.
 
     Args:
-        count: pairs, up to four times as many as the smallest kind has.
-        seed: of the draws.
+        count: Number of pairs, at most four times the size of the smallest kind.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: more pairs are asked than there are.
+        ValueError: If there are fewer pairs than `count`.
     """
     rng = np.random.default_rng(seed)
     kinds = {name: rng.permutation(pairs) for name, pairs in _sentence_pairs().items()}
     smallest = min(map(len, kinds.values()))
     if count > len(kinds) * smallest:
-        raise ValueError(
-            f"There are {len(kinds) * smallest} pairs of sentences; {count} are asked."
-        )
+        raise ValueError(f"There are {len(kinds) * smallest} pairs of sentences; expected {count}.")
     names = list(kinds)
     return [
         Contrast(*map(str, kinds[name][number // len(names)]), {"type": name, "subtype": name})
@@ -152,7 +149,7 @@ def sentence_contrasts(count: int, seed: int = 0) -> list[Contrast]:
 
 
 def _sentence_pairs() -> dict[str, list[tuple[str, str]]]:
-    """All pairs (right, wrong) by kind."""
+    """Return all pairs (correct, incorrect) by kind."""
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for noun, verb, when in itertools.product(NOUNS, VERBS, WHEN):
         one, many = f"The {noun} {verb}s {when}.", f"The {noun}s {verb} {when}."
@@ -189,25 +186,26 @@ def prepare_contrasts(
     pairs: int = 200,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Writes both sets, each pair spoken by two voices; run again with the same, it goes on.
+    """Write both sets, each pair spoken by two voices.
+
+    If interrupted, run it again to resume.
 
     Args:
-        text_folder: folder of `<book>.txt`, whose words are used.
-        output_folder: gets `lexical/` and `syntactic/`.
-        pairs: of each set.
-        seed: of the draws.
+        text_folder: Folder of `<book>.txt`, whose words are used.
+        output_folder: Folder that gets `lexical/` and `syntactic/`.
+        pairs: Number of pairs of each set.
+        seed: Seed of the draws.
 
     Returns:
-        recordings of each set.
+        Number of recordings of each set.
 
     Raises:
-        ValueError: there are no texts, too few words, the folder was begun with other options or
-            texts, or flite or espeak-ng is not installed.
+        ValueError: If there are no texts or too few words, the folder was started with other
+            options or texts, or flite or espeak-ng is not installed.
     """
     if pairs < 1 or seed < 0:
-        raise ValueError(f"pairs {pairs}, seed {seed}: expected at least 1 pair, a seed from 0 on.")
-    if missing := missing_programs():
-        raise ValueError(f"Not installed: {', '.join(missing)}; apt-get install flite espeak-ng.")
+        raise ValueError(f"Expected `pairs` >= 1 and `seed` >= 0. Received: {pairs} and {seed}.")
+    check_programs()
     books = read_texts(text_folder)
     said = hashlib.sha256(repr(sorted(books.items())).encode()).hexdigest()[:16]
     sets = {
@@ -225,12 +223,14 @@ def _write_set(folder: Path, contrasts: list[Contrast], voices: Sequence[Voice])
     rows = []
     for number, contrast in enumerate(contrasts):
         for voice in voices:
-            # Right first, pair after pair: ZeroSpeech pairs sentences by their order.
+            # Correct first, pair by pair: ZeroSpeech pairs sentences by their order.
             for correct, text in ((1, contrast.right), (0, contrast.wrong)):
                 stem = f"{number:04d}-{correct}-{voice.name}"
                 path = folder / f"{stem}.wav"
                 if not path.is_file():
-                    _write_spoken(path, speak(text, voice))
+                    speech = set_level(text_to_speech(text, voice).waveform, -20.0)
+                    # Silence around it: without it a word would start inside a token.
+                    write_audio(path, np.pad(speech, 1600))
                 named = {"id": number, "filename": stem, "voice": voice.name, "correct": correct}
                 rows.append({**named, **contrast.details, "transcription": text})
     with atomic_write(folder / "gold.csv") as temporary:
@@ -239,10 +239,3 @@ def _write_set(folder: Path, contrasts: list[Contrast], voices: Sequence[Voice])
             writer.writeheader()
             writer.writerows(rows)
     return len(rows)
-
-
-def _write_spoken(path: Path, spoken: Utterance) -> None:
-    level = np.sqrt(np.mean(spoken.waveform**2)) + 1e-9
-    gain = min(0.1 / level, 0.95 / (np.abs(spoken.waveform).max() + 1e-9))
-    # Silence around it: a word cut out to its edges would begin in the middle of a token.
-    write_audio(path, np.pad(gain * spoken.waveform, 1600))

@@ -1,11 +1,11 @@
-"""Recordings whose words are known, as a corpus with phonemes: LJ Speech, say."""
+"""Recordings with transcripts, such as LJ Speech, as a corpus with phonemes."""
 
 from pathlib import Path
 
 from keras_speechssm.audio.io import read_duration
 from keras_speechssm.data.corpora import find_audio, read_segments
 from keras_speechssm.data.recipes.synthesized.texts import plain_text
-from keras_speechssm.data.recipes.synthesized.voices import missing_programs, pronounce
+from keras_speechssm.data.recipes.synthesized.voices import check_programs, pronounce
 from keras_speechssm.files import write_json
 
 
@@ -16,42 +16,38 @@ def prepare_transcribed(
     *,
     separator: str = "|",
 ) -> dict[str, int]:
-    """Links recordings into a folder, each with its words and flite's phonemes beside it.
+    """Link recordings into a folder and write words and phonemes next to each.
 
-    `speechssm train tokenizer` then learns phonemes from them too, where a recording is no
-    longer than a crop; when each sounds is not known. Run again, it goes on where it stopped,
-    and takes changed transcripts.
+    `speechssm train tokenizer` then learns phonemes from them too, if a recording is not longer
+    than a crop. The phonemes are flite's, without times. If interrupted, run it again to
+    resume; changed transcripts are updated.
 
     Args:
-        audio_folder: folder of recordings.
-        transcripts_file: a line `<name>|<text>` for each, as LJ Speech has it; of more columns
-            the last counts (its normalized text).
-        output_folder: where the links and the `.json` files go.
-        separator: between the columns.
+        audio_folder: Folder of recordings.
+        transcripts_file: One line `<name>|<text>` per recording, as in LJ Speech. If there are
+            more columns, the last one (the normalized text) is used.
+        output_folder: Folder of the links and `.json` files.
+        separator: Separator of the columns.
 
     Returns:
         `{"recordings", "without_transcript"}`.
 
     Raises:
-        ValueError: a line has no text, no recording has a transcript, two have one name, one is
-            no audio, `output_folder` lies in `audio_folder`, or flite is not installed.
+        ValueError: If a line has no text, no recording has a transcript, two recordings have
+            the same name, one is not audio, `output_folder` is inside `audio_folder`, or flite
+            is not installed.
     """
-    if "flite" in missing_programs():
-        raise ValueError(
-            "flite, which knows the phonemes, is not installed; apt-get install flite."
-        )
+    check_programs(("flite",))
     texts = _read_transcripts(Path(transcripts_file), separator)
     recordings = find_audio([audio_folder])
     known = {path.stem: path for path in recordings if path.stem in texts}
     if not known:
         raise ValueError(f"No recording in {audio_folder} has a line in {transcripts_file}.")
     if len(known) < sum(path.stem in texts for path in recordings):
-        raise ValueError(f"Two recordings in {audio_folder} have one name; names must be unique.")
+        raise ValueError(f"Two recordings in {audio_folder} have the same name.")
     output = Path(output_folder).resolve()
     if Path(audio_folder).resolve() in (output, *output.parents):
-        raise ValueError(
-            f"{output_folder} lies in {audio_folder}, of which it would become a part."
-        )
+        raise ValueError(f"{output_folder} is inside {audio_folder}; give a folder outside of it.")
     output.mkdir(parents=True, exist_ok=True)
     for name, path in known.items():
         _link(output / path.name, path.resolve())
@@ -75,13 +71,13 @@ def _read_transcripts(path: Path, separator: str) -> dict[str, str]:
 
 def _link(link: Path, target: Path) -> None:
     if link.is_symlink() and link.readlink() != target:
-        link.unlink()  # the recordings were moved
+        link.unlink()  # The recordings were moved.
     if not link.is_symlink():
         link.symlink_to(target)
 
 
 def _describe(sidecar: Path, recording: Path, text: str) -> None:
-    """Writes what is said in a recording, unless just that is written there."""
+    """Write the sidecar of a recording, unless it has the same text already."""
     if sidecar.is_file() and [s.text for s in read_segments(sidecar) or ()] == [text]:
         return
     end = round(read_duration(recording), 4)

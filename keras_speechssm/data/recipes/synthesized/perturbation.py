@@ -1,4 +1,4 @@
-"""More speakers than were recorded: recordings played faster and slower."""
+"""Speed perturbation: recordings played faster and slower."""
 
 import os
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ def prepare_perturbed(
     *,
     speeds: Sequence[float] = (0.88, 0.94, 1.06, 1.12),
 ) -> list[Path]:
-    """Writes every recording at other speeds; pitch and formants move along.
+    """Write every recording at other speeds, which shifts pitch and formants too.
 
-    To a model each speed is another speaker saying the same (Ko et al. 2015). Run again,
-    it goes on where it stopped.
+    For a model each speed is another speaker who says the same (Ko et al. 2015). If
+    interrupted, run it again to resume.
 
     Args:
-        audio_folders: folders of audio files.
-        output_folder: where the FLAC files go, one a recording and speed.
-        speeds: factors from 0.5 to 2; 1.1 is a tenth faster and higher.
+        audio_folders: Folders of recordings.
+        output_folder: Folder of the FLAC files, one per recording and speed.
+        speeds: Factors from 0.5 to 2; 1.1 is a tenth faster and higher.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        ValueError: a speed out of range, or two recordings of one name.
+        ValueError: If a speed is out of range, or two recordings have the same name.
     """
     if not speeds or not all(0.5 <= speed <= 2 for speed in speeds):
-        raise ValueError(f"speeds are {list(speeds)}; give factors from 0.5 to 2.")
+        raise ValueError(f"`speeds` must be factors from 0.5 to 2. Received: {list(speeds)}.")
     plan = {}
     for folder in map(Path, audio_folders):
         for path in find_audio([folder]):
@@ -45,6 +45,6 @@ def prepare_perturbed(
     for target, (path, speed) in plan.items():
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            # As if it had been recorded at another rate.
+            # Resample as if it had been recorded at another rate.
             write_audio(target, to_mono_16khz(read_audio(path), SAMPLE_RATE * speed))
     return list(plan)

@@ -1,14 +1,13 @@
-"""A corpus of synthesized speech: novels read aloud by flite and espeak-ng.
+"""A corpus of synthesized speech: novels read by flite and espeak-ng.
 
-Speech made this way may be given to anyone, its words and phonemes are known, and there
-is as much of it as there is text. A recording is consecutive text of one book in one
-voice, some minutes long, and the next recording of the book goes on where it ended.
-What is written:
+Synthesized speech is free to distribute, its words and phonemes are known, and there is as much
+of it as there is text. A recording is consecutive text of one book in one voice, a few minutes
+long; the next recording of the book starts where it ended. Files:
 
-    train/<book>/0000_<voice>.wav    16 kHz mono, PCM16, with 0000_<voice>.json beside it
-    heldout_books/<book>/...         books never heard in training, voices of training
-    heldout_voices/<book>/...        the same books further on, voices never heard in training
-    parallel/<sentence>_<voice>.wav  held-out sentences, each in the same voices
+    train/<book>/0000_<voice>.wav    16 kHz mono, PCM16, with 0000_<voice>.json next to it
+    heldout_books/<book>/...         books that are not in training, voices of training
+    heldout_voices/<book>/...        later parts of the same books, voices that are not in training
+    parallel/<sentence>_<voice>.wav  held-out sentences, each by the same voices
 """
 
 import hashlib
@@ -26,21 +25,22 @@ from keras_speechssm.data.recipes.synthesized.voices import (
     Utterance,
     Voice,
     add_reverberation,
+    check_programs,
     make_voices,
-    missing_programs,
-    speak,
+    set_level,
+    text_to_speech,
 )
 from keras_speechssm.files import atomic_write, save_run_config
 from keras_speechssm.shapes import SAMPLE_RATE
 
 HELDOUT_BOOKS = ("alices-adventures-in-wonderland", "the-railway-children")
-FLITE_SHARE = 0.45
+FLITE_FRACTION = 0.45
 MAX_SECONDS = 12.0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file to make: where it goes, who speaks, and the texts of its segments."""
+    """One file of the plan: its path, its voice, and the texts of its segments."""
 
     path: Path
     voice: Voice
@@ -61,61 +61,59 @@ def prepare_synthesized(
     recording_seconds: float = 240.0,
     progress: Callable[[str], None] | None = print,
 ) -> list[Path]:
-    """Has the books of a folder read aloud, as a corpus to train and to evaluate on.
+    """Synthesize the books of a folder as a corpus for training and evaluation.
 
-    The held-out parts are made first, then training data of all books in turn. A run
-    that was interrupted goes on where it was: finished files stay, and no file is ever
-    half written. The same seed gives the same files, whatever the number of workers.
+    The held-out parts are made first, then recordings of all books in turn. If interrupted,
+    run it again to resume: finished files are kept, and files are written atomically. The same
+    seed gives the same files, whatever the number of workers.
 
     Args:
-        text_folder: Folder of `<book>.txt`, one paragraph a line.
-        output_folder: Where the corpus goes; made if missing.
-        hours: About how much to make for training, in hours of speech.
-        seed: Decides voices, pauses and which voice reads what.
-        workers: How many synthesizers run at once.
-        heldout_hours: About how much for each of the two held-out parts.
-        parallel_sentences: How many held-out sentences each of some voices says.
-        parallel_voices: How many of each program's voices say them, of those that training
-            hears and as many of those that it never does: four times as many voices in all. At
-            most 12, as flite has no more that are held out, all of them one speaker's.
-        heldout_books: Names of the books that training never hears.
-        recording_seconds: About how long a recording is.
-        progress: Called with a line now and then; None for silence.
+        text_folder: Folder of `<book>.txt`, one paragraph per line.
+        output_folder: Folder of the corpus. Created if missing.
+        hours: Approximate hours of speech for training.
+        seed: Seed of voices, pauses, and the assignment of voices to texts.
+        workers: Number of synthesizers that run at once.
+        heldout_hours: Approximate hours of each of the two held-out parts.
+        parallel_sentences: Number of held-out sentences that several voices say.
+        parallel_voices: Number of each program's voices that say them, of the training voices
+            and of the held-out voices: four times as many voices in all. At most 12.
+        heldout_books: Names of the books that are not in training.
+        recording_seconds: Approximate length of a recording.
+        progress: Called with a line of text now and then; None for silence.
 
     Returns:
-        The paths of all recordings, in the order in which they were planned.
+        The paths of all recordings in the order of the plan.
 
     Raises:
         ValueError: If there are no texts, a held-out book is missing, a number is out of
-            range, the folder was begun with another seed, other books or another length of
+            range, the folder was started with another seed, other books or another length of
             recordings, or flite or espeak-ng is not installed.
     """
     if min(hours, heldout_hours, parallel_sentences) < 0 or recording_seconds <= 0:
         raise ValueError(
             f"hours {hours}, heldout_hours {heldout_hours}, recording_seconds "
-            f"{recording_seconds}: expected 0 or more hours, some seconds."
+            f"{recording_seconds}: expected 0 or more hours and more than 0 seconds."
         )
     if workers < 1 or not 1 <= parallel_voices <= 12:
         raise ValueError(
-            f"workers {workers}, parallel_voices {parallel_voices}: expected 1 or more, voices "
-            "up to 12."
+            f"workers {workers}, parallel_voices {parallel_voices}: expected 1 or more workers and "
+            "1 to 12 voices."
         )
-    if missing := missing_programs():
-        raise ValueError(f"Not installed: {', '.join(missing)}; apt-get install flite espeak-ng.")
+    check_programs()
     books = read_texts(text_folder)
     if absent := set(heldout_books) - set(books):
         raise ValueError(f"Held-out books {sorted(absent)} are not in {text_folder}.")
     heldout = {name: books.pop(name) for name in dict.fromkeys(heldout_books)}
     if not books or not heldout:
-        raise ValueError(f"{text_folder} must hold at least one book to train on, one held out.")
-    # A book that says nothing would be read again and again without end; of those that are held
-    # out each part reads a half.
+        raise ValueError(f"{text_folder} must hold at least one training and one held-out book.")
+    # An empty book would be read again and again without end. Each of the two held-out parts
+    # reads half of a held-out book.
     short = [name for name, pieces in heldout.items() if len(pieces) < 2]
     short += [name for name, pieces in books.items() if not pieces]
     if short:
-        raise ValueError(f"{short[0]}.txt in {text_folder} is too short: expected sentences.")
+        raise ValueError(f"{short[0]}.txt in {text_folder} is too short; expected sentences.")
     root = Path(output_folder)
-    # More hours only add recordings; anything else here would give others the old ones' places.
+    # More hours only add recordings. Any of these options would change existing ones.
     save_run_config(
         root,
         seed=seed,
@@ -145,9 +143,9 @@ def _plan_readings(
     seconds: float,
     starts: dict[str, int] | None = None,
 ) -> list[Recording]:
-    """Recordings of the books in turn until there are enough hours by estimate.
+    """Plan recordings of the books in turn until there are enough hours by estimate.
 
-    A book that is read to its end begins again, in other voices.
+    A book that was read to its end starts again, in other voices.
     """
     plan, planned = [], 0.0
     position = dict.fromkeys(books, 0) | (starts or {})
@@ -156,10 +154,10 @@ def _plan_readings(
         for book, pieces in books.items():
             if planned >= hours * 3600:
                 break
-            # Named by content, so that a book's recordings depend on no other book.
+            # Derived from the name, so that a book's recordings do not depend on other books.
             digest = int.from_bytes(hashlib.sha256(f"{folder.name}/{book}".encode()).digest()[:4])
             rng = np.random.default_rng((seed, digest, number))
-            program = voices[0 if rng.random() < FLITE_SHARE else 1]
+            program = voices[0 if rng.random() < FLITE_FRACTION else 1]
             voice = program[rng.integers(len(program))]
             texts, length = [], 0.0
             while length < seconds and position[book] < len(pieces):
@@ -184,7 +182,7 @@ def _plan_parallel(
     seed: int,
 ) -> list[Recording]:
     kinds = (*_voices(seed, heldout=False), *_voices(seed, heldout=True))
-    # The last tenth of the longest held-out book: no other part has its words.
+    # The last tenth of the longest held-out book, which no other part uses.
     longest = max(books.values(), key=len)
     cut = len(longest) * 9 // 10
     sentences = [piece for piece in longest[cut:] if piece[-1] in ".!?"][:num_sentences]
@@ -199,7 +197,7 @@ def _plan_parallel(
 def _plan_heldout(
     root: Path, books: dict[str, list[str]], hours: float, seed: int, seconds: float
 ) -> list[Recording]:
-    # Two parts of the held-out text before its last tenth, so that none repeats another's words.
+    # Two parts of the held-out text before its last tenth, so that parts share no text.
     first = {name: pieces[: len(pieces) // 2] for name, pieces in books.items()}
     second = {name: pieces[len(pieces) // 2 :] for name, pieces in books.items()}
     second = {name: p[: max(len(p) * 4 // 5, 1)] for name, p in second.items()}
@@ -213,7 +211,7 @@ def _file_name(voice: Voice) -> str:
 
 
 def _record_all(plan: list[Recording], workers: int, progress) -> None:
-    # The work is done by other processes, so threads are enough to keep all cores busy.
+    # Other processes do the work, so threads keep all cores busy.
     seconds = 0.0
     pool = ThreadPoolExecutor(workers)
     try:
@@ -222,12 +220,12 @@ def _record_all(plan: list[Recording], workers: int, progress) -> None:
             if progress and (number % 20 == 0 or number == len(plan)):
                 progress(f"{number}/{len(plan)} recordings, {seconds / 3600:.2f} h of speech")
     finally:
-        # After an error or an interrupt what has not begun is not begun.
+        # After an error or an interrupt, do not start what is waiting.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _record(recording: Recording) -> float:
-    """Makes one recording unless it is there, and returns its seconds."""
+    """Make one recording unless it exists, and return its seconds."""
     sidecar = recording.path.with_suffix(".json")
     if recording.path.is_file() and sidecar.is_file():
         return float(json.loads(sidecar.read_text(encoding="utf-8"))["seconds"])
@@ -236,7 +234,7 @@ def _record(recording: Recording) -> float:
     content = {"voice": recording.voice.name, "seconds": round(seconds, 4), "segments": segments}
     with atomic_write(sidecar) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
-    # The audio comes last: where it lies, its segments lie too.
+    # The audio comes last: if it exists, its segments exist too.
     write_audio(recording.path, waveform)
     return seconds
 
@@ -247,7 +245,7 @@ def _read_aloud(recording: Recording) -> tuple[np.ndarray, list[dict]]:
     queue = list(recording.texts)
     while queue:
         text = queue.pop(0)
-        spoken = speak(text, recording.voice)
+        spoken = text_to_speech(text, recording.voice)
         speech, words = spoken.waveform, text.split()
         if len(speech) > MAX_SECONDS * SAMPLE_RATE and len(words) > 1:
             middle = len(words) // 2
@@ -255,17 +253,20 @@ def _read_aloud(recording: Recording) -> tuple[np.ndarray, list[dict]]:
             continue
         pause = np.zeros(int(rng.uniform(0.05, 0.35) * SAMPLE_RATE), "float32")
         blocks += [speech, pause]
-        segments.append(_describe(text, spoken, position))
+        segments.append(describe_segment(text, spoken, position))
         position += len(speech) + len(pause)
     waveform = add_reverberation(np.concatenate(blocks), recording.voice.reverberation)
-    level = np.sqrt(np.mean(np.square(waveform))) + 1e-9
-    gain = 10 ** (recording.voice.level / 20) / level
-    gain = min(gain, 0.95 / (np.abs(waveform).max() + 1e-9))
-    return (waveform * gain).astype("float32"), segments
+    return set_level(waveform, recording.voice.level), segments
 
 
-def _describe(text: str, spoken: Utterance, position: int) -> dict:
-    """The sidecar's entry for a text that was spoken from sample `position` on."""
+def describe_segment(text: str, spoken: Utterance, position: int) -> dict:
+    """Return the sidecar's entry for a text whose speech starts at a sample.
+
+    Args:
+        text: The text.
+        spoken: What a voice made of it.
+        position: Sample of the recording at which it starts.
+    """
     start = position / SAMPLE_RATE
     return {
         "start": round(start, 4),

@@ -1,4 +1,4 @@
-"""Books as plain text: what a voice can say, in pieces of a few seconds."""
+"""Books as plain text for synthesizers: sentences, and pieces of a few seconds."""
 
 import re
 import unicodedata
@@ -6,31 +6,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def read_texts(text_folder: str | Path) -> dict[str, list[str]]:
-    """Reads `<book>.txt` files: name -> pieces of text, as `split_text` cuts them.
+def read_texts(text_folder: str | Path, as_sentences: bool = False) -> dict[str, list[str]]:
+    """Read the `<book>.txt` files of a folder.
+
+    Args:
+        text_folder: Folder of books, one paragraph per line.
+        as_sentences: Whether to return sentences of any length instead of the pieces of
+            `split_text`.
+
+    Returns:
+        The texts of each book in order.
 
     Raises:
-        ValueError: If the folder holds no `.txt`.
+        ValueError: If the folder has no `.txt` files.
     """
     paths = sorted(Path(text_folder).glob("*.txt"))
     if not paths:
-        raise ValueError(f"No .txt files in {text_folder}; expected one file a book.")
-    return {path.stem: split_text(path.read_text(encoding="utf-8")) for path in paths}
+        raise ValueError(f"No .txt files in {text_folder}; expected one file per book.")
+    split = split_sentences if as_sentences else split_text
+    return {path.stem: list(split(path.read_text(encoding="utf-8"))) for path in paths}
 
 
 def split_text(text: str, min_characters: int = 45, max_characters: int = 120) -> list[str]:
-    """Cuts text into pieces that take 2-12 s to say, at sentence ends where that is possible.
+    """Split text into pieces that take 2 to 12 s to say, at sentence ends where possible.
 
     Args:
-        text: One paragraph a line.
-        min_characters: Shorter sentences are joined to what follows them.
+        text: One paragraph per line.
+        min_characters: Shorter sentences are joined to the next one.
         max_characters: Longer sentences are cut at punctuation, or else between words.
 
     Returns:
         Plain ASCII pieces, each with at least one letter, in order.
     """
     pieces, pending = [], ""
-    for sentence in _sentences(text):
+    for sentence in split_sentences(text):
         for part in _cut_long(sentence, max_characters):
             if pending and len(pending) + 1 + len(part) > max_characters:
                 pieces.append(pending)
@@ -43,18 +52,22 @@ def split_text(text: str, min_characters: int = 45, max_characters: int = 120) -
 
 
 def plain_text(text: str) -> str:
-    """A text in ASCII: synthesizers misread other letters without a word."""
+    """Convert text to ASCII, because synthesizers silently misread other letters."""
     text = text.replace("\u2014", ", ").replace("\u2018", "'").replace("\u2019", "'")
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
-def _sentences(text: str) -> Iterator[str]:
-    text = plain_text(text)
-    for paragraph in text.splitlines():
-        # Only what a voice can say is kept: no italics, quotes, brackets or footnote marks.
+def split_sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a text in plain ASCII.
+
+    Args:
+        text: One paragraph per line.
+    """
+    for paragraph in plain_text(text).splitlines():
+        # Drop what a voice cannot say: italics, quotes, brackets, and footnote marks.
         plain = re.sub(r"[^A-Za-z0-9.,;:!?' -]", " ", paragraph.replace("--", ", "))
         plain = re.sub(r"\s+", " ", plain).replace(" ,", ",").strip(" ,;:'-")
-        # No sentence ends after a title or an initial.
+        # No sentence ends after a title.
         yield from filter(
             None, re.split(r"(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)(?<=[.!?])\s+", plain)
         )
