@@ -210,7 +210,7 @@ def test_bad_arguments_are_refused(texts, tmp_path, monkeypatch):
     for options, message in (
         ({"workers": 0}, "expected 1 or more"),
         ({"parallel_voices": 0}, "expected 1 or more"),
-        ({"parallel_voices": 13}, "up to 12"),
+        ({"parallel_voices": 13}, "1 to 12 voices"),
         ({"recording_seconds": 0.0}, "expected 0 or more hours"),
         ({"heldout_hours": -1.0}, "expected 0 or more hours"),
     ):
