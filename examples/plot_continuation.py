@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 from keras_speechssm.audio.io import read_audio
-from keras_speechssm.audio.mel import mel_filters
+from keras_speechssm.audio import mel
 from keras_speechssm.shapes import SAMPLE_RATE
 
 WINDOW, HOP, BANDS = 1024, 256, 80
@@ -17,9 +17,8 @@ WINDOW, HOP, BANDS = 1024, 256, 80
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
     """Return the log-mel spectrogram in dB (bands, frames) of a waveform (samples,)."""
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
-    power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), axis=-1)) ** 2
-    return 10 * np.log10(mel_filters(BANDS, WINDOW).T @ power.T + 1e-5)
+    power = mel.spectrogram(waveform, WINDOW, HOP, power=2.0)
+    return 10 * mel.log_mel(power, BANDS, floor=1e-5, base=10).T
 
 
 def plot(prompt: np.ndarray, continuation: np.ndarray, path: str) -> None:

@@ -1,126 +1,76 @@
-"""Speech in, more speech out: the stages in a row (SpeechSSM, sections 3 and 5).
-
-Knows the order of the stages and the arithmetic of time; what each stage does inside
-is its own affair. Everything between the stages is a plain NumPy array.
-"""
+"""`SpeechContinuation`: all models in a row, from a recording to its continuation."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_speechssm.audio.io import read_speech
+from keras_speechssm.config import draw_seed
 from keras_speechssm.models.preset_mixin import load_part
-from keras_speechssm.models.soundstorm.soundstorm import check_guidance_scale
 from keras_speechssm.presets import (
     DEFAULT_PRESET,
     PARTS,
     fetch_pipeline,
+    presets_of,
     read_json_file,
     save_parts,
 )
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
-from keras_speechssm.synthesis import WindowSynthesis
-from keras_speechssm.windows import OVERLAP, PROMPT_TOKENS, SYNTHESIS_WINDOW, StreamingWindows
+from keras_speechssm.synthesis import SynthesisConfig, Synthesizer, read_synthesis_config
+
+_VOICE_RECORDING_SECONDS = 30.0
+"""Seconds of a voice recording to tokenize: one tokenizer window."""
 
 
-def load_parts(preset: str, **parts: str | None) -> tuple[dict, dict, dict | None]:
-    """The models of a pipeline by their parts' names, its config, and its metadata.
+class Sampling(NamedTuple):
+    """Default sampling of the language model.
 
-    Args:
-        preset: the pipeline's name, folder or handle.
-        **parts: presets that give a part in place of the pipeline's own; `None` is none. The
-            metadata, which tell where weights come from, then name them.
-
-    Raises:
-        ValueError: a preset is unknown or of another part, or the parts do not fit together:
-            language model and SoundStorm need the tokenizer's vocabulary, SoundStorm the
-            levels and codes of the SoundStream.
+    Attributes:
+        temperature: Temperature; 0 takes the most likely token. Defaults to `1.0`.
+        top_k: Sample from the k most likely tokens. Defaults to `None` (all).
+        top_p: Nucleus sampling: sample from the smallest set of tokens whose probabilities sum
+            to at least `top_p`. Defaults to `None` (all).
     """
-    others = {part: os.fspath(given) for part, given in parts.items() if given}
-    # First, since a name that is wrong costs nothing then.
-    models = {part: load_part(given, part) for part, given in others.items()}
-    folder, config = fetch_pipeline(preset)
-    models = {part: models.get(part) or load_part(folder, part) for part in PARTS}
-    _check_fit(**models)
-    metadata = None
-    if (Path(folder) / "metadata.json").is_file():
-        metadata = read_json_file(Path(folder), "metadata.json")
-        metadata |= {"parts_of_other_presets": others} if others else {}
-    return models, config, metadata
 
-
-def _check_fit(semantic_tokenizer, speech_lm, soundstorm, soundstream) -> None:
-    tokens = semantic_tokenizer.vocabulary_size
-    levels = (soundstream.num_quantizers, soundstream.codebook_size)
-    for name, found, expected, what in (
-        ("speech_lm", speech_lm.backbone.vocabulary_size, tokens, "tokens"),
-        ("soundstorm", soundstorm.semantic_vocabulary_size, tokens, "tokens"),
-        ("soundstorm", soundstorm.num_levels, levels[0], "levels"),
-        ("soundstorm", soundstorm.codebook_size, levels[1], "codes"),
-    ):
-        if found != expected:
-            raise ValueError(
-                f"The {name} is of {found} {what}, the others of {expected}: train it on theirs."
-            )
-
-
-FIRST_WINDOW = 10 * TOKEN_RATE
-"""Tokens of the first window of a continuation (250, 10 s), which is soon heard."""
-
-_VOICE_SECONDS = 30.0
-"""What is tokenized of a recording whose voice is borrowed: one window of the tokenizer."""
-
-SETTINGS = (
-    "window",
-    "overlap",
-    "voice_tokens",
-    "synthesis_temperature",
-    "first_window",
-    "windows_at_once",
-    "synthesis_guidance_scale",
-    "synthesis_iterations",
-)
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
 
 
 class SpeechContinuation:
-    """Continues a recording of speech, in the same voice, for as long as you like.
+    """Continues a recording of speech in the same voice, for any length.
 
-    What is it for: the whole way from a waveform to a waveform. The prompt becomes
-    semantic tokens; the language model continues them; SoundStorm gives each window of
-    tokens the voice of the prompt's first seconds; SoundStream turns the result into
-    sound. After the prompt, memory does not grow with what has been spoken.
+    The prompt becomes semantic tokens; the language model continues them; SoundStorm gives each
+    window of tokens the voice of the prompt's first seconds; SoundStream decodes the result to a
+    waveform. After the prompt, memory does not grow with the length of the continuation.
 
     Args:
-        semantic_tokenizer: a `SemanticTokenizer`.
-        speech_lm: a `SpeechSSM`, or another model with its `stream`.
-        soundstorm: a `SoundStorm`.
-        soundstream: a `SoundStream`.
-        window: int. Tokens that are synthesized together. Defaults to `675` (27 s).
-        overlap: int. Tokens that neighboring windows share; each neighbor gives half
-            of them. Defaults to `100` (4 s).
-        voice_tokens: int. Tokens of voice prompt before each window, taken from the
-            start of the prompt. Defaults to `75` (3 s).
-        synthesis_temperature: float. Of SoundStorm's samples. Defaults to `1.0`.
-        first_window: int. Tokens of a continuation's first window, at most `window`. Defaults
-            to `250` (10 s): it is heard sooner, and has no tokens after them to look ahead to.
-        windows_at_once: int. Windows that are synthesized as one batch, where there is memory:
-            what is spoken stays the same, an accelerator is faster, and blocks come so many at
-            a time, all but the first. Defaults to `1`.
-        synthesis_guidance_scale: float. Above 1, SoundStorm's choices are drawn towards the
-            semantic tokens, for twice its work (see `SoundStorm.generate`). Defaults to `1.0`.
-        synthesis_iterations: as `iterations` of `SoundStorm.generate`. Defaults to `None`.
+        semantic_tokenizer: A `SemanticTokenizer`.
+        speech_lm: A `SpeechSSM`, or another model with its `stream`.
+        soundstorm: A `SoundStorm`.
+        soundstream: A `SoundStream`.
+        synthesis: A `SynthesisConfig`, or a dict of its settings. Defaults to `None` (the
+            default settings).
+        sampling: A `Sampling`, or a dict of its fields: the defaults of the language model's
+            `temperature`, `top_k`, and `top_p`. Defaults to `None` (temperature 1).
 
     Example:
 
     ```python
     speech = keras_speechssm.SpeechContinuation.from_preset("speech_ssm_demo_en")
-    waveform = speech.continue_speech("prompt.flac", seconds=60, seed=0)
-    for block in speech.stream("prompt.flac", seed=0):  # without end
-        play(block)
+    waveform = speech.continue_speech("examples/prompt.flac", seconds=10, seed=0)
+    for block in speech.stream("examples/prompt.flac", seed=0):  # Never ends on its own.
+        print(len(block))
+        break
     ```
+
+    Reference: SpeechSSM (Park et al. 2024), sections 3 and 5.
     """
+
+    presets = presets_of("SpeechContinuation")
 
     def __init__(
         self,
@@ -128,186 +78,234 @@ class SpeechContinuation:
         speech_lm,
         soundstorm,
         soundstream,
-        window: int = SYNTHESIS_WINDOW,
-        overlap: int = OVERLAP,
-        voice_tokens: int = PROMPT_TOKENS,
-        synthesis_temperature: float = 1.0,
-        first_window: int | None = None,
-        windows_at_once: int = 1,
-        synthesis_guidance_scale: float = 1.0,
-        synthesis_iterations: Sequence[int] | None = None,
+        synthesis: SynthesisConfig | dict | None = None,
+        sampling: Sampling | dict | None = None,
     ):
-        if first_window is None:
-            first_window = min(window, max(FIRST_WINDOW, 2 * overlap))
-        StreamingWindows(window, overlap, first_window)  # Refuses lengths that do not fit.
-        if windows_at_once < 1:
-            raise ValueError(f"windows_at_once must be at least 1, got {windows_at_once}.")
-        check_guidance_scale(synthesis_guidance_scale)
-        if voice_tokens < 1:
-            raise ValueError(f"voice_tokens must be at least 1, got {voice_tokens}.")
+        if not isinstance(synthesis, SynthesisConfig):
+            synthesis = SynthesisConfig.from_config(synthesis or {})
         self.semantic_tokenizer = semantic_tokenizer
         self.speech_lm = speech_lm
-        self.soundstorm = soundstorm
-        self.soundstream = soundstream
-        self.window = window
-        self.overlap = overlap
-        self.voice_tokens = voice_tokens
-        self.synthesis_temperature = synthesis_temperature
-        self.first_window = first_window
-        self.windows_at_once = windows_at_once
-        self.synthesis_guidance_scale = synthesis_guidance_scale
-        self.synthesis_iterations = synthesis_iterations
+        self.synthesizer = Synthesizer(soundstorm, soundstream, synthesis)
+        self.sampling = _read_sampling(sampling)
         self.metadata: dict | None = None
+
+    @property
+    def soundstorm(self):
+        """The `SoundStorm`."""
+        return self.synthesizer.soundstorm
+
+    @property
+    def soundstream(self):
+        """The `SoundStream`."""
+        return self.synthesizer.soundstream
+
+    @property
+    def synthesis(self) -> SynthesisConfig:
+        """The settings of the synthesis."""
+        return self.synthesizer.config
 
     @classmethod
     def from_preset(
         cls,
-        preset: str = DEFAULT_PRESET,
+        preset: str | os.PathLike = DEFAULT_PRESET,
         *,
-        semantic_tokenizer: str | None = None,
-        speech_lm: str | None = None,
-        soundstorm: str | None = None,
-        soundstream: str | None = None,
+        semantic_tokenizer: str | os.PathLike | None = None,
+        speech_lm: str | os.PathLike | None = None,
+        soundstorm: str | os.PathLike | None = None,
+        soundstream: str | os.PathLike | None = None,
+        dtype=None,
+        load_weights: bool = True,
+        synthesis: dict | None = None,
+        sampling: dict | None = None,
     ) -> "SpeechContinuation":
-        """Loads the four models of a pipeline preset: a name, a folder, or a handle.
+        """Load the four models and the settings of a pipeline preset.
 
         Args:
-            preset: the pipeline's.
-            semantic_tokenizer, speech_lm, soundstorm, soundstream: preset of another such
-                model, such as `preset/` of a training run, in place of the pipeline's.
-                Default to `None`.
+            preset: Name, folder, or `hf://` or `kaggle://` handle of a pipeline preset.
+            semantic_tokenizer: Preset of a model to use instead of the pipeline's, such as the
+                folder `preset/` of a training run. Defaults to `None`.
+            speech_lm: As `semantic_tokenizer`.
+            soundstorm: As `semantic_tokenizer`.
+            soundstream: As `semantic_tokenizer`.
+            dtype: Dtype policy of all four models. Defaults to `None` (Keras' default).
+            load_weights: Whether to load the weights; `False` gives random ones.
+                Defaults to `True`.
+            synthesis: Settings of `SynthesisConfig` that override those of the preset.
+            sampling: Fields of `Sampling` that override those of the preset.
 
         Raises:
-            ValueError: a preset is unknown, broken or no pipeline, or the models do not fit
-                together: two are of different tokens, levels or codes.
+            ValueError: A preset is unknown or damaged, or the models do not fit together.
         """
-        parts = (semantic_tokenizer, speech_lm, soundstorm, soundstream)
-        models, config, metadata = load_parts(preset, **dict(zip(PARTS, parts, strict=True)))
-        speech = cls(**models, **{name: config[name] for name in SETTINGS if name in config})
-        speech.metadata = metadata
+        given = dict(
+            zip(PARTS, (semantic_tokenizer, speech_lm, soundstorm, soundstream), strict=True)
+        )
+        others = {part: os.fspath(name) for part, name in given.items() if name}
+        options = {"load_weights": load_weights, **({} if dtype is None else {"dtype": dtype})}
+        # The other presets first: a wrong name then fails without loading the pipeline.
+        models = {part: load_part(name, part, **options) for part, name in others.items()}
+        folder, config = fetch_pipeline(preset)
+        for part in PARTS:
+            models[part] = models.get(part) or load_part(folder, part, **options)
+        _check_models_fit(**models)
+        settings = {**read_synthesis_config(config).get_config(), **(synthesis or {})}
+        speech = cls(
+            **models,
+            synthesis=settings,
+            sampling={**config.get("sampling", {}), **(sampling or {})},
+        )
+        if (Path(folder) / "metadata.json").is_file():
+            speech.metadata = read_json_file(Path(folder), "metadata.json")
+            speech.metadata |= {"parts_of_other_presets": others} if others else {}
         return speech
 
     def save_to_preset(self, preset_dir: str | os.PathLike, metadata: dict | None = None) -> None:
-        """Writes the four models, weights as float16, and the settings as a pipeline preset.
+        """Save the four models (weights as float16) and the settings as a pipeline preset.
 
         Args:
-            preset_dir: the folder, written whole or not at all. One that exists keeps its
-                other files, such as its model card.
-            metadata: dict of JSON values for `metadata.json`, such as the training data
-                and its licenses. Defaults to those of the preset that was loaded, if any.
+            preset_dir: Folder of the preset, written atomically. Other files in an existing
+                folder, such as a model card, are kept.
+            metadata: JSON values for `metadata.json`, such as the training data and its licenses.
+                Defaults to those of the loaded preset, if any.
         """
         models = {part: getattr(self, part) for part in PARTS}
-        settings = {name: getattr(self, name) for name in SETTINGS}
-        config = {"pipeline": "SpeechContinuation", **settings}
+        config = {
+            "pipeline": "SpeechContinuation",
+            "synthesis": self.synthesis.get_config(),
+            "sampling": self.sampling._asdict(),
+        }
         save_parts(preset_dir, models, config, self.metadata if metadata is None else metadata)
 
-    def tokenize(self, audio) -> np.ndarray:
-        """Semantic tokens int32 (time,) at 25 Hz of a path or a waveform (samples,)."""
-        return np.asarray(self.semantic_tokenizer.tokenize(read_speech(audio)), "int32")
+    def __repr__(self) -> str:
+        lines = [
+            f"  {part}={type(model).__name__}({_num_parameters(model)}),"
+            for part, model in ((part, getattr(self, part)) for part in PARTS)
+        ]
+        return "\n".join(["SpeechContinuation(", *lines, ")"])
 
-    def continue_speech(
-        self, prompt, seconds: float, seed: int | None = None, **sampling
-    ) -> np.ndarray:
-        """Speech that goes on where the prompt ends; the prompt itself is left out.
+    def summary(self, **kwargs) -> None:
+        """Print the Keras summaries of the four models and the settings.
 
         Args:
-            prompt: path of an audio file, or waveform (samples,) at 16 kHz.
-            seconds: float above 0. Length of the new speech.
-            seed: int. The same seed gives the same audio, and a longer continuation
-                begins with the shorter one. Defaults to `None`: a new one each time.
-            **sampling: `temperature`, `top_k` and `top_p`, as in `stream`.
+            **kwargs: Arguments of `keras.Model.summary`, such as `line_length` and `print_fn`.
+        """
+        for part in PARTS:
+            getattr(self, part).summary(**kwargs)
+        (kwargs.get("print_fn") or print)(f"{self!r}\n{self.synthesis}\n{self.sampling}")
+
+    # === Continue a recording ===
+
+    def continue_speech(
+        self, prompt, seconds: float, seed: int | None = None, **options
+    ) -> np.ndarray:
+        """Continue a recording. The prompt is not part of the result.
+
+        Args:
+            prompt: Path of an audio file, or waveform (samples,) or (samples, channels).
+            seconds: Length of the new speech.
+            seed: Non-negative int. The same seed gives the same audio, and a longer continuation
+                starts with the shorter one. Defaults to `None`: drawn from the generator that
+                `keras.utils.set_random_seed` seeds.
+            **options: `temperature`, `top_k`, `top_p`, and `sample_rate`; see `stream`.
 
         Returns:
             float32 (round(seconds * 16000),), in [-1, 1].
 
         Raises:
-            ValueError: `seconds` is no positive number or more than the language model can go
-                on for, or the prompt is too short, silent, not finite or no waveform.
+            ValueError: `seconds` is not positive or exceeds what the language model can continue,
+                or the prompt is too short, silent, or not audio.
         """
         if seconds is None:
-            raise ValueError("seconds is None: give a length; `stream` goes on without end.")
-        blocks = self.stream(prompt, seed=seed, seconds=seconds, **sampling)
-        return np.concatenate(list(blocks))
+            raise ValueError("seconds is None; pass a length, or use `stream` for endless speech.")
+        return np.concatenate(list(self.stream(prompt, seed=seed, seconds=seconds, **options)))
+
+    generate = continue_speech
 
     def stream(
         self,
         prompt,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seconds: float | None = None,
+        sample_rate: float = SAMPLE_RATE,
     ) -> Iterator[np.ndarray]:
-        """Blocks of the continuation as they are made, without end unless asked.
-
-        A `SpeechTransformer` ends at its `max_length`.
+        """Continue a recording block by block, in constant memory.
 
         Args:
-            prompt: path of an audio file, or waveform (samples,) at 16 kHz.
-            seed: int. Defaults to `None`: a new one each time.
-            temperature: float. Of the language model's samples. Defaults to `1.0`.
-            top_k: int. Samples among the k likeliest tokens only. Defaults to `None`.
-            top_p: float. Samples among the likeliest tokens that together have this
-                probability. Defaults to `None`.
-            seconds: float. Where to stop. Defaults to `None`: never.
+            prompt: Path of an audio file, or waveform (samples,) or (samples, channels).
+            seed: Non-negative int; see `continue_speech`. Defaults to `None`.
+            temperature: Temperature of the language model. Defaults to `None` (the preset's).
+            top_k: Sample from the k most likely tokens. Defaults to `None` (the preset's).
+            top_p: Nucleus sampling; see `Sampling`. `1.0` samples from all tokens. Defaults to
+                `None` (the preset's).
+            seconds: Length of the new speech. Defaults to `None`: endless, or up to the
+                `max_length` of a `SpeechTransformer`.
+            sample_rate: Sample rate of a waveform in Hz. Defaults to `16000`.
 
         Returns:
-            Iterator of float32 (samples,), the first of 8 s, the others of 23 s.
+            Iterator of float32 (samples,): by default blocks of 8 s, then 23 s each.
         """
-        remaining = _num_samples(seconds)
-        prompt = read_speech(prompt)
-        # The continuation starts where the prompt ends: a fraction of a token is cut
-        # from the prompt's beginning.
+        num_samples = _num_samples(seconds)
+        prompt = read_speech(prompt, sample_rate=sample_rate)
+        # Drop a fraction of a token at the beginning, so the continuation starts where the
+        # prompt ends.
         prompt = prompt[len(prompt) % SAMPLES_PER_TOKEN :]
-        seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        # Checked above, when it still had its last fraction of a token.
+        seed = draw_seed() if seed is None else seed
         tokens = np.asarray(self.semantic_tokenizer.tokenize(prompt), "int32")
         blocks = self.speech_lm.stream(
             tokens[None],
-            block_size=self.first_window + 1,  # what decides the first window, and no more
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
+            block_size=self.synthesis.first_window + 1,  # One more token completes the window.
             seed=seed,
-            **self._room(remaining, len(tokens)),
+            **self._sampling_options(temperature, top_k, top_p),
+            **self._length_limit(num_samples, len(tokens)),
         )
         new_tokens = (np.asarray(block)[0] for block in blocks)
-        windows = StreamingWindows(self.window, self.overlap, self.first_window)
-        synthesizer = self._synthesizer(self._voice(prompt, tokens))
-        return _take(synthesizer.speak(new_tokens, windows, seed), remaining)
+        voice = self.synthesizer.encode_voice(prompt, tokens)
+        return _truncate(self.synthesizer.stream(new_tokens, voice, seed), num_samples)
 
-    def _room(self, num_samples: int | None, prompt_tokens: int) -> dict:
-        """`num_tokens` for a model that goes no further, so that windows look ahead in its room."""
-        longest = getattr(self.speech_lm, "max_length", None)
-        if longest is None or num_samples is None:
-            return {}
-        room = longest - prompt_tokens
-        if num_samples > room * SAMPLES_PER_TOKEN:
-            raise ValueError(f"The language model goes on for {room / TOKEN_RATE:g} s at most.")
-        return {"num_tokens": room}
+    # === Work with tokens ===
 
-    def resynthesize(self, audio, seed: int = 0) -> np.ndarray:
-        """The recording sent through the tokens and back, in the speaker's own voice.
+    def tokenize(self, audio, sample_rate: float = SAMPLE_RATE) -> np.ndarray:
+        """Tokenize a recording.
 
         Args:
-            audio: path of an audio file, or waveform (samples,) at 16 kHz.
-            seed: int. Defaults to `0`.
+            audio: Path of an audio file, or waveform (samples,) or (samples, channels).
+            sample_rate: Sample rate of a waveform in Hz. Defaults to `16000`.
 
         Returns:
-            float32 (samples,), as long as the recording.
+            Semantic tokens, int32 (time,) at 25 Hz.
         """
-        waveform = read_speech(audio)
-        tokens = self.tokenize(waveform)
-        return self._speak(tokens, self._voice(waveform, tokens), seed)[: len(waveform)]
+        waveform = read_speech(audio, sample_rate=sample_rate)
+        return np.asarray(self.semantic_tokenizer.tokenize(waveform), "int32")
 
-    def speak_tokens(self, tokens, voice, seed: int = 0) -> np.ndarray:
-        """Semantic tokens as speech, in the voice of a recording.
+    def resynthesize(self, audio, seed: int = 0, sample_rate: float = SAMPLE_RATE) -> np.ndarray:
+        """Convert a recording to tokens and back to speech, in the speaker's own voice.
 
         Args:
-            tokens: int (time,), of this pipeline's tokenizer, at least one.
-            voice: path of an audio file, or waveform (samples,) at 16 kHz, whose first 3 s
-                give the voice.
-            seed: int. Defaults to `0`.
+            audio: Path of an audio file, or waveform (samples,) or (samples, channels).
+            seed: Non-negative int. Defaults to `0`.
+            sample_rate: Sample rate of a waveform in Hz. Defaults to `16000`.
+
+        Returns:
+            float32 (samples,) at 16 kHz, as long as the recording.
+        """
+        waveform = read_speech(audio, sample_rate=sample_rate)
+        tokens = np.asarray(self.semantic_tokenizer.tokenize(waveform), "int32")
+        voice = self.synthesizer.encode_voice(waveform, tokens)
+        return self.synthesizer(tokens, voice, seed)[: len(waveform)]
+
+    def speak_tokens(
+        self, tokens, voice, seed: int = 0, sample_rate: float = SAMPLE_RATE
+    ) -> np.ndarray:
+        """Synthesize semantic tokens in the voice of a recording.
+
+        Args:
+            tokens: int (time,), tokens of this pipeline's tokenizer, at least one.
+            voice: Path of an audio file, or waveform (samples,) or (samples, channels). Its first
+                3 s (`voice_seconds`) give the voice.
+            seed: Non-negative int. Defaults to `0`.
+            sample_rate: Sample rate of a waveform in Hz. Defaults to `16000`.
 
         Returns:
             float32 (640 * time,).
@@ -321,31 +319,68 @@ class SpeechContinuation:
             raise ValueError(
                 f"Expected tokens from 0 to {size - 1}, got {tokens.min()} to {tokens.max()}."
             )
-        tokens = tokens.astype("int32")
-        waveform = read_speech(voice, duration=_VOICE_SECONDS)
-        return self._speak(tokens, self._voice(waveform, self.tokenize(waveform)), seed)
+        waveform = read_speech(voice, _VOICE_RECORDING_SECONDS, sample_rate)
+        voice_tokens = np.asarray(self.semantic_tokenizer.tokenize(waveform), "int32")
+        prompt = self.synthesizer.encode_voice(waveform, voice_tokens)
+        return self.synthesizer(tokens.astype("int32"), prompt, seed)
 
-    def _speak(self, tokens: np.ndarray, voice: tuple, seed: int) -> np.ndarray:
-        windows = StreamingWindows(self.window, self.overlap)
-        blocks = self._synthesizer(voice).speak([tokens], windows, seed)
-        return np.concatenate(list(blocks))
+    def _sampling_options(self, temperature, top_k, top_p) -> dict:
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        options = self.sampling._asdict()
+        options |= {name: value for name, value in given.items() if value is not None}
+        if options["top_p"] == 1.0:
+            options["top_p"] = None  # Exactly all tokens, whatever their sum rounds to.
+        return options
 
-    def _voice(self, waveform: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The voice prompt: semantic (time,) and acoustic (2 time, levels) tokens."""
-        length = min(self.voice_tokens, len(waveform) // SAMPLES_PER_TOKEN)
-        acoustic = self.soundstream.encode(waveform[: length * SAMPLES_PER_TOKEN])
-        return tokens[:length], np.asarray(acoustic)
+    def _length_limit(self, num_samples: int | None, num_prompt_tokens: int) -> dict:
+        """Limit `num_tokens` for a model with a `max_length`, so that windows can look ahead."""
+        max_length = getattr(self.speech_lm, "max_length", None)
+        if max_length is None or num_samples is None:
+            return {}
+        max_new_tokens = max_length - num_prompt_tokens
+        if num_samples > max_new_tokens * SAMPLES_PER_TOKEN:
+            raise ValueError(
+                f"seconds={num_samples / SAMPLE_RATE:g} exceeds the "
+                f"{max_new_tokens / TOKEN_RATE:g} s that fit in this model's `max_length`."
+            )
+        return {"num_tokens": max_new_tokens}
 
-    def _synthesizer(self, voice: tuple) -> WindowSynthesis:
-        return WindowSynthesis(
-            self.soundstorm,
-            self.soundstream,
-            voice,
-            temperature=self.synthesis_temperature,
-            guidance_scale=self.synthesis_guidance_scale,
-            iterations=self.synthesis_iterations,
-            windows_at_once=self.windows_at_once,
+
+def _read_sampling(sampling: Sampling | dict | None) -> Sampling:
+    if isinstance(sampling, Sampling):
+        return sampling
+    if unknown := sorted(set(sampling or {}) - set(Sampling._fields)):
+        raise ValueError(
+            f"Unknown sampling setting {unknown[0]!r}; expected a subset of "
+            f"{list(Sampling._fields)}."
         )
+    return Sampling(**(sampling or {}))
+
+
+def _check_models_fit(semantic_tokenizer, speech_lm, soundstorm, soundstream) -> None:
+    vocabulary_size = semantic_tokenizer.vocabulary_size
+    for name, found in (
+        ("speech_lm", speech_lm.backbone.vocabulary_size),
+        ("soundstorm", soundstorm.semantic_vocabulary_size),
+    ):
+        if found != vocabulary_size:
+            raise ValueError(
+                f"`{name}` expects a vocabulary of {found} semantic tokens, but "
+                f"`semantic_tokenizer` has {vocabulary_size}. Use models trained with the same "
+                "tokenizer."
+            )
+    expected = (soundstorm.num_levels, soundstorm.codebook_size)
+    found = (soundstream.num_quantizers, soundstream.codebook_size)
+    if found != expected:
+        raise ValueError(
+            f"`soundstorm` expects {expected[0]} levels of {expected[1]} codes, but `soundstream` "
+            f"has {found[0]} of {found[1]}. Use models trained with the same codec."
+        )
+
+
+def _num_parameters(model) -> str:
+    count = model.count_params() if hasattr(model, "count_params") else 0
+    return f"{count:,} parameters"
 
 
 def _num_samples(seconds: float | None) -> int | None:
@@ -356,13 +391,12 @@ def _num_samples(seconds: float | None) -> int | None:
     return max(1, round(seconds * SAMPLE_RATE))
 
 
-def _take(blocks: Iterator[np.ndarray], remaining: int | None) -> Iterator[np.ndarray]:
-    """The blocks up to `remaining` samples in all; all of them for `None`."""
+def _truncate(blocks: Iterator[np.ndarray], num_samples: int | None) -> Iterator[np.ndarray]:
     for block in blocks:
-        if remaining is None:
+        if num_samples is None:
             yield block
             continue
-        yield block[:remaining]
-        remaining -= len(block)
-        if remaining <= 0:
+        yield block[:num_samples]
+        num_samples -= len(block)
+        if num_samples <= 0:
             return

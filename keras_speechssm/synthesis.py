@@ -1,109 +1,294 @@
-"""Windows of semantic tokens -> speech: SoundStorm and SoundStream, in batches."""
+"""Turn semantic tokens into speech: SoundStorm and SoundStream, window by window."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLES_PER_TOKEN
-from keras_speechssm.windows import StreamingWindows, crop_window
+from keras_speechssm.models.soundstorm.decoding import check_guidance_scale
+from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLES_PER_TOKEN, TOKEN_RATE
+from keras_speechssm.windows import (
+    FIRST_WINDOW,
+    OVERLAP,
+    PROMPT_TOKENS,
+    SYNTHESIS_WINDOW,
+    StreamingWindows,
+    Window,
+    crop_window,
+)
 
 _LENGTH_STEP = 125
-"""Windows are filled up to multiples of 5 s: few shapes, so few compilations."""
+"""Windows are padded to multiples of 5 s, so few shapes have to be compiled."""
+
+_TOKEN_SETTINGS = {
+    "window": "window_seconds",
+    "overlap": "overlap_seconds",
+    "first_window": "first_window_seconds",
+    "voice_tokens": "voice_seconds",
+}
+_RENAMED_SETTINGS = {
+    "synthesis_temperature": "temperature",
+    "synthesis_guidance_scale": "guidance_scale",
+    "synthesis_iterations": "iterations",
+    "windows_at_once": "windows_per_batch",
+}
 
 
-class WindowSynthesis:
-    """Speaks semantic tokens in one voice, window by window.
+class VoicePrompt(NamedTuple):
+    """The voice to speak in: the tokens of a short recording of it.
 
-    Args:
-        soundstorm: a `SoundStorm`.
-        soundstream: a `SoundStream`.
-        voice: semantic (prompt,) and acoustic (2 prompt, levels) tokens of the voice.
-        temperature, guidance_scale, iterations: of `SoundStorm.generate`.
-        windows_at_once: int. Windows of a batch. The first goes alone: somebody waits for it.
-
-    Source: SpeechSSM, sections 3 and 5, appendix B.1.
+    Attributes:
+        semantic_tokens: int32 (time,) at 25 Hz.
+        acoustic_tokens: int32 (2 * time, levels) at 50 Hz.
     """
 
-    def __init__(
-        self,
-        soundstorm,
-        soundstream,
-        voice: tuple,
-        temperature: float,
-        guidance_scale: float,
-        iterations: Sequence[int] | None,
-        windows_at_once: int,
-    ):
-        self.soundstorm = soundstorm
-        self.soundstream = soundstream
-        self.voice = voice
-        self.temperature = temperature
-        self.guidance_scale = guidance_scale
-        self.iterations = iterations
-        self.windows_at_once = windows_at_once
+    semantic_tokens: np.ndarray
+    acoustic_tokens: np.ndarray
 
-    def speak(
-        self, blocks: Iterable[np.ndarray], windows: StreamingWindows, seed: int
-    ) -> Iterator[np.ndarray]:
-        """Waveform blocks of token blocks; holds as many windows of tokens as a batch has.
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisConfig:
+    """Settings of the synthesis. Lengths are multiples of 0.04 s, one semantic token.
+
+    Args:
+        window_seconds: Length of a synthesis window. Defaults to `27.0`.
+        overlap_seconds: Length that neighboring windows share; each contributes half of it.
+            Defaults to `4.0`.
+        first_window_seconds: Length of the first window of a continuation. A short first window
+            reduces latency. Defaults to `None`: 10 s, but at least `2 * overlap_seconds` and at
+            most `window_seconds`.
+        voice_seconds: Length of the voice prompt before each window, taken from the beginning of
+            the prompt. Defaults to `3.0`.
+        temperature: Temperature of SoundStorm's samples. Defaults to `1.0`.
+        guidance_scale: Above 1, SoundStorm follows the semantic tokens more closely, at twice the
+            work; see `SoundStorm.generate`. Defaults to `1.0`.
+        iterations: Decoding passes for each level; see `SoundStorm.generate`. Defaults to `None`.
+        windows_per_batch: Number of windows that are synthesized as one batch. The audio is the
+            same. A larger batch is faster on accelerators, needs more memory, and makes blocks
+            arrive several at a time (except the first). Defaults to `1`.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+
+    ```python
+    config = SynthesisConfig(window_seconds=12.0, overlap_seconds=2.0, guidance_scale=2.5)
+    config.window  # 300 tokens
+    ```
+
+    Reference: SpeechSSM (Park et al. 2024), sections 3 and 5, appendix B.1.
+    """
+
+    window_seconds: float = SYNTHESIS_WINDOW / TOKEN_RATE
+    overlap_seconds: float = OVERLAP / TOKEN_RATE
+    first_window_seconds: float | None = None
+    voice_seconds: float = PROMPT_TOKENS / TOKEN_RATE
+    temperature: float = 1.0
+    guidance_scale: float = 1.0
+    iterations: Sequence[int] | None = None
+    windows_per_batch: int = 1
+
+    def __post_init__(self):
+        for name in _TOKEN_SETTINGS.values():
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 <= seconds < float("inf"):
+                raise ValueError(f"{name} is {seconds}; expected a number of seconds.")
+        self.windows()
+        if self.voice_tokens < 1:
+            raise ValueError(f"voice_seconds is {self.voice_seconds}; expected at least 0.04.")
+        if self.windows_per_batch < 1:
+            raise ValueError(f"windows_per_batch is {self.windows_per_batch}; expected at least 1.")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; expected 0 or more.")
+        check_guidance_scale(self.guidance_scale)
+        if self.iterations is not None:
+            object.__setattr__(self, "iterations", tuple(self.iterations))
+
+    @property
+    def window(self) -> int:
+        """Length of a window in tokens."""
+        return _tokens(self.window_seconds)
+
+    @property
+    def overlap(self) -> int:
+        """Number of tokens that neighboring windows share."""
+        return _tokens(self.overlap_seconds)
+
+    @property
+    def first_window(self) -> int:
+        """Length of the first window of a continuation in tokens."""
+        if self.first_window_seconds is None:
+            return min(self.window, max(FIRST_WINDOW, 2 * self.overlap))
+        return _tokens(self.first_window_seconds)
+
+    @property
+    def voice_tokens(self) -> int:
+        """Length of the voice prompt in tokens."""
+        return _tokens(self.voice_seconds)
+
+    def windows(self, streaming: bool = True) -> StreamingWindows:
+        """Start a plan of windows; with a short first window if `streaming`."""
+        return StreamingWindows(self.window, self.overlap, self.first_window if streaming else None)
+
+    def get_config(self) -> dict:
+        """Return the settings as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict) -> "SynthesisConfig":
+        """Create the settings from `get_config`, or from those of an older preset.
 
         Args:
-            blocks: int32 (time,) each, in order. If they end, the last window is as short as
-                what is left for it.
-            windows: how they are cut, fresh.
-            seed: int. A window draws its numbers with it and the window's own number.
+            config: Settings by name. Older presets have lengths in tokens (`window`, `overlap`,
+                `first_window`, `voice_tokens`), and other names for four settings.
+
+        Raises:
+            ValueError: A name is unknown, or a value is out of range.
+        """
+        settings = {}
+        for name, value in config.items():
+            if name in _TOKEN_SETTINGS:
+                name = _TOKEN_SETTINGS[name]
+                value = None if value is None else value / TOKEN_RATE
+            settings[_RENAMED_SETTINGS.get(name, name)] = value
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(settings) - set(known)):
+            raise ValueError(
+                f"Unknown synthesis setting {unknown[0]!r}; expected a subset of {known}."
+            )
+        return cls(**settings)
+
+
+def read_synthesis_config(preset_config: dict) -> SynthesisConfig:
+    """Read the synthesis settings of a pipeline preset's `config.json`, new or old."""
+    old = (*_TOKEN_SETTINGS, *_RENAMED_SETTINGS)
+    settings = {name: preset_config[name] for name in old if name in preset_config}
+    return SynthesisConfig.from_config({**settings, **preset_config.get("synthesis", {})})
+
+
+class Synthesizer:
+    """Synthesizes semantic tokens in the voice of a prompt.
+
+    Args:
+        soundstorm: A `SoundStorm`.
+        soundstream: A `SoundStream`.
+        config: A `SynthesisConfig`. Defaults to `None` (the default settings).
+
+    Example:
+
+    ```python
+    speech = keras_speechssm.SpeechContinuation.from_preset("speech_ssm_demo_en")
+    synthesizer = Synthesizer(speech.soundstorm, speech.soundstream, SynthesisConfig())
+    recording = read_speech("examples/prompt.flac")
+    tokens = speech.tokenize(recording)
+    voice = synthesizer.encode_voice(recording, tokens)
+    waveform = synthesizer(tokens, voice, seed=0)  # float32 (640 * len(tokens),)
+    ```
+
+    Reference: SpeechSSM (Park et al. 2024), sections 3 and 5, appendix B.1.
+    """
+
+    def __init__(self, soundstorm, soundstream, config: SynthesisConfig | None = None):
+        self.soundstorm = soundstorm
+        self.soundstream = soundstream
+        self.config = config or SynthesisConfig()
+
+    def encode_voice(self, waveform: np.ndarray, tokens: np.ndarray) -> VoicePrompt:
+        """Create the voice prompt from the beginning of a recording.
+
+        Args:
+            waveform: float32 (samples,) at 16 kHz.
+            tokens: int32 (time,), its semantic tokens.
+        """
+        length = min(self.config.voice_tokens, len(waveform) // SAMPLES_PER_TOKEN)
+        acoustic_tokens = self.soundstream.encode(waveform[: length * SAMPLES_PER_TOKEN])
+        return VoicePrompt(tokens[:length], np.asarray(acoustic_tokens))
+
+    def __call__(self, tokens: np.ndarray, voice: VoicePrompt, seed: int) -> np.ndarray:
+        """Synthesize a whole sequence of tokens.
+
+        Args:
+            tokens: int32 (time,), at least one.
+            voice: The voice to speak in.
+            seed: Seed of SoundStorm's samples.
 
         Returns:
-            Iterator of float32 (samples,), the kept part of each window.
+            float32 (640 * time,).
         """
-        pending, first = np.zeros(0, "int32"), 0
-        waiting, number = [], 0
+        windows = self.config.windows(streaming=False)
+        return np.concatenate(list(self._synthesize([tokens], windows, voice, seed)))
+
+    def stream(
+        self, blocks: Iterable[np.ndarray], voice: VoicePrompt, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Synthesize blocks of tokens as they arrive, in bounded memory.
+
+        Args:
+            blocks: int32 (time,) each, in order; may be endless.
+            voice: The voice to speak in.
+            seed: Seed of SoundStorm's samples. Each window draws from it and its own index.
+
+        Returns:
+            Iterator of float32 (samples,), one for each window.
+        """
+        return self._synthesize(blocks, self.config.windows(), voice, seed)
+
+    def _synthesize(self, blocks, windows: StreamingWindows, voice, seed):
+        tokens, offset = np.zeros(0, "int32"), 0  # What later windows need, and where it starts.
+        batch, index = [], 0
         for block in itertools.chain(blocks, [None]):
             length = windows.next_window
             if block is None:
-                decided = windows.finish()
+                complete = windows.finish()
             else:
-                pending = np.concatenate([pending, block])
-                decided = windows.feed(len(block))
-            for entry in decided:
-                waiting.append((pending[entry[0] - first :][:length], entry, [seed, number]))
-                number, length = number + 1, windows.window
-                # The first one alone: somebody waits for it.
-                if number == 1 or len(waiting) == self.windows_at_once:
-                    yield from self._synthesize(waiting, windows.window)
-                    waiting = []
-            pending, first = pending[windows.next_start - first :], windows.next_start
-        yield from self._synthesize(waiting, windows.window)
+                tokens = np.concatenate([tokens, block])
+                complete = windows.feed(len(block))
+            for window in complete:
+                batch.append((window, tokens[window.start - offset :][:length], [seed, index]))
+                index, length = index + 1, windows.window
+                # Synthesize the first window on its own to keep latency low.
+                if index == 1 or len(batch) == self.config.windows_per_batch:
+                    yield from self._synthesize_batch(batch, voice)
+                    batch = []
+            tokens, offset = tokens[windows.next_start - offset :], windows.next_start
+        if batch:
+            yield from self._synthesize_batch(batch, voice)
 
-    def _synthesize(self, waiting: list[tuple], window: int) -> Iterator[np.ndarray]:
-        """The kept waveforms of windows: of (tokens, entry of the plan, seeds) each."""
-        if not waiting:
-            return
-        semantic, acoustic = self.voice
-        longest = max(len(tokens) for tokens, _, _ in waiting)
-        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, window)
-        batch = np.zeros((len(waiting), longest), "int32")
-        real = np.zeros(batch.shape, bool)
-        for row, (tokens, _, _) in enumerate(waiting):
-            batch[row, : len(tokens)], real[row, : len(tokens)] = tokens, True
-        content = self.soundstorm.generate(
-            batch,
-            prompt_semantic=semantic,
-            prompt_acoustic=acoustic,
-            temperature=self.temperature,
-            guidance_scale=self.guidance_scale,
-            iterations=self.iterations,
-            seed=[int(np.random.SeedSequence(seeds).generate_state(1)[0]) for *_, seeds in waiting],
-            padding_mask=real,
-            pad_to=len(semantic) + length,
+    def _synthesize_batch(
+        self, batch: list[tuple[Window, np.ndarray, list[int]]], voice: VoicePrompt
+    ) -> Iterator[np.ndarray]:
+        """Synthesize windows, given as (window, tokens, seeds), and crop the results."""
+        longest = max(len(tokens) for _, tokens, _ in batch)
+        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.config.window)
+        semantic_tokens = np.zeros((len(batch), longest), "int32")
+        padding_mask = np.zeros(semantic_tokens.shape, bool)
+        for row, (_, tokens, _) in enumerate(batch):
+            semantic_tokens[row, : len(tokens)], padding_mask[row, : len(tokens)] = tokens, True
+        acoustic_tokens = self.soundstorm.generate(
+            semantic_tokens,
+            prompt_semantic=voice.semantic_tokens,
+            prompt_acoustic=voice.acoustic_tokens,
+            temperature=self.config.temperature,
+            guidance_scale=self.config.guidance_scale,
+            iterations=self.config.iterations,
+            seed=[int(np.random.SeedSequence(seeds).generate_state(1)[0]) for *_, seeds in batch],
+            padding_mask=padding_mask,
+            pad_to=len(voice.semantic_tokens) + length,
         )
-        # The codec is causal: what fills the window up changes nothing before it.
-        fill = FRAMES_PER_TOKEN * (length - longest)
-        prompts = np.broadcast_to(acoustic, (len(waiting), *acoustic.shape))
-        frames = np.pad(np.concatenate([prompts, content], axis=1), ((0, 0), (0, fill), (0, 0)))
-        samples = np.asarray(self.soundstream.decode(frames), "float32")
-        start = len(semantic) * SAMPLES_PER_TOKEN
-        for waveform, (tokens, entry, _) in zip(samples, waiting, strict=True):
-            spoken = waveform[start : start + len(tokens) * SAMPLES_PER_TOKEN]
-            yield crop_window(spoken, entry, SAMPLES_PER_TOKEN)
+        # The codec is causal, so padding at the end does not change what is before it.
+        padding = FRAMES_PER_TOKEN * (length - longest)
+        prompts = np.broadcast_to(voice.acoustic_tokens, (len(batch), *voice.acoustic_tokens.shape))
+        frames = np.concatenate([prompts, acoustic_tokens], axis=1)
+        frames = np.pad(frames, ((0, 0), (0, padding), (0, 0)))
+        waveforms = np.asarray(self.soundstream.decode(frames), "float32")
+        start = len(voice.semantic_tokens) * SAMPLES_PER_TOKEN
+        for waveform, (window, tokens, _) in zip(waveforms, batch, strict=True):
+            content = waveform[start : start + len(tokens) * SAMPLES_PER_TOKEN]
+            yield crop_window(content, window, SAMPLES_PER_TOKEN)
+
+
+def _tokens(seconds: float) -> int:
+    return round(seconds * TOKEN_RATE)

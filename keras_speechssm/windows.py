@@ -1,179 +1,204 @@
-"""How long inputs are cut into overlapping windows, and how the pieces are merged again.
+"""Cut long inputs into overlapping windows, and merge the results.
 
-Arithmetic only: no model, no audio file. Lengths are in tokens; `size` of a token in
-samples, frames or tokens turns the same plan into slices of any of them.
+Arithmetic only: no models and no audio files. Lengths are in tokens; the argument `size` (values
+per token) applies the same plan to samples, frames, or tokens.
 
-The paper (sections 3 and 7.3, appendix B.1) tokenizes windows of 30 s that overlap by
-4 s and cuts them together in the middle of the overlap. The last window, where it is
-short, is filled with the example's own beginning and never with silence: silence in a
-window tells the tokens before it that the end is near, and a language model trained on
-such tokens learns to stop.
+The paper (sections 3 and 7.3, appendix B.1) tokenizes windows of 30 s that overlap by 4 s, and
+cuts the results in the middle of each overlap. A last window that is too short is filled with the
+beginning of the recording, never with silence. Silence would leak the end of the recording into
+earlier tokens, and a language model trained on such tokens learns to stop.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_speechssm.shapes import TOKEN_RATE
 
 TOKENIZER_WINDOW = 30 * TOKEN_RATE
-"""Tokens in a window of the tokenizer (750, 30 s)."""
+"""Length of a tokenizer window in tokens (750 = 30 s)."""
 
 PROMPT_TOKENS = 3 * TOKEN_RATE
-"""Tokens of voice prompt at the beginning of every synthesis window (75, 3 s)."""
+"""Length of the voice prompt before each synthesis window in tokens (75 = 3 s)."""
 
 SYNTHESIS_WINDOW = TOKENIZER_WINDOW - PROMPT_TOKENS
-"""Tokens of content in a synthesis window (675, 27 s): with the prompt, 30 s."""
+"""Length of a synthesis window in tokens (675 = 27 s; 30 s with the voice prompt)."""
+
+FIRST_WINDOW = 10 * TOKEN_RATE
+"""Length of the first synthesis window in tokens (250 = 10 s); short, to reduce latency."""
 
 OVERLAP = 4 * TOKEN_RATE
-"""Tokens that neighboring windows share (100, 4 s)."""
+"""Number of tokens that neighboring windows share (100 = 4 s)."""
+
+
+class Window(NamedTuple):
+    """A window of a plan. Positions are tokens of the whole sequence.
+
+    Attributes:
+        start: Position of the first token of the window.
+        keep_start: Start of the part that this window contributes to the result.
+        keep_end: End of that part (exclusive).
+    """
+
+    start: int
+    keep_start: int
+    keep_end: int
 
 
 def plan_windows(
     num_tokens: int, window: int, overlap: int, first_window: int | None = None
-) -> list[tuple[int, int, int]]:
-    """Cuts a sequence into overlapping windows, each keeping its own part.
+) -> list[Window]:
+    """Plan overlapping windows over a sequence, each keeping its own part.
 
-    With hop H = window - overlap, window k begins at k * H. Neighbors are cut in the
-    middle of what they share, so that every kept token that is not near an end of the
-    sequence has at least `overlap // 2` tokens of context on each side.
+    With hop H = window - overlap, window k starts at k * H. Neighbors are cut in the middle of
+    their overlap, so each kept token that is not near an end of the sequence has at least
+    `overlap // 2` tokens of context on each side.
 
     Args:
-        num_tokens: Length of the sequence; 0 gives no windows.
+        num_tokens: Length of the sequence. 0 gives no windows.
         window: Length of a window.
-        overlap: How much neighbors share; at most half a window.
-        first_window: Length of the first window, from twice the overlap to `window`: a short
-            one is soon there. Defaults to `window`.
+        overlap: Number of tokens that neighbors share; at most half a window.
+        first_window: Length of the first window, from `2 * overlap` to `window`. A short first
+            window reduces latency. Defaults to `window`.
 
     Returns:
-        (start, keep_start, keep_end) for each window, as positions in the sequence. The
-        window covers [start, start + window), of which the last one may reach past the
-        end; the kept parts [keep_start, keep_end) follow each other from 0 to
-        `num_tokens` without gap.
+        A list of `Window` tuples `(start, keep_start, keep_end)`. Each window covers
+        `[start, start + window)`; the last one may extend past the end. The kept parts
+        `[keep_start, keep_end)` follow each other from 0 to `num_tokens` without gaps.
 
     Raises:
-        ValueError: If a length is out of range.
+        ValueError: A length is out of range.
+
+    Example:
+
+    ```python
+    plan_windows(16, window=10, overlap=4)  # [(0, 0, 8), (6, 8, 16)]
+    ```
     """
-    _check(window, overlap, first_window)
+    _check_lengths(window, overlap, first_window)
     if num_tokens < 0:
         raise ValueError(f"num_tokens is {num_tokens}; expected 0 or more.")
     if num_tokens == 0:
         return []
     hop = window - overlap
-    # As if the sequence had begun that much earlier, with tokens that are not there.
+    # Plan as if the sequence had started this many tokens earlier.
     missing = window - (first_window or window)
     reach = num_tokens + missing
     count = 1 if reach <= window else -(-(reach - overlap) // hop)
     starts = [max(0, k * hop - missing) for k in range(count)]
     cuts = [0, *(start + overlap // 2 for start in starts[1:]), num_tokens]
-    return [(starts[k], cuts[k], cuts[k + 1]) for k in range(count)]
+    return [Window(starts[k], cuts[k], cuts[k + 1]) for k in range(count)]
 
 
 @dataclass
 class StreamingWindows:
-    """`plan_windows` for a sequence whose end is not known yet.
+    """Plan windows over a sequence whose length is not known in advance.
 
-    Fed block by block it gives every window as soon as it is decided, that is when all
-    its tokens have come and one more, and the last ones at `finish`. Together they equal
-    `plan_windows` of the whole, whatever the blocks were.
+    `feed` returns each window as soon as it is complete, which is when one token beyond its end
+    has arrived. `finish` returns the last window. Together they equal `plan_windows` of the
+    whole sequence, for any sizes of the blocks.
+
+    Args:
+        window: Length of a window in tokens.
+        overlap: Number of tokens that neighbors share; at most half a window.
+        first_window: Length of the first window, from `2 * overlap` to `window`.
+            Defaults to `window`.
+
+    Raises:
+        ValueError: A length is out of range.
 
     Example:
 
     ```python
-    windows = StreamingWindows(window=675, overlap=100)
-    for block in blocks:
-        for start, keep_start, keep_end in windows.feed(len(block)):
-            ...
-    for start, keep_start, keep_end in windows.finish():
-        ...
+    windows = StreamingWindows(window=10, overlap=4)
+    windows.feed(9)  # []
+    windows.feed(7)  # [(0, 0, 8)]
+    windows.finish()  # [(6, 8, 16)]
     ```
-
-    Args:
-        window: Length of a window, in tokens.
-        overlap: How much neighbors share; at most half a window.
-        first_window: Length of the first window, from twice the overlap to `window`.
-            Defaults to `window`.
-
-    Raises:
-        ValueError: If a length is out of range.
     """
 
     window: int
     overlap: int
     first_window: int | None = None
     num_tokens: int = field(default=0, init=False)
-    _given: int = field(default=0, init=False)
+    _num_returned: int = field(default=0, init=False)
     _finished: bool = field(default=False, init=False)
 
     def __post_init__(self):
-        _check(self.window, self.overlap, self.first_window)
+        _check_lengths(self.window, self.overlap, self.first_window)
 
     @property
     def next_start(self) -> int:
-        """Where the next window begins: no token before it is needed any more."""
+        """Start of the next window. Earlier tokens are no longer needed."""
         missing = self.window - (self.first_window or self.window)
-        return max(0, self._given * (self.window - self.overlap) - missing)
+        return max(0, self._num_returned * (self.window - self.overlap) - missing)
 
     @property
     def next_window(self) -> int:
-        """Length of the next window, where the sequence does not end in it."""
-        return self.window if self._given else self.first_window or self.window
+        """Length of the next window if the sequence does not end in it."""
+        return self.window if self._num_returned else self.first_window or self.window
 
-    def feed(self, num_tokens: int) -> list[tuple[int, int, int]]:
-        """Tells that so many more tokens have come; returns the windows now decided.
+    def feed(self, num_tokens: int) -> list[Window]:
+        """Announce more tokens and return the windows that are now complete.
+
+        Args:
+            num_tokens: Number of tokens that have arrived since the last call.
 
         Raises:
-            ValueError: If the number is negative, or `finish` has been called.
+            ValueError: `num_tokens` is negative, or `finish` has been called.
         """
-        if self._finished:
-            raise ValueError("The stream is finished; make a new StreamingWindows for another.")
+        self._check_not_finished()
         if num_tokens < 0:
             raise ValueError(f"num_tokens is {num_tokens}; expected 0 or more.")
         self.num_tokens += num_tokens
-        decided = []
+        complete = []
         # One token beyond a window shows that it is not the last.
         while self.next_start + self.next_window < self.num_tokens:
             start, middle = self.next_start, self.overlap // 2
-            keep_start = start + middle if self._given else 0
-            self._given += 1
-            decided.append((start, keep_start, self.next_start + middle))
-        return decided
+            keep_start = start + middle if self._num_returned else 0
+            self._num_returned += 1
+            complete.append(Window(start, keep_start, self.next_start + middle))
+        return complete
 
-    def finish(self) -> list[tuple[int, int, int]]:
-        """Tells that the sequence has ended; returns the last window, if there is one.
+    def finish(self) -> list[Window]:
+        """Announce the end of the sequence and return the last window, if there is one.
 
         Raises:
-            ValueError: If it has been called before.
+            ValueError: `finish` has been called before.
         """
-        if self._finished:
-            raise ValueError("The stream is finished; make a new StreamingWindows for another.")
+        self._check_not_finished()
         self._finished = True
         plan = plan_windows(self.num_tokens, self.window, self.overlap, self.first_window)
-        return plan[self._given :]
+        return plan[self._num_returned :]
+
+    def _check_not_finished(self) -> None:
+        if self._finished:
+            raise ValueError("The stream is finished; create a new StreamingWindows.")
 
 
 def slice_window(values: np.ndarray, start: int, window: int, size: int = 1) -> np.ndarray:
-    """The content of one window, filled from the beginning where the sequence ends in it.
+    """Slice one window, filled from the beginning of the sequence where it extends past the end.
 
     Args:
-        values: The whole sequence, time on the first axis: (time * size, ...).
+        values: The whole sequence, with time on the first axis: (time * size, ...).
         start: First token of the window.
-        window: Its length in tokens.
-        size: How many of `values` one token stands for: 640 for samples at 16 kHz.
+        window: Length of the window in tokens.
+        size: Number of values per token, such as 640 for samples at 16 kHz.
 
     Returns:
-        Array (window * size, ...). What lies past the end is the sequence's own
-        beginning, again and again if it is shorter than the gap; never silence.
+        Array (window * size, ...). Positions past the end hold the beginning of the sequence,
+        repeated if necessary; never silence.
 
     Raises:
-        ValueError: If the sequence is empty or ends before the window begins.
+        ValueError: The window starts outside the sequence.
     """
     values = np.asarray(values)
     if start < 0 or start * size >= len(values):
         raise ValueError(
-            f"A window at token {start} lies outside a sequence of {len(values)} values "
-            f"({size} a token); expected a start inside it."
+            f"The window at token {start} is outside a sequence of {len(values)} values "
+            f"({size} per token); expected a start inside it."
         )
     piece = values[start * size : (start + window) * size]
     missing = window * size - len(piece)
@@ -184,42 +209,42 @@ def slice_window(values: np.ndarray, start: int, window: int, size: int = 1) -> 
 
 
 def split_windows(
-    values: np.ndarray, plan: Sequence[tuple[int, int, int]], window: int, size: int = 1
+    values: np.ndarray, plan: Sequence[Window], window: int, size: int = 1
 ) -> np.ndarray:
-    """Every window of a plan in one array, ready to be run as a batch.
+    """Stack all windows of a plan into one batch.
 
     Args:
         values: The whole sequence: (time * size, ...).
-        plan: From `plan_windows`.
+        plan: Result of `plan_windows`.
         window: Length of a window in tokens.
-        size: How many of `values` one token stands for.
+        size: Number of values per token.
 
     Returns:
-        Array (len(plan), window * size, ...), each as `slice_window` gives it.
+        Array (len(plan), window * size, ...); each row is that of `slice_window`.
 
     Raises:
-        ValueError: If the plan has no windows, or one that lies outside the sequence.
+        ValueError: The plan is empty, or a window starts outside the sequence.
     """
     if not plan:
         raise ValueError("The plan has no windows; expected a sequence of at least one token.")
     return np.stack([slice_window(values, start, window, size) for start, _, _ in plan])
 
 
-def crop_window(values: np.ndarray, entry: tuple[int, int, int], size: int = 1) -> np.ndarray:
-    """What one window contributes to the whole.
+def crop_window(values: np.ndarray, window: Window, size: int = 1) -> np.ndarray:
+    """Crop the result of a window to the part that it contributes to the whole.
 
     Args:
-        values: The window's own result: (window * size, ...).
-        entry: Its (start, keep_start, keep_end).
-        size: How many of `values` one token stands for.
+        values: Result of the window: (window * size, ...).
+        window: The `Window` of the plan.
+        size: Number of values per token.
 
     Returns:
         Array ((keep_end - keep_start) * size, ...).
 
     Raises:
-        ValueError: If the result is too short to hold the kept part.
+        ValueError: `values` is too short to contain the kept part.
     """
-    start, keep_start, keep_end = entry
+    start, keep_start, keep_end = window
     if len(values) < (keep_end - start) * size:
         raise ValueError(
             f"The window at token {start} has {len(values)} values, but its kept part ends at "
@@ -229,20 +254,20 @@ def crop_window(values: np.ndarray, entry: tuple[int, int, int], size: int = 1) 
 
 
 def merge_windows(
-    results: Sequence[np.ndarray], plan: Sequence[tuple[int, int, int]], size: int = 1
+    results: Sequence[np.ndarray], plan: Sequence[Window], size: int = 1
 ) -> np.ndarray:
-    """Joins the windows' results by a plain cut, as the paper does.
+    """Concatenate the kept parts of the windows' results.
 
     Args:
         results: One (window * size, ...) for each window of the plan.
-        plan: From `plan_windows`.
-        size: How many values one token stands for.
+        plan: Result of `plan_windows`.
+        size: Number of values per token.
 
     Returns:
         Array (num_tokens * size, ...).
 
     Raises:
-        ValueError: If there are not as many results as windows, or none.
+        ValueError: The number of results differs from the number of windows, or is 0.
     """
     if len(results) != len(plan) or not plan:
         raise ValueError(
@@ -250,11 +275,11 @@ def merge_windows(
             "and at least one."
         )
     return np.concatenate(
-        [crop_window(np.asarray(r), entry, size) for r, entry in zip(results, plan, strict=True)]
+        [crop_window(np.asarray(r), window, size) for r, window in zip(results, plan, strict=True)]
     )
 
 
-def _check(window: int, overlap: int, first_window: int | None = None) -> None:
+def _check_lengths(window: int, overlap: int, first_window: int | None = None) -> None:
     if window < 1 or overlap < 0 or 2 * overlap > window:
         raise ValueError(
             f"window {window} with overlap {overlap}: expected a window of at least 1 and an "
@@ -262,6 +287,6 @@ def _check(window: int, overlap: int, first_window: int | None = None) -> None:
         )
     if first_window is not None and not max(1, 2 * overlap) <= first_window <= window:
         raise ValueError(
-            f"first_window {first_window}: expected from {max(1, 2 * overlap)}, twice the "
-            f"overlap, to {window}, the window."
+            f"first_window {first_window}: expected a length from {max(1, 2 * overlap)} (twice "
+            f"the overlap) to {window} (the window)."
         )

@@ -2,18 +2,24 @@
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 import pytest
+import soundfile
 from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.models import GriffinBackbone, SoundStorm, SpeechSSM
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_FRAME, SAMPLES_PER_TOKEN
+from keras_speechssm.synthesis import SynthesisConfig, read_synthesis_config
 
 VOICE = 1_000_000
 SCALE = 2.0**-12
@@ -36,7 +42,8 @@ class CountingModel:
     def __init__(self):
         self.blocks_made = 0
 
-    def stream(self, token_ids, block_size=250, temperature=1.0, top_k=None, top_p=None, seed=None):
+    def stream(self, token_ids, block_size=250, **options):
+        self.options = options
         start = int(token_ids[0, -1]) + 1
         for number in itertools.count():
             self.blocks_made += 1
@@ -51,18 +58,9 @@ class RepeatingSoundStorm:
         self.windows, self.shapes, self.batches = [], set(), []
 
     def generate(
-        self,
-        tokens,
-        prompt_semantic,
-        prompt_acoustic,
-        temperature,
-        guidance_scale,
-        iterations,
-        seed,
-        padding_mask,
-        pad_to,
+        self, tokens, *, prompt_semantic, prompt_acoustic, seed, padding_mask, pad_to, **settings
     ):
-        self.settings = (temperature, guidance_scale, iterations)
+        self.settings = settings
         assert len(prompt_acoustic) == 2 * len(prompt_semantic)
         assert len(prompt_semantic) + tokens.shape[1] <= pad_to
         assert tokens.shape == padding_mask.shape and len(tokens) == len(seed)
@@ -85,9 +83,14 @@ class PaintingCodec:
         return np.repeat(tokens[:, :, 0], SAMPLES_PER_FRAME, axis=1).astype("float32") * SCALE
 
 
-def painted(**settings):
+def painted(sampling=None, soundstorm=None, **synthesis):
     return SpeechContinuation(
-        PaintedTokenizer(), CountingModel(), RepeatingSoundStorm(), PaintingCodec(), **settings
+        PaintedTokenizer(),
+        CountingModel(),
+        soundstorm or RepeatingSoundStorm(),
+        PaintingCodec(),
+        synthesis=synthesis,
+        sampling=sampling,
     )
 
 
@@ -117,35 +120,97 @@ def test_first_block_ends_at_8_seconds_and_one_every_23_after():
 
 
 @pytest.mark.parametrize("minutes, windows", [(4, 11), (16, 42)])
-@pytest.mark.parametrize("first_window", [675, 250])
-def test_number_of_windows_is_the_paper_s_or_one_more(minutes, windows, first_window):
-    speech = painted(first_window=first_window)
+@pytest.mark.parametrize("first_window_seconds", [27.0, 10.0])
+def test_number_of_windows_is_the_paper_s_or_one_more(minutes, windows, first_window_seconds):
+    speech = painted(first_window_seconds=first_window_seconds)
     for _ in speech.stream(PROMPT, seconds=60 * minutes):
         pass
-    assert len(speech.soundstorm.windows) - windows in ([0] if first_window == 675 else [0, 1])
+    extra = len(speech.soundstorm.windows) - windows
+    assert extra in ([0] if first_window_seconds == 27.0 else [0, 1])
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
-def test_windows_in_batches_say_the_same(at_once):
-    speech = painted(windows_at_once=at_once)
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_windows_in_batches_say_the_same(size):
+    speech = painted(windows_per_batch=size)
     np.testing.assert_array_equal(speech.continue_speech(PROMPT, 100), paint(251, 2500))
-    assert speech.soundstorm.batches[0] == 1  # somebody waits for it
-    assert at_once == 100 or set(speech.soundstorm.batches[1:]) == {at_once}
+    assert speech.soundstorm.batches[0] == 1  # low latency
+    assert size == 100 or set(speech.soundstorm.batches[1:]) == {size}
     np.testing.assert_array_equal(speech.resynthesize(paint(1, 1700)), paint(1, 1700))
 
 
-def test_the_settings_of_synthesis_reach_it():
-    settings = dict(
-        synthesis_temperature=0.5, synthesis_guidance_scale=2.5, synthesis_iterations=[8, 1]
-    )
+def test_the_settings_of_synthesis_reach_soundstorm():
+    settings = dict(temperature=0.5, guidance_scale=2.5, iterations=(8, 1))
     speech = painted(**settings)
     next(speech.stream(PROMPT))
-    assert speech.soundstorm.settings == tuple(settings.values())
+    assert speech.soundstorm.settings == settings
     speech = painted()
     next(speech.stream(PROMPT))
-    assert speech.soundstorm.settings == (1.0, 1.0, None)
-    with pytest.raises(ValueError, match="guidance_scale must be"):
-        painted(synthesis_guidance_scale=-1.0)
+    assert speech.soundstorm.settings == dict(temperature=1.0, guidance_scale=1.0, iterations=None)
+
+
+def test_sampling_of_the_language_model_has_defaults_that_arguments_override():
+    def options_of(sampling=None, **given):
+        speech = painted(sampling=sampling)
+        next(speech.stream(PROMPT, seed=3, **given))
+        return speech.speech_lm.options
+
+    assert options_of() == dict(temperature=1.0, top_k=None, top_p=None, seed=3)
+    defaults = {"temperature": 0.8, "top_p": 0.9}
+    assert options_of(defaults) == dict(temperature=0.8, top_k=None, top_p=0.9, seed=3)
+    found = options_of(defaults, top_p=1.0, top_k=5, temperature=0.0)
+    assert found == dict(temperature=0.0, top_k=5, top_p=None, seed=3)
+    with pytest.raises(ValueError, match="Unknown sampling setting 'beams'"):
+        painted(sampling={"beams": 3})
+
+
+def test_config_of_the_synthesis_is_in_seconds_and_reads_older_ones():
+    config = SynthesisConfig(window_seconds=12.0, overlap_seconds=2.0, iterations=[4, 1])
+    assert (config.window, config.overlap, config.first_window) == (300, 50, 250)
+    saved = json.loads(json.dumps(config.get_config()))
+    assert SynthesisConfig.from_config(saved) == config
+    defaults = SynthesisConfig()
+    assert (defaults.window, defaults.overlap) == (675, 100)
+    assert (defaults.first_window, defaults.voice_tokens) == (250, 75)
+    old = dict(
+        pipeline="SpeechContinuation",
+        parts={},
+        window=300,
+        overlap=50,
+        voice_tokens=75,
+        first_window=None,
+        windows_at_once=2,
+        synthesis_temperature=0.9,
+        synthesis_guidance_scale=2.5,
+        synthesis_iterations=[8, 1],
+    )
+    assert read_synthesis_config(old) == SynthesisConfig(
+        window_seconds=12.0,
+        overlap_seconds=2.0,
+        temperature=0.9,
+        guidance_scale=2.5,
+        iterations=(8, 1),
+        windows_per_batch=2,
+    )
+    with pytest.raises(ValueError, match="Unknown synthesis setting 'speed'"):
+        SynthesisConfig.from_config({"speed": 2})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(window_seconds=5.0), "half the window"),
+        (dict(overlap_seconds=-1.0), "overlap_seconds is -1.0"),
+        (dict(overlap_seconds=float("nan")), "overlap_seconds is nan"),
+        (dict(voice_seconds=0.0), "at least 0.04"),
+        (dict(first_window_seconds=1.0), "first_window 25"),
+        (dict(windows_per_batch=0), "windows_per_batch is 0"),
+        (dict(temperature=-1.0), "temperature is -1.0"),
+        (dict(guidance_scale=-1.0), "guidance_scale must be"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        painted(**settings)
 
 
 def test_stream_makes_no_more_tokens_than_it_needs():
@@ -159,25 +224,25 @@ class BoundedModel(CountingModel):
 
     max_length = 2048
 
-    def stream(self, token_ids, block_size=250, num_tokens=None, **sampling):
+    def stream(self, token_ids, block_size=250, num_tokens=None, **options):
         assert num_tokens is None or token_ids.shape[1] + num_tokens <= self.max_length
         for block in super().stream(token_ids, block_size):
             if num_tokens is None:
-                raise AssertionError("it goes on beyond its room")
+                raise AssertionError("it continues beyond its max_length")
             yield block[:, :num_tokens]
             num_tokens -= block.shape[1]
             if num_tokens <= 0:
                 return
 
 
-def test_a_bounded_language_model_speaks_to_the_end_of_its_room():
+def test_a_bounded_language_model_speaks_up_to_its_max_length():
     speech = painted()
     speech.speech_lm = BoundedModel()
     room = 2048 - len(PROMPT) // SAMPLES_PER_TOKEN
     for tokens in (60 * 25, room):  # the windows of the first look beyond the room
         seconds = tokens / 25
         np.testing.assert_array_equal(speech.continue_speech(PROMPT, seconds), paint(251, tokens))
-    with pytest.raises(ValueError, match=f"goes on for {room / 25:g} s"):
+    with pytest.raises(ValueError, match=f"exceeds the {room / 25:g} s that fit"):
         speech.stream(PROMPT, seconds=(room + 1) / 25)  # at once, before anything is spoken
 
 
@@ -214,7 +279,9 @@ def test_voice_prompt_is_three_seconds_or_the_whole_prompt():
 
 @pytest.mark.parametrize("window, overlap", [(10, 0), (10, 5), (11, 5), (7, 3), (300, 100)])
 def test_any_window_and_overlap(window, overlap):
-    speech = painted(window=window, overlap=overlap, voice_tokens=3)
+    seconds = dict(window_seconds=window / 25, overlap_seconds=overlap / 25)
+    speech = painted(**seconds, voice_seconds=0.12)
+    assert (speech.synthesis.window, speech.synthesis.overlap) == (window, overlap)
     np.testing.assert_array_equal(speech.continue_speech(PROMPT, 4), paint(251, 100))
     np.testing.assert_array_equal(speech.resynthesize(PROMPT), PROMPT)
 
@@ -266,13 +333,23 @@ def test_windows_draw_different_numbers_and_seeds_repeat():
             seen.extend(seed)
             return super().generate(tokens, seed=seed, **arguments)
 
-    speech = painted()
-    speech.soundstorm = Recording()
+    speech = painted(soundstorm=Recording())
     for seed in (0, 0, 1, None, None):
         speech.continue_speech(PROMPT, 30, seed=seed)
     first, again, other, fresh, fresher = (tuple(seen[i : i + 2]) for i in range(0, 10, 2))
     assert first == again and first[0] != first[1]
     assert len({first, other, fresh, fresher}) == 4
+
+
+def test_the_seed_of_keras_is_honored():
+    speech = painted()
+    streams = []
+    for _ in range(2):
+        keras.utils.set_random_seed(7)
+        speech.continue_speech(PROMPT, 1)
+        streams.append(speech.speech_lm.options["seed"])
+    speech.continue_speech(PROMPT, 1)
+    assert streams[0] == streams[1] != speech.speech_lm.options["seed"]
 
 
 def test_memory_stays_bounded():
@@ -283,7 +360,7 @@ def test_memory_stays_bounded():
     for _ in range(20):
         next(stream)
         frame = stream.gi_frame.f_locals["blocks"].gi_frame
-        pending.append(len(frame.f_locals["pending"]))
+        pending.append(len(frame.f_locals["tokens"]))
     assert max(pending) <= 675 + 250
 
 
@@ -293,6 +370,7 @@ BAD_AUDIO = [
     (PROMPT[:3200], "holds 0.20 s"),
     (np.zeros(0, "float32"), "holds 0.00 s"),
     (np.ones((2, SAMPLE_RATE), "float32"), "mono"),
+    ((SAMPLE_RATE, PROMPT), "pass the array, and `sample_rate=rate`"),
 ]
 
 
@@ -309,12 +387,6 @@ def test_bad_audio_is_refused(verb, audio, message):
 def test_bad_length_is_refused(seconds):
     with pytest.raises(ValueError, match="seconds must be a positive number"):
         painted().continue_speech(PROMPT, seconds)
-
-
-@pytest.mark.parametrize("settings", [{"overlap": 400}, {"overlap": -1}, {"voice_tokens": 0}])
-def test_bad_settings_are_refused(settings):
-    with pytest.raises(ValueError):
-        painted(**settings)
 
 
 @pytest.fixture(scope="module")
@@ -362,8 +434,84 @@ def test_saved_pipeline_holds_float16_weights_and_metadata():
         assert "float32" not in kinds and "float16" in kinds
 
 
-def test_settings_of_the_preset_are_used(tiny):
-    assert (tiny.window, tiny.overlap, tiny.voice_tokens) == (50, 10, 10)
+def test_settings_of_the_preset_are_used_and_can_be_overridden(tiny):
+    settings = tiny.synthesis
+    assert (settings.window, settings.overlap, settings.voice_tokens) == (50, 10, 10)
+    assert tiny.sampling == (1.0, None, None)
+    other = SpeechContinuation.from_preset(
+        shared_tiny_preset(), synthesis={"windows_per_batch": 2}, sampling={"top_p": 0.9}
+    )
+    assert (other.synthesis.window, other.synthesis.windows_per_batch) == (50, 2)
+    assert other.sampling.top_p == 0.9
+
+
+def test_a_preset_with_older_settings_loads(tmp_path, tiny, speech_like):
+    folder = shutil.copytree(shared_tiny_preset(), tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    del config["synthesis"], config["sampling"]
+    config |= {"window": 50, "overlap": 10, "voice_tokens": 10, "synthesis_temperature": 1.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    old = SpeechContinuation.from_preset(folder)
+    assert old.synthesis == tiny.synthesis and old.sampling == tiny.sampling
+
+
+def test_dtype_and_load_weights_reach_the_four_models():
+    half = SpeechContinuation.from_preset(shared_tiny_preset(), dtype="bfloat16")
+    fresh = SpeechContinuation.from_preset(shared_tiny_preset(), load_weights=False)
+    loaded = shared_tiny_pipeline()
+    for part in ("semantic_tokenizer", "speech_lm", "soundstorm", "soundstream"):
+        assert getattr(half, part).dtype_policy.compute_dtype == "bfloat16"
+        weights = [getattr(speech, part).get_weights() for speech in (fresh, loaded)]
+        assert any(np.any(a != b) for a, b in zip(*weights, strict=True))
+
+
+def test_it_shows_its_parts(tiny):
+    shown = repr(tiny)
+    for part in ("SemanticTokenizer", "SpeechSSM", "SoundStorm", "SoundStream"):
+        assert f"={part}(" in shown
+    assert f"({tiny.soundstorm.count_params():,} parameters)" in shown
+    lines = []
+    tiny.summary(print_fn=lambda line, **_: lines.append(line))
+    assert len(lines) >= 5 and shown in lines[-1] and "window_seconds=2.0" in lines[-1]
+    assert "speech_ssm_demo_en" in SpeechContinuation.presets
+
+
+def test_generate_is_continue_speech(tiny, speech_like):
+    np.testing.assert_array_equal(
+        tiny.generate(speech_like, seconds=0.5, seed=1),
+        tiny.continue_speech(speech_like, seconds=0.5, seed=1),
+    )
+
+
+def test_stereo_arrays_and_other_rates_are_converted_as_files_are(tiny, tmp_path):
+    rng = np.random.default_rng(0)
+    stereo = (0.1 * rng.standard_normal((24_000, 2))).astype("float32")
+    soundfile.write(tmp_path / "stereo.wav", stereo, 24_000, "FLOAT")
+    from_file = tiny.tokenize(tmp_path / "stereo.wav")
+    np.testing.assert_array_equal(tiny.tokenize(stereo, sample_rate=24_000), from_file)
+    assert from_file.shape == (25,)
+    assert len(tiny.resynthesize(stereo, sample_rate=24_000)) == SAMPLE_RATE
+    assert len(tiny.speak_tokens([1, 2, 3], stereo, sample_rate=24_000)) == 3 * 640
+    assert len(tiny.continue_speech(stereo, 0.5, sample_rate=24_000)) == SAMPLE_RATE // 2
+
+
+def test_programs_are_optimized_as_users_run_them(tmp_path):
+    """The whole way in a process without the XLA flag that other tests set."""
+    script = (
+        "import sys, numpy as np\n"
+        "from keras_speechssm import SpeechContinuation\n"
+        "speech = SpeechContinuation.from_preset(sys.argv[1])\n"
+        "prompt = 0.1 * np.random.default_rng(0).standard_normal(16077).astype('float32')\n"
+        "np.save(sys.argv[2], speech.continue_speech(prompt, seconds=0.5, seed=3))\n"
+    )
+    path = tmp_path / "speech.npy"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-c", script, shared_tiny_preset(), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    speech = np.load(path)
+    assert speech.shape == (SAMPLE_RATE // 2,) and np.isfinite(speech).all()
+    assert 0 < np.abs(speech).max() <= 1
 
 
 def test_parts_of_other_presets_take_the_place_of_the_pipeline_s(tmp_path):
@@ -379,7 +527,7 @@ def test_parts_of_other_presets_take_the_place_of_the_pipeline_s(tmp_path):
     others = {"soundstorm": str(tmp_path / "soundstorm")}
     assert told == {"trained": False, "parts_of_other_presets": others}
     found = SpeechContinuation.from_preset(str(tmp_path / "mine"))
-    assert (found.window, found.overlap, found.voice_tokens) == (50, 10, 10)
+    assert found.synthesis == base.synthesis
     pairs = [(found.soundstorm, soundstorm), (found.speech_lm, base.speech_lm)]
     pairs += [(found.soundstream, base.soundstream)]
     for one, other in pairs:
@@ -392,16 +540,16 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, part):
     if part == "speech_lm":
         sizes = dict(num_layers=1, hidden_dim=8, intermediate_dim=8, num_heads=2)
         model = SpeechSSM(GriffinBackbone(vocabulary_size=13, **sizes))
-        message = "The speech_lm is of 13 tokens, the others of 12"
+        message = "`speech_lm` expects a vocabulary of 13 semantic tokens, .* has 12"
     else:
         sizes = dict(num_layers=1, hidden_dim=8, num_heads=2, intermediate_dim=8)
         model = SoundStorm(12, num_levels=3, codebook_size=16, **sizes)
-        message = "The soundstorm is of 3 levels, the others of 2"
+        message = "`soundstorm` expects 3 levels of 16 codes, but `soundstream` has 2 of 16"
     other = str(tmp_path / "part")
     model.save_to_preset(other)
     with pytest.raises(ValueError, match=message):
         SpeechContinuation.from_preset(shared_tiny_preset(), **{part: other})
-    with pytest.raises(ValueError, match="which is no soundstream"):
+    with pytest.raises(ValueError, match="not a soundstream"):
         SpeechContinuation.from_preset(shared_tiny_preset(), soundstream=other)
 
 

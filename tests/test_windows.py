@@ -166,8 +166,17 @@ def test_numbers_of_the_paper():
     assert len(plan_windows(4 * 60 * 25, *tokenizer)) == 10
     four_minutes = plan_windows(4 * 60 * 25, *synthesis)
     assert len(four_minutes) == 11
-    assert [entry[1] / 25 for entry in four_minutes[1:4]] == [25, 48, 71]
+    assert [window.keep_start / 25 for window in four_minutes[1:4]] == [25, 48, 71]
     assert len(plan_windows(16 * 60 * 25, *synthesis)) == 42
+
+
+def test_windows_are_tuples_with_names():
+    plan = plan_windows(16, window=10, overlap=4)
+    assert plan == [(0, 0, 8), (6, 8, 16)]
+    assert (plan[1].start, plan[1].keep_start, plan[1].keep_end) == plan[1]
+    stream = StreamingWindows(10, 4)
+    assert stream.feed(9) == [] and stream.feed(7) == [windows.Window(0, 0, 8)]
+    assert stream.finish() == [windows.Window(6, 8, 16)]
 
 
 def test_an_empty_sequence_has_no_windows():

@@ -15,6 +15,7 @@ from keras_speechssm.models import (
     SpeechSSM,
 )
 from keras_speechssm.pipeline import SpeechContinuation
+from keras_speechssm.synthesis import SynthesisConfig
 
 VOCABULARY = 12
 LEVELS = 2
@@ -32,8 +33,6 @@ def tiny_models() -> list:
         intermediate_dim=8,
         num_phonemes=5,
         num_mels=8,
-        masked_codebook_size=8,
-        seed=0,
     )
     backbone = GriffinBackbone(
         vocabulary_size=VOCABULARY,
@@ -81,8 +80,8 @@ def tiny_gemma(vocabulary_size: int = VOCABULARY) -> keras_hub.models.GemmaBackb
 
 def save_tiny_pipeline(folder) -> str:
     """A pipeline preset of `tiny_models` with windows of two seconds."""
-    settings = {"window": 50, "overlap": 10, "voice_tokens": 10}
-    pipeline = SpeechContinuation(*tiny_models(), **settings)
+    synthesis = SynthesisConfig(window_seconds=2.0, overlap_seconds=0.4, voice_seconds=0.4)
+    pipeline = SpeechContinuation(*tiny_models(), synthesis=synthesis)
     pipeline.save_to_preset(folder, metadata={"trained": False})
     return str(folder)
 

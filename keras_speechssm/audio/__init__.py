@@ -1,1 +1,1 @@
-"""Reading, writing, and resampling audio files; mel filters."""
+"""Read, write, and resample audio files; log-mel spectra."""

@@ -1,8 +1,7 @@
-"""Audio files to waveforms and back: WAV, FLAC and OGG both ways, MP3 in.
+"""Read and write audio files: WAV, FLAC, OGG, and MP3 (read only).
 
-A waveform is float32 (samples,) in [-1, 1] at 16 kHz. What comes in, at any rate and of
-any number of channels, leaves as that or is refused in one clear line. What goes out
-appears whole under its name or not at all, and never holds NaN.
+A waveform is float32 (samples,) in [-1, 1] at 16 kHz. Recordings of any sample rate and any number
+of channels are converted to that. Output files appear atomically and never contain NaN.
 """
 
 import os
@@ -21,17 +20,18 @@ OUTPUT_FORMATS = {
     ".flac": ("FLAC", "PCM_16"),
     ".ogg": ("OGG", "VORBIS"),
 }
-"""What is written, by the ending of the file's name."""
+"""Container and sample format of the output by file extension."""
 
 MIN_PROMPT_SECONDS = 0.5
-"""Shorter recordings hold too little voice to continue or to speak in."""
+"""Minimum length of a prompt. Shorter recordings contain too little of the voice."""
 
-# libsndfile's Vorbis encoder overflows the stack on long writes, so they are cut up.
-WRITE_BLOCK = 10 * SAMPLE_RATE
+# libsndfile's Vorbis encoder overflows the stack on long writes, so they are split.
+_WRITE_BLOCK = 10 * SAMPLE_RATE
 
-# What libsndfile takes the length for where a header does not give it, as in a FLAC that was
-# written to a pipe.
-UNKNOWN_LENGTH = 2**63 - 1
+# libsndfile reports this length if the header has none, as in a FLAC file written to a pipe.
+_UNKNOWN_LENGTH = 2**63 - 1
+
+_MAX_CHANNELS = 8
 
 
 def read_audio(
@@ -42,22 +42,29 @@ def read_audio(
     min_seconds: float = 0.0,
     allow_silence: bool = True,
 ) -> np.ndarray:
-    """Reads an audio file, or a part of it, as 16 kHz mono.
+    """Read an audio file, or a part of it, as a 16 kHz mono waveform.
 
-    Only the part asked for is decoded. Channels are averaged, other rates resampled.
+    Only the requested part is decoded. Channels are averaged, and other sample rates resampled.
 
     Args:
-        path: A WAV, FLAC, OGG or MP3 file.
-        start: Where to begin, in seconds.
-        duration: How many seconds to read; less where the file ends before. None: all.
-        min_seconds: Less audio than this is refused.
-        allow_silence: Whether audio without any sound is accepted.
+        path: A WAV, FLAC, OGG, or MP3 file.
+        start: Seconds from the beginning of the file at which to start.
+        duration: Number of seconds to read; fewer if the file ends earlier. Defaults to `None`
+            (all).
+        min_seconds: Minimum length of the audio in seconds.
+        allow_silence: Whether silent audio is accepted.
 
     Returns:
         Waveform, float32 (samples,) in [-1, 1].
 
     Raises:
-        ValueError: If the file is missing, not audio or damaged, or the part not valid.
+        ValueError: The file is missing, damaged, or not audio, or the part is out of range.
+
+    Example:
+
+    ```python
+    waveform = read_audio("examples/prompt.flac", duration=3.0)  # float32 (48000,)
+    ```
     """
     path = Path(path)
     if start < 0 or (duration is not None and duration <= 0):
@@ -66,84 +73,102 @@ def read_audio(
         )
     samples, rate = _decode(path, start, duration)
     if len(samples) == 0:
-        raise ValueError(f"{path} holds no audio after {start:g} s; expected a longer recording.")
+        raise ValueError(f"{path} has no audio after {start:g} s; expected a longer recording.")
     waveform = to_mono_16khz(samples, rate, name=str(path))
     return validate_waveform(
         waveform, min_seconds=min_seconds, allow_silence=allow_silence, name=str(path)
     )
 
 
-def read_speech(audio, duration: float | None = None) -> np.ndarray:
-    """The samples of a recording, checked to be something that can be worked on.
+def read_speech(
+    audio, duration: float | None = None, sample_rate: float = SAMPLE_RATE
+) -> np.ndarray:
+    """Read a recording from a file or an array, and check that it can contain speech.
 
     Args:
-        audio: path of an audio file, or waveform (samples,) at 16 kHz.
-        duration: float. Seconds from its beginning to use. Defaults to `None`: all.
+        audio: Path of an audio file, or float array (samples,) or (samples, channels).
+        duration: Number of seconds to use from its beginning. Defaults to `None` (all).
+        sample_rate: Sample rate of an array in Hz. Files have their own. Defaults to `16000`.
 
     Returns:
-        float32 (samples,) at 16 kHz.
+        float32 (samples,) at 16 kHz; the mean of the channels.
 
     Raises:
-        ValueError: no sound file, or a waveform that is not mono, not finite, silent
-            or shorter than half a second.
+        ValueError: The file is not audio, or the array is not a recording, is not finite, is
+            silent, or is shorter than half a second.
     """
     checks = {"min_seconds": MIN_PROMPT_SECONDS, "allow_silence": False}
-    if isinstance(audio, (str, os.PathLike)):
+    if isinstance(audio, str | os.PathLike):
         return read_audio(audio, duration=duration, **checks)
-    waveform = validate_waveform(audio, **checks)
-    if waveform.ndim != 1:
-        raise ValueError(f"Give one waveform (samples,), mono; got shape {waveform.shape}.")
+    if isinstance(audio, tuple):
+        raise ValueError(
+            "audio is a tuple, such as (rate, array); pass the array, and `sample_rate=rate`."
+        )
+    samples = np.asarray(audio)
+    if samples.ndim == 2 and 1 <= samples.shape[1] <= _MAX_CHANNELS < samples.shape[0]:
+        samples = validate_waveform(samples.T).mean(axis=0)
+    if samples.ndim != 1:
+        raise ValueError(
+            f"audio has shape {samples.shape}; expected one recording (samples,), mono, or "
+            "(samples, channels)."
+        )
+    if sample_rate != SAMPLE_RATE:
+        samples = to_mono_16khz(validate_waveform(samples), sample_rate)
+    waveform = validate_waveform(samples, **checks)
     return waveform if duration is None else waveform[: round(duration * SAMPLE_RATE)]
 
 
 def read_duration(path: str | Path) -> float:
-    """Seconds of an audio file, as its header says.
+    """Read the length of an audio file in seconds from its header.
+
+    Args:
+        path: A WAV, FLAC, OGG, or MP3 file.
 
     Raises:
-        ValueError: If the file is missing, not audio or damaged.
+        ValueError: The file is missing, damaged, or not audio.
     """
     with _open(Path(path)) as file:
         return file.frames / file.samplerate
 
 
 def write_audio(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
-    """Writes a waveform; the file appears whole or not at all.
+    """Write a waveform to an audio file atomically.
 
     Args:
-        path: As for `AudioWriter`.
-        waveform: (samples,) in [-1, 1]; what lies outside is clipped.
-        sample_rate: In Hz.
+        path: Output file; see `AudioWriter`.
+        waveform: (samples,) in [-1, 1]. Values outside are clipped.
+        sample_rate: Sample rate in Hz.
 
     Raises:
-        ValueError: As `AudioWriter`.
+        ValueError: The file cannot be written; see `AudioWriter`.
     """
     with AudioWriter(path, sample_rate) as writer:
         writer.write(waveform)
 
 
 class AudioWriter:
-    """Writes audio block by block in bounded memory, for streams.
+    """Write audio block by block, in bounded memory.
 
-    The blocks go to a hidden file beside the output, which takes its name when the `with`
-    block ends. Until then a file that lay there before stays untouched.
+    The blocks go to a hidden file next to the output, which replaces it when the `with` block
+    ends. Until then an existing file stays untouched.
+
+    Args:
+        path: Output file with the extension .wav, .flac (both 16-bit), or .ogg (Vorbis). Its
+            folder must exist.
+        sample_rate: Sample rate in Hz.
+        keep_interrupted: Whether an interrupt (Ctrl-C, or a closed generator) keeps the blocks
+            written so far as a valid, shorter file. Other errors discard them.
+
+    Raises:
+        ValueError: The format is unknown, or the file cannot be created.
 
     Example:
 
     ```python
-    with AudioWriter("continuation.wav") as writer:
-        for block in speech.stream(prompt):
-            writer.write(block)
+    with AudioWriter("noise.wav") as writer:
+        for _ in range(3):
+            writer.write(np.random.uniform(-0.1, 0.1, 16000))
     ```
-
-    Args:
-        path: Ends in .wav, .flac (both 16-bit) or .ogg (Vorbis). Its folder must exist.
-        sample_rate: In Hz.
-        keep_interrupted: Whether an interrupt (Ctrl-C, or a generator that is closed)
-            leaves what was written so far as a valid, shorter file. Any other error
-            leaves nothing.
-
-    Raises:
-        ValueError: At once, if the format is unknown or the place cannot be written.
     """
 
     def __init__(
@@ -166,17 +191,17 @@ class AudioWriter:
 
     @property
     def seconds(self) -> float:
-        """How much audio has been written, in seconds."""
+        """Length of the audio written so far in seconds."""
         return self.num_samples / self.sample_rate
 
     def write(self, waveform: np.ndarray) -> None:
-        """Adds a block.
+        """Append a block.
 
         Args:
-            waveform: (samples,) in [-1, 1]; what lies outside is clipped.
+            waveform: (samples,) in [-1, 1]. Values outside are clipped.
 
         Raises:
-            ValueError: If it has another shape, a sample is not finite, or the disk is full.
+            ValueError: The shape is wrong, a sample is not finite, or the disk is full.
         """
         waveform = np.asarray(waveform, dtype="float32")
         if waveform.ndim != 1:
@@ -184,39 +209,39 @@ class AudioWriter:
         check_finite(waveform, "A block to write")
         clipped = np.clip(waveform, -1.0, 1.0)
         try:
-            for start in range(0, len(clipped), WRITE_BLOCK):
-                self._file.write(clipped[start : start + WRITE_BLOCK])
+            for start in range(0, len(clipped), _WRITE_BLOCK):
+                self._file.write(clipped[start : start + _WRITE_BLOCK])
         except (soundfile.LibsndfileError, OSError) as error:
             raise ValueError(f"Cannot write {self.path} ({_short(error)}).") from error
         self.num_samples += len(clipped)
 
     def close(self) -> None:
-        """Finishes the file and gives it its name.
+        """Finish the file and move it to its path.
 
         Raises:
-            ValueError: If the disk is full; nothing is left then.
+            ValueError: The disk is full. The partial file is deleted.
         """
         try:
             self._file.close()
             if self._temporary.exists():
-                self._check_whole()
+                self._check_complete()
                 os.replace(self._temporary, self.path)
         except (soundfile.LibsndfileError, OSError) as error:
             raise ValueError(f"Cannot write {self.path} ({_short(error)}).") from error
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    def _check_whole(self) -> None:
-        """Raises the error that libsndfile keeps to itself when its last block finds no room."""
+    def _check_complete(self) -> None:
+        """Raise the error that libsndfile does not report if the disk is full at the last block."""
         with open(self._temporary, "rb+") as file:
             os.fsync(file.fileno())
         if self.num_samples:
             with soundfile.SoundFile(self._temporary) as file:
                 if file.frames != self.num_samples:
-                    raise OSError("the file is cut short: is the disk full?")
+                    raise OSError("the file is truncated: is the disk full?")
 
     def discard(self) -> None:
-        """Leaves nothing behind, and a file that lay there before untouched."""
+        """Delete the partial file. An existing output file stays untouched."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -232,17 +257,21 @@ class AudioWriter:
 
 
 def check_output_path(path: str | Path) -> tuple[str, str]:
-    """Refuses an output that could not be written, before any work is done for it.
+    """Check that an output file can be written, before any work is done for it.
 
-    Returns libsndfile's names of the format and the sample type.
+    Args:
+        path: The output file.
+
+    Returns:
+        libsndfile's names of the container and the sample format.
 
     Raises:
-        ValueError: If the ending is not known, or the folder is missing or not writable.
+        ValueError: The extension is unknown, or the folder is missing or not writable.
     """
     path = Path(path)
     if path.suffix.lower() not in OUTPUT_FORMATS:
         raise ValueError(
-            f"Cannot write {path}: the ending {path.suffix!r} is not a known format; "
+            f"Cannot write {path}: the extension {path.suffix!r} is not a known format; "
             f"use one of {', '.join(OUTPUT_FORMATS)}."
         )
     if not path.parent.is_dir():
@@ -256,18 +285,18 @@ def check_output_path(path: str | Path) -> tuple[str, str]:
 def _open(path: Path) -> soundfile.SoundFile:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"The audio file {path} {what}; give the path of an existing file.")
+        raise ValueError(f"The audio file {path} {what}; pass the path of an existing file.")
     if path.stat().st_size == 0:
-        raise ValueError(f"The audio file {path} is empty (0 bytes); give a recording.")
+        raise ValueError(f"The audio file {path} is empty (0 bytes); pass a recording.")
     try:
         file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as audio ({_short(error)}); expected WAV, FLAC, OGG or MP3."
         ) from error
-    if file.frames == UNKNOWN_LENGTH:  # Of it libsndfile cannot read the end.
+    if file.frames == _UNKNOWN_LENGTH:  # libsndfile cannot read such a file to its end.
         file.close()
-        raise ValueError(f"{path} does not say how long it is; write it anew: flac -d, flac.")
+        raise ValueError(f"{path} has no length in its header; re-encode it: flac -d, then flac.")
     return file
 
 
@@ -280,7 +309,9 @@ def _decode(path: Path, start: float, duration: float | None) -> tuple[np.ndarra
             file.seek(min(first, file.frames))
             return file.read(count, dtype="float32", always_2d=True), rate
         except (soundfile.LibsndfileError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({_short(error)}); give a whole file.") from error
+            raise ValueError(
+                f"{path} is damaged ({_short(error)}); pass an intact file."
+            ) from error
 
 
 def _short(error: Exception) -> str:
@@ -288,26 +319,26 @@ def _short(error: Exception) -> str:
 
 
 def to_mono_16khz(samples: np.ndarray, sample_rate: float, name: str = "audio") -> np.ndarray:
-    """Averages channels and resamples.
+    """Average the channels and resample to 16 kHz.
 
     Args:
-        samples: (time,) or (time, channels), floats.
-        sample_rate: In Hz, any positive rate.
-        name: What to call it in an error.
+        samples: float (samples,) or (samples, channels).
+        sample_rate: Sample rate in Hz.
+        name: Name of the recording in error messages.
 
     Returns:
-        Waveform, float32 (samples,) at 16 kHz; resampling may overshoot, so it is clipped.
+        Waveform, float32 (samples,) at 16 kHz, clipped to [-1, 1].
 
     Raises:
-        ValueError: If the shape or the rate is another, or a sample is not finite.
+        ValueError: The shape or the sample rate is invalid, or a sample is not finite.
     """
     samples = np.asarray(samples, dtype="float32")
     if samples.ndim not in (1, 2) or not sample_rate > 0:
         raise ValueError(
-            f"{name} has shape {samples.shape} at {sample_rate} Hz; expected (time,) or "
-            "(time, channels) at a positive rate."
+            f"{name} has shape {samples.shape} at {sample_rate} Hz; expected (samples,) or "
+            "(samples, channels) at a positive rate."
         )
-    # Before resampling: one NaN would spread over its neighbors, or be lost in a mean.
+    # Before resampling, which would spread a NaN to its neighbors.
     check_finite(samples, name)
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
     if sample_rate != SAMPLE_RATE:

@@ -1,28 +1,31 @@
-"""Pitch of speech, measured by WORLD's estimators."""
+"""Pitch of speech by WORLD's estimators."""
 
 import warnings
 
 import numpy as np
 
-from keras_speechssm.models.soundstream.source_filter import HIGHEST_PITCH, LOWEST_PITCH
+from keras_speechssm.models.soundstream.source_filter_soundstream import (
+    HIGHEST_PITCH,
+    LOWEST_PITCH,
+)
 from keras_speechssm.shapes import SAMPLE_RATE
 
 
 def measure_pitch(waveform: np.ndarray, hop: int) -> np.ndarray:
-    """Pitch at the end of every hop, in Hz; 0 where there is none.
-
-    DIO with StoneMask's refinement (Morise et al. 2009, 2016), from the package `pyworld`
-    (extra `train`).
+    """Measure the pitch at the end of every hop.
 
     Args:
         waveform: float (samples,) at 16 kHz.
-        hop: int. Samples from one value to the next.
+        hop: Number of samples from one value to the next.
 
     Returns:
-        float32 (samples // hop,).
+        float32 (samples // hop,): Hz, and 0 where there is no pitch.
 
     Raises:
-        ModuleNotFoundError: if pyworld is not installed.
+        ModuleNotFoundError: If `pyworld` (extra `train`) is not installed.
+
+    Reference:
+        DIO with StoneMask's refinement (Morise et al. 2009, 2016).
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)

@@ -4,6 +4,7 @@ from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.models.soundstream.soundstream import SoundStream
+from keras_speechssm.models.soundstream.source_filter_soundstream import SourceFilterSoundStream
 from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 
@@ -12,6 +13,7 @@ __all__ = [
     "SemanticTokenizer",
     "SoundStorm",
     "SoundStream",
+    "SourceFilterSoundStream",
     "SpeechSSM",
     "SpeechTransformer",
 ]

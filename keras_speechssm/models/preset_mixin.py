@@ -1,73 +1,125 @@
+"""Loading and saving of presets, shared by every model class of the package."""
+
+import datetime
 import inspect
+import math
+import re
 import warnings
 from pathlib import Path
 
 import keras
 import keras_hub
 
-from keras_speechssm.checks import first_line
-from keras_speechssm.files import is_being_written, replace_folder
-from keras_speechssm.presets import check_weight_files, fetch_folder, has_weights, read_json_file
+from keras_speechssm.checks import first_line, nearest_name
+from keras_speechssm.files import replace_folder, write_json
+from keras_speechssm.presets import (
+    check_weight_files,
+    fetch_folder,
+    has_weights,
+    presets_of,
+    read_json_file,
+)
 
 
-def load_part(preset: str, part: str):
-    """The model of one part of a pipeline, or of a preset of its own, of its config's class.
+def load_part(preset: str, part: str, **kwargs):
+    """Loads one part of a pipeline preset, or a preset of that one model.
+
+    The class is the one that the preset's config names.
 
     Args:
-        preset: name, folder or handle.
-        part: one of `PARTS`.
+        preset: Name, folder or handle.
+        part: One of `keras_speechssm.presets.PARTS`.
+        **kwargs: Arguments of `from_preset`, such as `dtype` and `load_weights`.
+
+    Raises:
+        ValueError: If the preset holds another kind of model, or cannot be loaded.
     """
     path = Path(fetch_folder(preset, part))
     config = read_json_file(path, "task.json" if (path / "task.json").is_file() else "config.json")
     name = config.get("registered_name")
     # Registered classes only: a name is looked up, never imported.
     found = keras.saving.get_registered_object(str(name))
-    if task := getattr(found, "preset_task", None):  # a bare backbone, as converted ones are
+    if task := getattr(found, "preset_task", None):  # a backbone alone, as a converter writes it
         found = keras.saving.get_registered_object(task)
     if getattr(found, "preset_part", None) != part:
-        raise ValueError(f"The preset folder {str(path)!r} holds {name!r}, which is no {part}.")
-    return found.from_preset(str(path))
+        raise ValueError(f"The preset folder {str(path)!r} holds a {name!r}, not a {part}.")
+    return found.from_preset(str(path), **kwargs)
+
+
+def initialize_from_preset(cls, preset: str, **kwargs):
+    """Builds the model that training starts from, as `cls.from_preset` does.
+
+    A preset without weights, such as those of the paper's sizes, gives random weights.
+
+    Args:
+        cls: A class of `keras_speechssm.models`.
+        preset: Name, folder or handle.
+        **kwargs: Arguments that override the preset's config.
+    """
+    return cls.from_preset(preset, load_weights=has_weights(cls, preset), **kwargs)
+
+
+class _ClassProperty:
+    """A read-only property of a class."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __get__(self, instance, owner):
+        return self.function(owner)
 
 
 class PresetMixin:
-    """Gives a KerasHub model our preset names, clear errors and whole-or-nothing saving.
+    """Adds our preset names, clear errors and atomic saving to a KerasHub model.
 
-    Put it before the KerasHub base, and name the part of a pipeline that the class is:
+    Put it before the KerasHub base class, and name the part of a pipeline that the class is:
 
     ```python
-    class SoundStorm(PresetMixin, keras_hub.models.Backbone):
-        preset_part = "soundstorm"
+    import keras_hub
+    from keras_speechssm.models.preset_mixin import PresetMixin
+
+    class Codec(PresetMixin, keras_hub.models.Backbone):
+        preset_part = "soundstream"
     ```
     """
 
     preset_part: str | None = None
+    supports_quantization = False
+    """Whether `quantize` of the class is tested, and its presets load again afterward."""
+
+    @_ClassProperty
+    def presets(cls) -> dict[str, dict]:  # noqa: N805
+        """The built-in presets of the class: name -> description, params, license, weights."""
+        found = (presets_of(base.__name__) for base in cls.__mro__)
+        return next((presets for presets in found if presets), {})
 
     @classmethod
     def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
-        """Builds the model from a preset, with its weights unless told otherwise.
+        """Builds the model of a preset.
 
         Args:
-            preset: a preset's name, a folder (of this model, or of a pipeline that
-                has it as a part), or an `hf://` or `kaggle://` handle.
-            load_weights: bool. `False` gives fresh weights. Defaults to `True`.
-            **kwargs: arguments that override the preset's config, such as `dtype`; a task
-                takes its backbone's too.
+            preset: A name from `presets`, a folder (of this model, or of a pipeline that
+                contains it), or an `hf://` or `kaggle://` handle.
+            load_weights: If `False`, the weights are random. Defaults to `True`.
+            **kwargs: Arguments that override the preset's config, such as `dtype`. A task takes
+                the arguments of its backbone as well.
 
         Raises:
-            ValueError: unknown preset or argument, wrong kind of model, or a weight file that
-                is missing, truncated or made for another config.
+            ValueError: If the preset or an argument is unknown, the preset holds another kind of
+                model, or a weight file is missing, truncated, or made for another config.
         """
         folder = fetch_folder(preset, cls.preset_part)
-        if load_weights and "registered_name" in read_json_file(Path(folder)):
-            # Else a checkpoint of another library: its converter knows its files.
-            check_weight_files(Path(folder))
-        saved = read_json_file(Path(folder)).get("config", {}).get("dtype")
-        if kwargs.get("dtype") is None and _is_mixed(saved):
-            # As KerasHub does with all other floats: it takes "mixed_bfloat16" for no dtype.
-            kwargs["dtype"] = keras.config.dtype_policy()
+        model = cls._from_foreign_checkpoint(folder, load_weights, kwargs)
+        if model is not None:
+            return model
+        config = read_json_file(Path(folder))
+        if load_weights and "registered_name" in config:
+            check_weight_files(Path(folder), str(preset))
+        if kwargs.get("dtype") is None and (dtype := _dtype_to_load(config)) is not None:
+            kwargs["dtype"] = dtype
         try:
             with warnings.catch_warnings():
-                # Keras only warns when the file lacks some layers' weights.
+                # Keras only warns when the file lacks the weights of some layers.
                 warnings.filterwarnings("error", message="Skipping nested container")
                 kwargs = _override_backbone_config(cls, folder, load_weights, kwargs)
                 if "backbone" in kwargs:
@@ -79,76 +131,118 @@ class PresetMixin:
                 "its weight file does not fit its config."
             ) from None
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-            reason = first_line(error)
             raise ValueError(
-                f"Preset {preset!r} could not be loaded as {cls.__name__}: {reason}"
+                f"Preset {preset!r} could not be loaded as {cls.__name__}: {first_line(error)}"
             ) from error
 
-    def save_to_preset(self, preset_dir: str, max_shard_size: float = 10) -> None:
-        """Writes the model as a preset folder, whole or not at all, without its optimizer.
+    @classmethod
+    def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
+        """Builds the model of another library's checkpoint; `None` if the folder has none."""
+        return None
+
+    def save_to_preset(self, preset_dir: str, max_shard_size: float | None = 10) -> None:
+        """Writes the model as a preset folder, atomically and without its optimizer.
 
         Args:
-            preset_dir: the folder. One that exists keeps its other files.
-            max_shard_size: largest weight file in GB. Defaults to `10`.
-        """
-        if is_being_written(preset_dir):  # a task's backbone, or a part of a pipeline
-            self._save_weights_only(preset_dir, max_shard_size)
-            return
-        with replace_folder(preset_dir) as partial:
-            self._save_weights_only(partial, max_shard_size)
-
-    def quantize(self, mode=None, **kwargs) -> None:
-        """As `keras.Model.quantize`, for the language models; see `GriffinBackbone.quantize`.
+            preset_dir: Path of the folder. An existing folder keeps its other files.
+            max_shard_size: Largest weight file in GB; `None` for a single file of any size.
+                Defaults to `10`.
 
         Raises:
-            ValueError: the model is another part of a pipeline. Keras would quantize some of
-                its layers, and then not load the preset that it saves.
+            ValueError: If `preset_dir` is a file, or a folder that cannot be renamed.
         """
-        if self.preset_part != "speech_lm":
-            raise ValueError(f"{type(self).__name__} cannot be quantized: the language models can.")
+        with replace_folder(preset_dir) as partial:
+            _write_preset(self, partial, max_shard_size)
+
+    def quantize(self, mode=None, **kwargs) -> None:
+        """Quantizes the weights in place, see `keras.Model.quantize`.
+
+        Raises:
+            ValueError: If the class does not support quantization: Keras would quantize some of
+                its layers, and could then not load the preset that it saves.
+        """
+        if not self.supports_quantization:
+            raise ValueError(
+                f"{type(self).__name__} cannot be quantized; only the language models can."
+            )
         super().quantize(mode, **kwargs)
 
-    def _save_weights_only(self, folder, max_shard_size: float) -> None:
-        """Without what is no part of the model: Adam's moments, a function as preprocessor."""
-        bare: dict = {"optimizer": getattr(self, "optimizer", None)}
-        if not isinstance(getattr(self, "preprocessor", None), keras.layers.Layer | None):
-            bare["preprocessor"] = self.preprocessor
-        try:
-            for name in bare:
-                setattr(self, name, None)
-            super().save_to_preset(str(folder), max_shard_size=max_shard_size)
-        finally:
-            for name, value in bare.items():
-                setattr(self, name, value)
 
+def _write_preset(model: keras.Model, folder: Path, max_shard_size: float | None) -> None:
+    """Writes the files of a KerasHub preset, without the state of an optimizer.
 
-def initialize_from_preset(cls, preset: str, **kwargs):
-    """The model of a preset that training begins with, as `cls.from_preset` builds it.
-
-    Presets without weights, such as those of the paper's sizes, give fresh ones.
-
-    Args:
-        cls: a class of `keras_speechssm.models`.
-        preset: name, folder or handle.
-        **kwargs: arguments that override the preset's config.
+    KerasHub's own saver writes the optimizer as well, three times the size of the weights.
     """
-    return cls.from_preset(preset, load_weights=has_weights(cls, preset), **kwargs)
+    backbone = model
+    if isinstance(model, keras_hub.models.Task):
+        backbone = model.backbone
+        write_json(folder / "task.json", _serialize(model))
+        if model.has_task_weights():
+            model.save_task_weights(str(folder / "task.weights.h5"))
+        if model.preprocessor is not None and hasattr(model.preprocessor, "save_to_preset"):
+            model.preprocessor.save_to_preset(str(folder))
+    write_json(folder / "config.json", _serialize(backbone))
+    metadata = {
+        "keras_version": keras.version(),
+        "keras_hub_version": keras_hub.__version__,
+        "parameter_count": backbone.count_params(),
+        "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
+        "tasks": [],
+    }
+    write_json(folder / "metadata.json", metadata)
+    gigabytes = sum(_num_bytes(variable) for variable in backbone.variables) / 1024**3
+    sharded = max_shard_size is not None and gigabytes > max_shard_size
+    keras.saving.save_weights(
+        backbone,
+        folder / ("model.weights.json" if sharded else "model.weights.h5"),
+        max_shard_size=max_shard_size if sharded else None,
+        objects_to_skip=[backbone.optimizer] if getattr(backbone, "optimizer", None) else None,
+    )
+
+
+def _num_bytes(variable: keras.Variable) -> float:
+    bits = re.search(r"\d+", keras.backend.standardize_dtype(variable.dtype))
+    return math.prod(variable.shape) * (int(bits[0]) if bits else 8) / 8
+
+
+def _serialize(model: keras.Model) -> dict:
+    """The config of a model as KerasHub's presets have it."""
+    config = keras.saving.serialize_keras_object(model)
+
+    def without_state(value):
+        if not isinstance(value, dict):
+            return value
+        skipped = ("compile_config", "build_config")
+        return {key: without_state(entry) for key, entry in value.items() if key not in skipped}
+
+    return without_state(config)
+
+
+def _dtype_to_load(config: dict):
+    """The dtype that KerasHub would not load a saved config with, or `None`."""
+    saved = config.get("config", {}).get("dtype")
+    if isinstance(saved, dict) and saved.get("class_name") == "DTypePolicyMap":
+        return saved  # KerasHub forgets that a backbone was quantized (keras-hub #1705).
+    name = saved.get("config", {}).get("name") if isinstance(saved, dict) else saved
+    if isinstance(name, str) and name.startswith("mixed_"):
+        # KerasHub loads every float dtype in the current policy, but does not recognize these.
+        return keras.config.dtype_policy()
+    return None
 
 
 def _override_backbone_config(cls, folder: str, load_weights: bool, kwargs: dict) -> dict:
-    """Arguments of a task whose backbone's config is changed, or `kwargs` as they are.
+    """Arguments of a task whose backbone config is overridden, or `kwargs` as they are.
 
-    KerasHub's tasks hand a `dtype` down to the backbone and drop what they do not know.
+    KerasHub's tasks pass `dtype` on to the backbone and drop arguments they do not know.
     """
     if not issubclass(cls, keras_hub.models.Task):
+        check_arguments(cls, kwargs, ["name", "trainable", "dtype"])
         return kwargs
     own = [*inspect.signature(cls).parameters, "compile", "name", "trainable"]
     changes = {name: value for name, value in kwargs.items() if name not in own}
     if not set(changes) - {"dtype"}:
         return kwargs
-    known = inspect.signature(cls.backbone_cls).parameters
-    if unknown := sorted(set(changes) - set(known)):
-        raise ValueError(f"there is no argument {unknown[0]!r}.")
+    check_arguments(cls.backbone_cls, changes, own)
     path = Path(folder)
     saved = read_json_file(path, "task.json")["config"] if (path / "task.json").is_file() else {}
     left = ("preprocessor", "compile")
@@ -158,7 +252,8 @@ def _override_backbone_config(cls, folder: str, load_weights: bool, kwargs: dict
     return {**kept, **given, "backbone": backbone}
 
 
-def _is_mixed(dtype) -> bool:
-    """Whether a saved dtype is a policy of two dtypes, `mixed_bfloat16` or `mixed_float16`."""
-    name = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
-    return isinstance(name, str) and name.startswith("mixed_")
+def check_arguments(cls, given: dict, others: list[str]) -> None:
+    """`ValueError` for an argument that neither `cls` nor its base classes have."""
+    known = [*inspect.signature(cls).parameters, *others]
+    for name in sorted(set(given) - set(known)):
+        raise ValueError(f"there is no argument {name!r}.{nearest_name(name, known)}")

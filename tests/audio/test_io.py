@@ -13,6 +13,7 @@ from keras_speechssm.audio.io import (
     check_output_path,
     read_audio,
     read_duration,
+    read_speech,
     write_audio,
 )
 
@@ -123,12 +124,12 @@ def test_a_truncated_file_is_refused_or_read_short(tmp_path):
     noise = np.random.default_rng(0).normal(size=64_000) * 0.1
     write_audio(path, noise)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    samples, message = 0, "damaged"
     try:
-        waveform = read_audio(path)
+        samples = len(read_audio(path))
     except ValueError as error:
-        assert "damaged" in str(error) and "\n" not in str(error)
-    else:
-        assert 0 < len(waveform) < 64_000
+        message = str(error)
+    assert samples < 64_000 and "damaged" in message and "\n" not in message
 
 
 def test_a_file_that_does_not_say_its_length_is_refused(tmp_path):
@@ -193,7 +194,7 @@ def test_a_long_vorbis_block_is_written(tmp_path):
 @pytest.mark.parametrize("keep", [True, False])
 def test_an_interrupt_keeps_a_shorter_file_where_asked(tmp_path, interrupt, keep):
     path = tmp_path / "out.wav"
-    with pytest.raises(interrupt):
+    with pytest.raises(interrupt):  # noqa: PT012
         with AudioWriter(path, keep_interrupted=keep) as writer:
             writer.write(tone(0.5))
             raise interrupt
@@ -213,7 +214,7 @@ def test_an_error_leaves_what_was_there_before(tmp_path):
     path = tmp_path / "out.flac"
     write_audio(path, tone())
     before = path.read_bytes()
-    with pytest.raises(RuntimeError, match="broke"):
+    with pytest.raises(RuntimeError, match="broke"):  # noqa: PT012
         with AudioWriter(path) as writer:
             writer.write(tone(3.0))
             raise RuntimeError("broke")
@@ -246,3 +247,35 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ValueError, match="is not writable"):
         check_output_path(tmp_path / "out.wav")
+
+
+def test_arrays_are_converted_as_files_are(tmp_path):
+    stereo = np.stack([tone(rate=48_000), 0.5 * tone(rate=48_000, frequency=300.0)], axis=1)
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, stereo, 48_000, "FLOAT")
+    np.testing.assert_allclose(
+        read_speech(stereo, sample_rate=48_000), read_speech(path), atol=1e-6
+    )
+    mono = read_speech(tone(2.0), duration=0.5)
+    np.testing.assert_array_equal(mono, tone(2.0)[:8000])
+    loud = 1.5 * tone()  # an array at 16 kHz is used as it is
+    np.testing.assert_array_equal(read_speech(loud), loud)
+
+
+@pytest.mark.parametrize(
+    ("audio", "options", "message"),
+    [
+        ((16_000, np.ones(16_000, "f")), {}, "tuple, such as"),
+        (np.ones((2, 16_000), "f"), {}, r"shape \(2, 16000\); expected one recording"),
+        (np.ones((3, 16_000, 2), "f"), {}, "expected one recording"),
+        (np.ones(16_000, "int16"), {}, "Divide 16-bit integers"),
+        (np.ones((16_000, 2), "int16"), {}, "Divide 16-bit integers"),
+        (np.ones(16_000, "f"), {"sample_rate": 0}, "positive rate"),
+        (np.ones(16_000, "f"), {"sample_rate": 48_000}, "holds 0.33 s"),
+        (np.full((16_000, 2), np.nan, "f"), {}, "NaN"),
+    ],
+)
+def test_arrays_that_are_not_recordings(audio, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_speech(audio, **options)
+    assert "\n" not in str(caught.value)

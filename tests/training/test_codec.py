@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from keras_speechssm.models import SoundStream
-from keras_speechssm.models.soundstream.source_filter import pitch_bins
+from keras_speechssm.models.soundstream.source_filter_soundstream import pitch_bins
 from keras_speechssm.training.callbacks import read_metrics
 from keras_speechssm.training.codec import CodecBatches, CodecLoss, PitchLoss, train_codec
 

@@ -1,8 +1,7 @@
 """SoundStorm's parallel decoding: level by level, the most confident tokens first.
 
-Borsos et al. 2023, section 3.3. Knows the model as a function from tokens to logits.
-All random numbers are drawn here by NumPy, for each example from its own seed, so a
-window gets the same tokens alone, in a batch, or filled up to a longer shape.
+Borsos et al. 2023, section 3.3. All random numbers are drawn here by NumPy, for each example from
+its own seed, so a window gets the same tokens alone, in a batch, and padded to a longer shape.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,38 +10,63 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from keras_speechssm.compilation import compile_inference
+from keras_speechssm.config import draw_seed
 from keras_speechssm.models.soundstorm.masking import remask_counts
 from keras_speechssm.shapes import FRAMES_PER_TOKEN
 
 
 @dataclass(frozen=True)
-class Request:
-    """A window to decode: prompt, then content, then padding up to a common length.
+class DecodingRequest:
+    """Windows to decode: prompt, then content, then padding to a common length.
 
     Attributes:
         semantic_tokens: int32 (batch, time).
-        acoustic_tokens: int32 (batch, frames, levels), hidden outside the prompt.
+        acoustic_tokens: int32 (batch, frames, levels), the mask id outside the prompt.
         padding_mask: bool (batch, frames), `True` at real frames.
         content_mask: bool (batch, frames), `True` at the frames to fill.
-        num_prompt: int. Tokens of the prompt, which come first.
-        num_content: int. Tokens of the content, its padding included.
-        batched: bool. Whether the caller gave a batch.
+        content_frames: slice. Where the content is, its padding included.
+        batched: bool. Whether the caller passed a batch.
+        seeds: list of int. One for each example.
+        iterations: tuple of int. Passes for each level.
+        temperature: float. 0 takes the most likely token.
+        guidance_scale: float. 1 is no guidance.
     """
 
     semantic_tokens: np.ndarray
     acoustic_tokens: np.ndarray
     padding_mask: np.ndarray
     content_mask: np.ndarray
-    num_prompt: int
-    num_content: int
+    content_frames: slice
     batched: bool
+    seeds: Sequence[int]
+    iterations: Sequence[int]
+    temperature: float
+    guidance_scale: float
 
 
 def read_request(
-    model, semantic_tokens, prompt_semantic, prompt_acoustic, padding_mask, pad_to
-) -> Request:
-    """Checks the arguments of `SoundStorm.generate` and lays them out."""
+    model,
+    semantic_tokens,
+    prompt_semantic,
+    prompt_acoustic,
+    padding_mask,
+    pad_to,
+    **settings,
+) -> DecodingRequest:
+    """Check the tokens of `SoundStorm.generate` and lay them out.
+
+    Args:
+        model: The `SoundStorm`.
+        semantic_tokens: As the following ones: see `SoundStorm.generate`.
+        prompt_semantic: Semantic tokens of the voice prompt.
+        prompt_acoustic: Acoustic tokens of the voice prompt.
+        padding_mask: Mask of the semantic tokens.
+        pad_to: Length in tokens to pad to.
+        **settings: `seed`, `iterations`, `temperature`, and `guidance_scale`.
+
+    Raises:
+        ValueError: Shapes, ids, or settings are invalid.
+    """
     semantic = _integers(semantic_tokens, "semantic_tokens")
     if semantic.ndim not in (1, 2) or semantic.size == 0:
         raise ValueError(
@@ -58,13 +82,14 @@ def read_request(
         "semantic_tokens",
         "semantic_vocabulary_size",
     )
-    prompt, prompt_acoustic = _read_prompt(model, prompt_semantic, prompt_acoustic, len(semantic))
-    num_prompt, num_content = prompt.shape[1], semantic.shape[1]
+    batch, num_content = semantic.shape
+    prompt, prompt_acoustic = _read_prompt(model, prompt_semantic, prompt_acoustic, batch)
+    num_prompt = prompt.shape[1]
     fill = (pad_to or 0) - num_prompt - num_content
     if pad_to is not None and fill < 0:
         raise ValueError(
             f"pad_to={pad_to} tokens is less than prompt and content together, "
-            f"{num_prompt} + {num_content}; raise it or leave it out."
+            f"{num_prompt} + {num_content}; increase it or omit it."
         )
     fill = max(fill, 0)
     content = np.pad(real, ((0, 0), (num_prompt, fill)))
@@ -72,17 +97,55 @@ def read_request(
     window_real[:, :num_prompt] = True
     semantic = np.pad(np.where(real, semantic, 0), ((0, 0), (0, fill)))
     semantic = np.concatenate([prompt, semantic], axis=1)
-    shape = (len(semantic), FRAMES_PER_TOKEN * (num_content + fill), model.num_levels)
+    shape = (batch, FRAMES_PER_TOKEN * (num_content + fill), model.num_levels)
     hidden = np.full(shape, model.codebook_size, dtype="int32")
-    return Request(
+    start = FRAMES_PER_TOKEN * num_prompt
+    return DecodingRequest(
         semantic_tokens=semantic.astype("int32"),
         acoustic_tokens=np.concatenate([prompt_acoustic.astype("int32"), hidden], axis=1),
         padding_mask=np.repeat(window_real, FRAMES_PER_TOKEN, axis=1),
         content_mask=np.repeat(content, FRAMES_PER_TOKEN, axis=1),
-        num_prompt=num_prompt,
-        num_content=num_content,
+        content_frames=slice(start, start + FRAMES_PER_TOKEN * num_content),
         batched=batched,
+        **_read_settings(batch, model.num_levels, **settings),
     )
+
+
+def check_guidance_scale(guidance_scale: float) -> None:
+    """Raise `ValueError` if a guidance scale is negative or not finite."""
+    if not 0.0 <= guidance_scale <= float(np.finfo("float32").max):
+        raise ValueError(f"guidance_scale must be 0 or a positive number, got {guidance_scale}.")
+
+
+def _read_settings(batch: int, num_levels: int, seed, iterations, temperature, guidance_scale):
+    """Check the settings of a request, and give each example a seed."""
+    if iterations is None:
+        iterations = (16,) + (1,) * (num_levels - 1)
+    iterations = tuple(int(passes) for passes in np.atleast_1d(iterations))
+    if len(iterations) != num_levels or min(iterations) < 1:
+        raise ValueError(
+            f"iterations must give one positive number for each of the {num_levels} levels, "
+            f"got {iterations}."
+        )
+    if not 0.0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 or a positive number, got {temperature}.")
+    check_guidance_scale(guidance_scale)
+    if seed is None:
+        seeds = [draw_seed() for _ in range(batch)]
+    else:
+        seeds = [int(value) for value in np.atleast_1d(seed)]
+    if len(seeds) == 1:
+        seeds = seeds * batch
+    if len(seeds) != batch or min(seeds) < 0:
+        raise ValueError(
+            f"seed must be a non-negative int or one for each of the {batch} examples, got {seed}."
+        )
+    return {
+        "seeds": seeds,
+        "iterations": iterations,
+        "temperature": float(temperature),
+        "guidance_scale": float(guidance_scale),
+    }
 
 
 def _content_padding(padding_mask, shape) -> np.ndarray:
@@ -98,10 +161,10 @@ def _content_padding(padding_mask, shape) -> np.ndarray:
 
 
 def _read_prompt(model, semantic, acoustic, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The voice prompt of each example: (batch, prompt) and (batch, 2 prompt, levels)."""
+    """Read the voice prompt of each example: (batch, prompt) and (batch, 2 prompt, levels)."""
     if (semantic is None) != (acoustic is None):
         raise ValueError(
-            "prompt_semantic and prompt_acoustic belong together: give both or neither."
+            "prompt_semantic and prompt_acoustic must be passed together: pass both or neither."
         )
     if semantic is None:
         return np.zeros((batch, 0), "int32"), np.zeros((batch, 0, model.num_levels), "int32")
@@ -145,64 +208,51 @@ def _check_range(ids: np.ndarray, size: int, name: str, limit: str) -> None:
         )
 
 
-def decode_levels(
-    decode_pass: Callable,
-    semantic_tokens: np.ndarray,
-    acoustic_tokens: np.ndarray,
-    padding_mask: np.ndarray,
-    content_mask: np.ndarray,
-    iterations: Sequence[int],
-    temperature: float,
-    seeds: Sequence[int],
-    guidance_scale: float = 1.0,
-) -> np.ndarray:
-    """Fills in the hidden tokens of every level.
+def decode_levels(decode_pass: Callable, request: DecodingRequest) -> np.ndarray:
+    """Fill in the hidden tokens of every level.
 
     Args:
-        decode_pass: what `make_decode_pass` returns.
-        semantic_tokens: int32 (batch, time).
-        acoustic_tokens: int32 (batch, frames, levels), the mask id where hidden.
-        padding_mask: bool (batch, frames), `True` at real frames.
-        content_mask: bool (batch, frames), `True` at the frames to fill.
-        iterations: passes of each level.
-        temperature: float. 0 takes the likeliest token always.
-        seeds: one for each example.
-        guidance_scale: float. 1 is no guidance.
+        decode_pass: Compiled function from `make_decode_pass`.
+        request: What to decode, and how.
 
     Returns:
         int32 (batch, frames, levels).
     """
-    batch = semantic_tokens.shape[0]
-    fixed = [ops.convert_to_tensor(array) for array in (semantic_tokens, padding_mask)]
-    content = ops.convert_to_tensor(content_mask)
-    acoustic = ops.convert_to_tensor(acoustic_tokens)
-    guidance = () if guidance_scale == 1.0 else (ops.convert_to_tensor(np.float32(guidance_scale)),)
-    generators = [np.random.default_rng(seed) for seed in seeds]
-    for level, passes in enumerate(iterations):
+    inputs = {
+        "semantic_tokens": ops.convert_to_tensor(request.semantic_tokens),
+        "acoustic_tokens": ops.convert_to_tensor(request.acoustic_tokens),
+        "padding_mask": ops.convert_to_tensor(request.padding_mask),
+    }
+    content = ops.convert_to_tensor(request.content_mask)
+    guidance = ()
+    if request.guidance_scale != 1.0:
+        guidance = (ops.convert_to_tensor(np.float32(request.guidance_scale)),)
+    generators = [np.random.default_rng(seed) for seed in request.seeds]
+    for level, passes in enumerate(request.iterations):
         masked = content
-        counts = remask_counts(passes, content_mask.sum(axis=1))
-        for number in range(passes):
-            last = number == passes - 1
-            heat = 0.0 if last else temperature
-            uniform = np.zeros(content_mask.shape) if last else _draw(generators, content_mask)
-            acoustic, masked = decode_pass(
-                *fixed,
-                acoustic,
+        counts = remask_counts(passes, request.content_mask.sum(axis=1))
+        inputs["level"] = ops.convert_to_tensor(np.full(len(generators), level, "int32"))
+        for index in range(passes):
+            last = index == passes - 1
+            uniform = np.zeros(request.content_mask.shape)
+            if not last:
+                uniform = _draw_uniforms(generators, request.content_mask)
+            inputs["acoustic_tokens"], masked = decode_pass(
+                inputs,
                 masked,
-                ops.convert_to_tensor(np.full((batch,), level, "int32")),
-                ops.convert_to_tensor(counts[number]),
+                ops.convert_to_tensor(counts[index]),
                 ops.convert_to_tensor(uniform.astype("float32")),
-                ops.convert_to_tensor(np.float32(heat)),
+                ops.convert_to_tensor(np.float32(0.0 if last else request.temperature)),
                 *guidance,
             )
-    return ops.convert_to_numpy(acoustic).astype("int32")
+    return ops.convert_to_numpy(inputs["acoustic_tokens"]).astype("int32")
 
 
-def _draw(generators, content_mask: np.ndarray) -> np.ndarray:
-    """Uniform numbers (batch, frames), the k-th content frame taking the k-th draw."""
+def _draw_uniforms(generators, content_mask: np.ndarray) -> np.ndarray:
+    """Draw uniform numbers (batch, frames); the k-th content frame gets the k-th draw."""
     uniform = np.zeros(content_mask.shape)
     for row, (generator, content) in enumerate(zip(generators, content_mask, strict=True)):
-        # A child for each pass: its first draws do not depend on how many are asked.
+        # A child for each pass, so that later passes do not depend on the number of frames.
         child = np.random.default_rng(generator.integers(2**63))
         uniform[row, content] = child.random(int(content.sum()))
     return uniform
@@ -211,16 +261,16 @@ def _draw(generators, content_mask: np.ndarray) -> np.ndarray:
 def fill_most_confident(
     logits, acoustic, masked, level, num_remask, uniform, temperature, mask_id: int
 ):
-    """One pass of a level: fill what is hidden, hide the least certain again.
+    """Run one pass of a level: fill the hidden tokens, and hide the least confident ones again.
 
     Args:
         logits: float (batch, frames, codebook).
         acoustic: int32 (batch, frames, levels).
-        masked: bool (batch, frames), hidden positions of the level.
+        masked: bool (batch, frames), the hidden positions of the level.
         level: int32 (batch,), the level.
-        num_remask: int32 (batch,), how many to hide again.
-        uniform: float (batch, frames) in [0, 1), what the samples are drawn with.
-        temperature: float scalar, 0 for the likeliest token.
+        num_remask: int32 (batch,), number of tokens to hide again.
+        uniform: float (batch, frames) in [0, 1), the random numbers of the samples.
+        temperature: float scalar; 0 takes the most likely token.
         mask_id: int, the id of a hidden token.
 
     Returns:
@@ -244,9 +294,11 @@ def fill_most_confident(
 
 
 def _sample(log_weights, uniform):
-    """Draws from softmax(log_weights) by inverting its cumulative distribution.
+    """Sample from softmax(log_weights) by inverting its cumulative distribution.
 
-    One uniform number a position, instead of one a code as Gumbel noise would take.
+    This needs one uniform number per position; Gumbel noise would need one per code. The sampler
+    of the language model (`models.generation.sample_tokens`) takes uniforms in (0, 1] instead of
+    [0, 1), so the two differ where a uniform number equals a cumulative probability.
     """
     cumulative = ops.cumsum(ops.softmax(log_weights, axis=-1), axis=-1)
     threshold = uniform[..., None] * cumulative[..., -1:]
@@ -255,40 +307,39 @@ def _sample(log_weights, uniform):
 
 
 def make_decode_pass(model) -> Callable:
-    """One pass through `model` and `fill_most_confident`, compiled for each shape.
+    """Create the function that runs `model` and `fill_most_confident` once, to be compiled.
 
-    Level, schedule, temperature and guidance scale are inputs, so every pass of every
-    window of one length runs the same program: one with guidance, one without.
+    Level, schedule, temperature, and guidance scale are inputs, so every pass of every window of
+    one length runs the same program: one with guidance, and one without.
     """
 
-    def decode_pass(
-        semantic, padding_mask, acoustic, masked, level, counts, uniform, heat, scale=None
-    ):
-        inputs = {
-            "semantic_tokens": semantic,
-            "acoustic_tokens": acoustic,
-            "level": level,
-            "padding_mask": padding_mask,
-        }
-        if scale is None:
+    def decode_pass(inputs, masked, counts, uniform, temperature, guidance_scale=None):
+        if guidance_scale is None:
             logits = model(inputs, training=False)
         else:
-            logits = _guided_logits(model, inputs, scale)
+            logits = _guided_logits(model, inputs, guidance_scale)
         return fill_most_confident(
-            logits, acoustic, masked, level, counts, uniform, heat, model.codebook_size
+            logits,
+            inputs["acoustic_tokens"],
+            masked,
+            inputs["level"],
+            counts,
+            uniform,
+            temperature,
+            model.codebook_size,
         )
 
-    return compile_inference(model, decode_pass)
+    return decode_pass
 
 
-def _guided_logits(model, inputs: dict, scale):
-    """`hidden + scale * (seen - hidden)`: with the semantic tokens seen, and all of them hidden.
+def _guided_logits(model, inputs: dict, guidance_scale):
+    """Compute `unconditional + scale * (conditional - unconditional)`.
 
-    One batch holds each example twice (classifier-free guidance, Ho and Salimans 2022,
-    equation 6).
+    The semantic tokens are hidden in the unconditional logits. One batch holds each example
+    twice (classifier-free guidance, Ho and Salimans 2022, equation 6).
     """
-    unspoken = ops.full_like(inputs["semantic_tokens"], model.semantic_vocabulary_size)
-    twice = {name: ops.concatenate([array, array]) for name, array in inputs.items()}
-    twice["semantic_tokens"] = ops.concatenate([inputs["semantic_tokens"], unspoken])
-    seen, hidden = ops.split(model(twice, training=False), 2)
-    return hidden + scale * (seen - hidden)
+    hidden = ops.full_like(inputs["semantic_tokens"], model.semantic_vocabulary_size)
+    both = {name: ops.concatenate([array, array]) for name, array in inputs.items()}
+    both["semantic_tokens"] = ops.concatenate([inputs["semantic_tokens"], hidden])
+    conditional, unconditional = ops.split(model(both, training=False), 2)
+    return unconditional + guidance_scale * (conditional - unconditional)

@@ -1,7 +1,4 @@
-"""Which acoustic tokens are hidden: the training masks and the decoding schedule.
-
-NumPy only: masks are drawn where batches are made, and the schedule is a table.
-"""
+"""Which acoustic tokens are hidden: training masks and the decoding schedule, in NumPy."""
 
 from collections.abc import Sequence
 
@@ -13,49 +10,55 @@ def mask_for_training(
     padding_mask: np.ndarray,
     codebook_size: int,
     rng: np.random.Generator,
-    level_shares: Sequence[float] | None = None,
+    level_weights: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Hides tokens as SoundStorm's training does (Borsos et al. 2023, section 3.2).
+    """Hide tokens as in SoundStorm's training (Borsos et al. 2023, section 3.2).
 
-    For each example by itself: a prompt boundary t, uniform over the real frames,
-    before which everything stays visible; a level q, uniform by default; a share p = cos(u), u
-    uniform in [0, pi/2]. At or after t, tokens of level q are hidden with
-    probability p each (at least one), all finer levels are hidden, all coarser ones
-    stay visible. The loss is on the hidden tokens of level q alone: a loss on finer
-    levels too would ask for tokens whose coarser ones are not known.
+    For each example on its own:
+
+    1. Draw a prompt boundary t, uniform over the real frames. Everything before t stays visible.
+    2. Draw a level q, and a probability p = cos(u) with u uniform in [0, pi / 2].
+    3. From t on, hide the tokens of level q with probability p each (at least one), hide all
+       finer levels, and keep all coarser levels visible.
+
+    The loss is on the hidden tokens of level q only, because finer levels depend on coarser ones
+    that are hidden.
 
     Args:
         acoustic_tokens: int (batch, frames, levels), ids below `codebook_size`.
-        padding_mask: bool (batch, frames), `True` at real frames; each example needs
-            at least one.
-        codebook_size: int. Codes of a level; also the id that stands for "hidden".
-        rng: source of all draws.
-        level_shares: how often each level is drawn as q, in any unit. Defaults to
-            `None`: all alike, as in the paper.
+        padding_mask: bool (batch, frames), `True` at real frames; at least one per example.
+        codebook_size: Codes of each level, and the id of a hidden token.
+        rng: Source of all random numbers.
+        level_weights: Weight of each level in the draw of q. Defaults to `None`: uniform, as in
+            the paper.
 
     Returns:
-        `(masked, level, target, loss_mask)`: the tokens with hidden ones replaced,
-        int32 (batch, frames, levels); the level q, counted from 0, int32 (batch,);
-        the true tokens of level q, int32 (batch, frames); and bool (batch, frames),
-        `True` at the hidden tokens of level q.
+        `(masked, level, target, loss_mask)`: the tokens with hidden ones replaced, int32 (batch,
+        frames, levels); the level q from 0, int32 (batch,); the true tokens of level q, int32
+        (batch, frames); and bool (batch, frames), `True` at the hidden tokens of level q.
+
+    Raises:
+        ValueError: An example does not have a real frame.
     """
     batch, frames, levels = acoustic_tokens.shape
     num_real = padding_mask.sum(axis=1)
     if not num_real.all():
         raise ValueError(
-            "padding_mask has an example without a real frame; give each at least one."
+            "padding_mask has an example without a real frame; expected at least one in each."
         )
     rows = np.arange(batch)
-    # Position among the real frames, so that padding may lie anywhere.
+    # Position among the real frames, because padding can be anywhere.
     order = np.cumsum(padding_mask, axis=1) - 1
     boundary = rng.integers(0, num_real)
-    shares = np.ones(levels) if level_shares is None else np.asarray(level_shares, dtype=float)
-    level = rng.choice(levels, size=batch, p=shares / shares.sum())
-    share = np.cos(rng.uniform(0.0, np.pi / 2, size=batch))
+    weights = np.ones(levels) if level_weights is None else np.asarray(level_weights, dtype=float)
+    level = rng.choice(levels, size=batch, p=weights / weights.sum())
+    probability = np.cos(rng.uniform(0.0, np.pi / 2, size=batch))
     after = padding_mask & (order >= boundary[:, None])
-    loss_mask = after & (rng.random((batch, frames)) < share[:, None])
-    spare = np.argmax(padding_mask & (order == rng.integers(boundary, num_real)[:, None]), axis=1)
-    loss_mask[rows, spare] |= ~loss_mask.any(axis=1)
+    loss_mask = after & (rng.random((batch, frames)) < probability[:, None])
+    fallback = np.argmax(
+        padding_mask & (order == rng.integers(boundary, num_real)[:, None]), axis=1
+    )
+    loss_mask[rows, fallback] |= ~loss_mask.any(axis=1)
 
     finer = np.arange(levels)[None, None, :] > level[:, None, None]
     current = np.arange(levels)[None, None, :] == level[:, None, None]
@@ -67,18 +70,18 @@ def mask_for_training(
 
 
 def remask_counts(num_passes: int, num_masked: np.ndarray) -> np.ndarray:
-    """Tokens that stay hidden after each pass: the cosine schedule of MaskGIT.
+    """Compute how many tokens stay hidden after each pass: the cosine schedule of MaskGIT.
 
-    After pass i (from 0) of N, floor(cos(pi (i + 1) / (2 N)) n) tokens are hidden
-    again, n being the number hidden before the first pass; none after the last.
+    After pass i (from 0) of N, floor(cos(pi (i + 1) / (2 N)) n) tokens are hidden again, where n
+    is the number before the first pass; none after the last pass.
 
     Args:
-        num_passes: int, N.
+        num_passes: Number of passes N.
         num_masked: int (batch,), n of each example.
 
     Returns:
         int32 (num_passes, batch).
     """
-    share = np.cos(np.pi * np.arange(1, num_passes + 1) / (2 * num_passes))
-    share[-1] = 0.0
-    return np.floor(share[:, None] * np.asarray(num_masked)[None, :]).astype("int32")
+    fraction = np.cos(np.pi * np.arange(1, num_passes + 1) / (2 * num_passes))
+    fraction[-1] = 0.0
+    return np.floor(fraction[:, None] * np.asarray(num_masked)[None, :]).astype("int32")

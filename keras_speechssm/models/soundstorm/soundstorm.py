@@ -1,4 +1,4 @@
-"""SoundStorm: acoustic tokens for semantic tokens, in the voice of a short prompt."""
+"""SoundStorm: acoustic tokens from semantic tokens, in the voice of a short prompt."""
 
 from collections.abc import Sequence
 
@@ -6,53 +6,55 @@ import keras
 import keras_hub
 import numpy as np
 
+from keras_speechssm.compilation import CompiledFunctions
 from keras_speechssm.layers.conformer_block import ConformerBlock
 from keras_speechssm.models.preset_mixin import PresetMixin
 from keras_speechssm.models.soundstorm.decoding import decode_levels, make_decode_pass, read_request
 from keras_speechssm.models.soundstorm.soundstorm_layers import FrameEmbedding, LevelHeads
-from keras_speechssm.shapes import FRAMES_PER_TOKEN
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class SoundStorm(PresetMixin, keras_hub.models.Backbone):
-    """A masked decoder of acoustic tokens, conditioned on semantic tokens.
+    """Predicts acoustic tokens from semantic tokens, in the voice of a prompt.
 
-    What is it for: it gives the words of the semantic tokens (25 Hz) a voice, as the
-    acoustic tokens of a codec (50 Hz, several levels). A bidirectional Conformer sees
-    every semantic token and those acoustic tokens that are known, and predicts one
-    level's hidden tokens; `generate` fills in level after level, a few passes each,
-    whatever the length (Borsos et al. 2023, "SoundStorm").
+    A bidirectional Conformer sees all semantic tokens (25 Hz) and the known acoustic tokens (50
+    Hz, several levels), and predicts the hidden tokens of one level. `generate` fills in level
+    after level with a few passes each, for any length. The model looks ahead by design, so it
+    works on windows of bounded length.
 
-    It looks ahead by design, so it works on windows of bounded length.
+    It is a `keras_hub.models.Backbone` with an inference method. Called as a model it takes a
+    dict:
 
-    Called as a model it takes a dictionary:
-        semantic_tokens: int (batch, time); id `semantic_vocabulary_size` where hidden.
-        acoustic_tokens: int (batch, 2 time, levels); id `codebook_size` where hidden.
-        level: int (batch,), the level to predict, from 0 for the coarsest.
-        padding_mask: bool (batch, 2 time), `True` at real frames. Padding may lie
-            anywhere and hold any ids.
-    and returns the logits of that level, float32 (batch, 2 time, codebook_size). See
+    - `semantic_tokens`: int (batch, time); id `semantic_vocabulary_size` where hidden.
+    - `acoustic_tokens`: int (batch, 2 * time, levels); id `codebook_size` where hidden.
+    - `level`: int (batch,), the level to predict; 0 is the coarsest.
+    - `padding_mask`: bool (batch, 2 * time), `True` at real frames. Padding can be anywhere and
+      hold any ids.
+
+    It returns the logits of that level, float32 (batch, 2 * time, codebook_size). See
     `keras_speechssm.training.soundstorm` for batches that `fit` takes.
 
     Args:
-        semantic_vocabulary_size: int. Ids of semantic tokens.
-        num_levels: int. Acoustic tokens of a frame.
+        semantic_vocabulary_size: int. Size of the semantic vocabulary.
+        num_levels: int. Acoustic tokens per frame.
         codebook_size: int. Codes of each level.
-        num_layers: int. Conformer blocks.
-        hidden_dim: int. Width of the model.
-        num_heads: int. Attention heads; `hidden_dim` must be a multiple of
-            `2 * num_heads`.
-        intermediate_dim: int. Width inside the feed-forwards.
-        kernel_size: int. Taps of the depthwise convolutions. Defaults to `5`.
-        dropout: float. Defaults to `0.0`.
-        dtype: dtype policy of the model.
+        num_layers: int. Number of Conformer blocks.
+        hidden_dim: int. Width of the model, a multiple of `2 * num_heads`.
+        num_heads: int. Number of attention heads.
+        intermediate_dim: int. Width of the feed-forward layers.
+        kernel_size: int. Kernel size of the depthwise convolutions. Defaults to `5`.
+        dropout: float. Dropout rate. Defaults to `0.0`.
+        dtype: Dtype policy of the model.
 
     Example:
 
     ```python
     soundstorm = keras_speechssm.models.SoundStorm.from_preset("speech_ssm_demo_en")
-    acoustic = soundstorm.generate(semantic_tokens, seed=0)  # (time,) -> (2 time, levels)
+    semantic_tokens = np.zeros(50, "int32")
+    acoustic_tokens = soundstorm.generate(semantic_tokens, seed=0)  # (100, 6)
     ```
+
+    Reference: Borsos et al. 2023, "SoundStorm: Efficient Parallel Audio Generation".
     """
 
     preset_part = "soundstorm"
@@ -122,7 +124,7 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
         self.intermediate_dim = intermediate_dim
         self.kernel_size = kernel_size
         self.dropout = dropout
-        self._decode_pass = make_decode_pass(self)
+        self._inference = CompiledFunctions(self)
 
     def generate(
         self,
@@ -136,59 +138,53 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
         pad_to: int | None = None,
         guidance_scale: float = 1.0,
     ) -> np.ndarray:
-        """Acoustic tokens for semantic tokens.
+        """Generate acoustic tokens for semantic tokens.
 
         Args:
             semantic_tokens: int (batch, time) or (time,), at 25 Hz.
-            prompt_semantic: int (batch, prompt) or (prompt,), semantic tokens of a
-                recording of the voice to speak in; one for all, or one an example.
-            prompt_acoustic: int (batch, 2 prompt, levels) or (2 prompt, levels), the
-                acoustic tokens of the same recording. They stay as they are.
-            iterations: passes of each level. Defaults to 16 for the first and 1 for
-                each other (section 3.3).
-            temperature: float, at least 0. Of the samples in all but a level's last
-                pass, which takes the likeliest tokens. Defaults to `1.0`.
-            seed: int, or one for each example. With one int, every example draws the
-                same numbers, so that a window's tokens are the same alone and in any
-                batch. Defaults to `None`: drawn afresh for each example.
-            padding_mask: bool, as `semantic_tokens`, `True` at real tokens, so that a
-                batch may hold different lengths. Defaults to `None`: all real.
-            pad_to: int. Tokens, prompt included, to fill the window up to: inputs of
-                different lengths then share one compiled program. Defaults to `None`.
-            guidance_scale: float, at least 0. How far each choice is drawn towards what the
-                semantic tokens ask for: 1 is the model as it stands; more gives clearer
-                words and less variety, for twice the work (classifier-free guidance, Ho
-                and Salimans 2022). The model must have been trained with some of its
-                semantic tokens hidden (`unconditional_share`). Defaults to `1.0`.
+            prompt_semantic: int (batch, prompt) or (prompt,). Semantic tokens of a recording of
+                the voice, one for all examples or one for each. Defaults to `None` (no prompt).
+            prompt_acoustic: int (batch, 2 * prompt, levels) or (2 * prompt, levels). Acoustic
+                tokens of the same recording. Required with `prompt_semantic`.
+            iterations: Passes for each level. Defaults to `None`: 16 for the first level and 1
+                for each other (section 3.3).
+            temperature: float, at least 0. Temperature of all passes but the last of a level,
+                which takes the most likely tokens. Defaults to `1.0`.
+            seed: int, or one for each example. With one int, all examples draw the same numbers,
+                so a window gets the same tokens alone and in any batch. Defaults to `None`:
+                drawn from the generator that `keras.utils.set_random_seed` seeds.
+            padding_mask: bool with the shape of `semantic_tokens`, `True` at real tokens.
+                Defaults to `None` (all real).
+            pad_to: int. Length in tokens, prompt included, to which windows are padded, so that
+                different lengths share one compiled program. Defaults to `None`.
+            guidance_scale: float, at least 0. Classifier-free guidance (Ho and Salimans 2022).
+                Above 1, the choices follow the semantic tokens more closely: clearer words and
+                less variety, at twice the work. Requires a model that was trained with some
+                semantic tokens hidden. Defaults to `1.0` (off).
 
         Returns:
-            int32 (batch, 2 time, levels), or (2 time, levels) for a single sequence:
-            the content only, without the prompt; 0 at padding.
+            int32 (batch, 2 * time, levels), or (2 * time, levels) for a single sequence: the
+            content without the prompt; 0 at padding.
 
         Raises:
-            ValueError: for shapes, ids or settings that do not fit.
+            ValueError: Shapes, ids, or settings are invalid.
         """
         request = read_request(
-            self, semantic_tokens, prompt_semantic, prompt_acoustic, padding_mask, pad_to
+            self,
+            semantic_tokens,
+            prompt_semantic,
+            prompt_acoustic,
+            padding_mask,
+            pad_to,
+            seed=seed,
+            iterations=iterations,
+            temperature=temperature,
+            guidance_scale=guidance_scale,
         )
-        iterations = _checked_iterations(iterations, self.num_levels)
-        if not 0.0 <= temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 or a positive number, got {temperature}.")
-        check_guidance_scale(guidance_scale)
-        acoustic = decode_levels(
-            self._decode_pass,
-            request.semantic_tokens,
-            request.acoustic_tokens,
-            request.padding_mask,
-            request.content_mask,
-            iterations,
-            float(temperature),
-            _seeds(seed, len(request.semantic_tokens)),
-            float(guidance_scale),
-        )
+        decode_pass = self._inference.get("decode_pass", lambda: make_decode_pass(self))
+        acoustic = decode_levels(decode_pass, request)
         acoustic = np.where(request.content_mask[..., None], acoustic, 0)
-        first = request.num_prompt * FRAMES_PER_TOKEN
-        acoustic = acoustic[:, first : first + request.num_content * FRAMES_PER_TOKEN]
+        acoustic = acoustic[:, request.content_frames]
         return acoustic if request.batched else acoustic[0]
 
     def get_config(self) -> dict:
@@ -205,35 +201,3 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
             dropout=self.dropout,
         )
         return config
-
-
-def check_guidance_scale(guidance_scale: float) -> None:
-    """Refuses what is no guidance scale."""
-    if not 0.0 <= guidance_scale <= float(np.finfo("float32").max):
-        raise ValueError(f"guidance_scale must be 0 or a positive number, got {guidance_scale}.")
-
-
-def _checked_iterations(iterations, num_levels: int) -> tuple[int, ...]:
-    if iterations is None:
-        return (16,) + (1,) * (num_levels - 1)
-    iterations = tuple(int(passes) for passes in np.atleast_1d(iterations))
-    if len(iterations) != num_levels or min(iterations) < 1:
-        raise ValueError(
-            f"iterations must give one positive number for each of the {num_levels} levels, "
-            f"got {iterations}."
-        )
-    return iterations
-
-
-def _seeds(seed, batch: int) -> list[int]:
-    """A seed for each example."""
-    if seed is None:
-        return [int(value) for value in np.random.SeedSequence().generate_state(batch)]
-    seeds = [int(value) for value in np.atleast_1d(seed)]
-    if len(seeds) == 1:
-        seeds = seeds * batch
-    if len(seeds) != batch or min(seeds) < 0:
-        raise ValueError(
-            f"seed must be a non-negative int or one for each of the {batch} examples, got {seed}."
-        )
-    return seeds

@@ -1,4 +1,4 @@
-"""The input of SoundStorm: one vector a frame, from all the tokens that describe it."""
+"""SoundStorm's own layers: the embedding of frames, and the output heads."""
 
 import keras
 from keras import ops
@@ -8,23 +8,22 @@ from keras_speechssm.shapes import FRAMES_PER_TOKEN
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class FrameEmbedding(keras.layers.Layer):
-    """Sums the embeddings of a frame's semantic token and of its acoustic tokens.
+    """Embeds a frame: the sum of the embeddings of its semantic and acoustic tokens.
 
-    Each semantic token (25 Hz) is repeated for its two frames (50 Hz). The sequence
-    keeps the length of the frames whatever the number of levels, which is what makes
-    SoundStorm cheap (Borsos et al. 2023, section 3.1).
+    Each semantic token (25 Hz) is repeated for its two frames (50 Hz). The length of the sequence
+    is the number of frames for any number of levels (Borsos et al. 2023, section 3.1).
 
     Args:
-        semantic_vocabulary_size: int. Ids of semantic tokens; the id after them stands for a
-            hidden one.
-        num_levels: int. Acoustic tokens of a frame.
-        codebook_size: int. Codes of a level; id `codebook_size` is the mask.
+        semantic_vocabulary_size: int. Size of the semantic vocabulary. The next id is a hidden
+            token.
+        num_levels: int. Acoustic tokens per frame.
+        codebook_size: int. Codes of each level; id `codebook_size` is a hidden token.
         hidden_dim: int. Width of the output.
 
     Call arguments:
         semantic_tokens: int (batch, time).
         acoustic_tokens: int (batch, 2 time, levels).
-        padding_mask: bool (batch, 2 time). Padding may hold any ids.
+        padding_mask: bool (batch, 2 time). Padding can hold any ids.
 
     Returns:
         float (batch, 2 time, hidden_dim), zero at padding.
@@ -52,7 +51,7 @@ class FrameEmbedding(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="semantic_embedding",
         )
-        # All levels in one table, a stretch of codebook_size + 1 rows for each.
+        # One table for all levels, codebook_size + 1 rows for each.
         self.acoustic_embedding = keras.layers.Embedding(
             num_levels * (codebook_size + 1),
             hidden_dim,
@@ -67,7 +66,7 @@ class FrameEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, semantic_tokens, acoustic_tokens, padding_mask):
-        # Padding may hold ids outside the tables, which no lookup may see.
+        # Padding can hold ids outside the tables.
         frame_pairs = ops.reshape(padding_mask, (*ops.shape(semantic_tokens), FRAMES_PER_TOKEN))
         semantic_tokens = ops.where(ops.any(frame_pairs, axis=-1), semantic_tokens, 0)
         acoustic_tokens = ops.where(padding_mask[..., None], acoustic_tokens, 0)
@@ -94,10 +93,10 @@ class FrameEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class LevelHeads(keras.layers.Layer):
-    """A dense classifier for each level, of which an example computes only its own.
+    """One dense classifier per level; each example computes only the one it asks for.
 
-    Training and decoding both ask for one level at a time, so the other heads'
-    logits, most of the work of a small model, are never made.
+    Training and decoding need one level at a time, so the logits of the other levels, most of
+    the work of a small model, are not computed.
 
     Args:
         num_levels: int. Number of heads.
@@ -105,7 +104,7 @@ class LevelHeads(keras.layers.Layer):
 
     Call arguments:
         x: float (batch, frames, dim).
-        level: int (batch,). Head of each example, 0 for the coarsest level.
+        level: int (batch,). Level of each example; 0 is the coarsest.
 
     Returns:
         Logits float32 (batch, frames, codebook_size).

@@ -1,4 +1,4 @@
-"""Lyra V2's TFLite files: what is called what."""
+"""Convert the weights of Lyra V2, which are TFLite files, to a `SoundStream`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +16,14 @@ _KINDS = {
 
 
 class Convolution(NamedTuple):
-    """One convolution of a graph.
+    """One convolution of a TFLite graph.
 
     Attributes:
-        kind: `"convolution"`, `"depthwise"` or `"transposed"`.
-        kernel: float32 as TFLite has it: (outputs, time, 1, inputs of a group), depthwise
-            (1, time, 1, channels).
+        kind: `"convolution"`, `"depthwise"`, or `"transposed"`.
+        kernel: float32 in TFLite's layout: (outputs, time, 1, inputs per group), or (1, time, 1,
+            channels) if depthwise.
         bias: float32 (outputs,).
-        num_inputs: channels that go in, of all groups together.
+        num_inputs: Number of input channels of all groups.
     """
 
     kind: str
@@ -33,23 +33,28 @@ class Convolution(NamedTuple):
 
 
 def open_interpreter(path: Path) -> Any:
-    """The `ai_edge_litert` interpreter of a TFLite file."""
+    """Open a TFLite file with the interpreter of `ai_edge_litert`."""
     from ai_edge_litert.interpreter import Interpreter
 
     return Interpreter(str(_existing(path)))
 
 
 def read_convolutions(path: Path) -> list[Convolution]:
-    """All convolutions of the first graph of a file, in the order in which they run.
+    """Read all convolutions of the first graph of a file, in execution order.
 
-    Integer weights are multiplied out. Raises `ValueError` where the file is no TFLite file
-    or a weight is computed by the graph.
+    Integer weights are dequantized.
+
+    Args:
+        path: The TFLite file.
+
+    Raises:
+        ValueError: The file is not a TFLite file, or the graph computes a weight.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     contents = _existing(path).read_bytes()
     if contents[4:8] != b"TFL3":
-        raise ValueError(f"{path} is no TFLite file.")
+        raise ValueError(f"{path} is not a TFLite file.")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(contents, 0))
     operators = {code: name for name, code in vars(schema.BuiltinOperator).items()}
     graph = model.subgraphs[0]
@@ -59,7 +64,7 @@ def read_convolutions(path: Path) -> list[Convolution]:
         kind = _KINDS.get(operators[max(code.builtinCode, code.deprecatedBuiltinCode)])
         if kind is None:
             continue
-        # A transposed convolution is told the shape of its output first, its input third.
+        # A transposed convolution has the shape of its output first, and its input third.
         places = (1, 3, 2) if kind == "transposed" else (1, 2, 0)
         kernel, bias, inputs = (graph.tensors[operator.inputs[place]] for place in places)
         weights = (_read(model, tensor, path) for tensor in (kernel, bias))
@@ -83,7 +88,7 @@ def _read(model, tensor, path) -> np.ndarray:
     }
     data = model.buffers[tensor.buffer].data
     if data is None or tensor.type not in types:
-        raise ValueError(f"{path}: the weight {tensor.name.decode()!r} is not stored plainly.")
+        raise ValueError(f"{path}: the weight {tensor.name.decode()!r} is not stored as a constant.")
     values = np.frombuffer(bytes(data), types[tensor.type]).reshape(tensor.shape)
     if tensor.type == TensorType.FLOAT32:
         return values
@@ -99,7 +104,7 @@ ENCODER, QUANTIZER, DECODER = "soundstream_encoder.tflite", "quantizer.tflite", 
 """The three files of a Lyra 1.3 model."""
 
 NUM_LEVELS, NUM_CODES = 46, 16
-"""Levels of Lyra's quantizer, and codes of each: 4 bits."""
+"""Levels of Lyra's quantizer, and codes of each level (4 bits)."""
 
 SOUND_STREAM = {
     "strides": (5, 2, 2),
@@ -109,29 +114,37 @@ SOUND_STREAM = {
     "dilations": (1, 3, 9),
     "residual_kernel_size": 3,
     "separable": True,
-    "activation": "leaky_relu_0.3",
+    "activation": {
+        "module": "keras.layers",
+        "class_name": "LeakyReLU",
+        "config": {"negative_slope": 0.3},
+        "registered_name": None,
+    },
     "latent_dim": 64,
     "codebook_size": NUM_CODES,
 }
-"""Arguments of the `SoundStream` that is Lyra V2 (with `num_quantizers` beside them)."""
+"""Arguments of the `SoundStream` that is Lyra V2, except `num_quantizers`."""
 
 
 def is_lyra(folder: str | Path) -> bool:
-    """Whether the folder holds one of Lyra's files."""
+    """Return whether the folder contains one of Lyra's files."""
     return any((Path(folder) / name).is_file() for name in (ENCODER, QUANTIZER, DECODER))
 
 
 def read_lyra(folder: str | Path) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """The weights of encoder and decoder, layer by layer.
+    """Read the weights of encoder and decoder, layer by layer.
 
-    Groups become full kernels, zeros where no channel meets another: the same sums.
+    Grouped kernels become full ones with zeros between the groups, which compute the same sums.
+
+    Args:
+        folder: The folder of Lyra's files.
 
     Yields:
-        `(name, [kernel, bias])`: the layer of `SoundStream`, one of a residual unit as
-        `unit/layer`, and its weights in that layer's shapes.
+        `(name, [kernel, bias])`: the layer of `SoundStream` (`unit/layer` in a residual unit), and
+        its weights in that layer's shapes.
 
     Raises:
-        ValueError: a file is missing or is not what Lyra 1.3 has.
+        ValueError: A file is missing or is not that of Lyra 1.3.
     """
     blocks = range(len(SOUND_STREAM["strides"]))
     encoder = [("convolution", "encoder_stem")]
@@ -148,15 +161,22 @@ def read_lyra(folder: str | Path) -> Iterator[tuple[str, list[np.ndarray]]]:
         path = Path(folder) / name
         found = _join_groups(read_convolutions(path))
         if [group[0].kind for group in found] != [kind for kind, _ in layers]:
-            raise ValueError(f"{path} is not the file of Lyra 1.3: its layers are others.")
+            raise ValueError(f"{path} is not the file of Lyra 1.3: its layers differ.")
         for (kind, layer), group in zip(layers, found, strict=True):
             yield layer, _weights(kind, group, layer.endswith(("/mixing", "/pointwise")))
 
 
 def read_codebooks(folder: str | Path, num_levels: int = NUM_LEVELS) -> np.ndarray:
-    """Codes of the first levels, float32 (num_levels, 16, 64), by asking the quantizer's graph.
+    """Read the codes of the first levels by running the quantizer's graph.
 
-    Its tables lie in an order of their own; a frame of one code alone tells which is which.
+    The order of the tables in the file is unspecified, so single codes are decoded.
+
+    Args:
+        folder: The folder of Lyra's files.
+        num_levels: Number of levels. Defaults to `46` (all).
+
+    Returns:
+        float32 (num_levels, 16, 64).
     """
     decode = open_interpreter(Path(folder) / QUANTIZER).get_signature_runner("decode")
     codebooks = np.zeros((num_levels, NUM_CODES, SOUND_STREAM["latent_dim"]), "float32")
@@ -181,7 +201,7 @@ def _units(prefix: str) -> list[tuple[str, str]]:
 
 
 def _join_groups(convolutions: list[Convolution]) -> list[list[Convolution]]:
-    """Transposed ones that follow each other are the groups of one: TFLite has no grouped ones."""
+    """Join consecutive transposed convolutions, which are the groups of one convolution."""
     joined = []
     for convolution in convolutions:
         if convolution.kind == "transposed" and joined and joined[-1][0].kind == "transposed":
@@ -192,7 +212,7 @@ def _join_groups(convolutions: list[Convolution]) -> list[list[Convolution]]:
 
 
 def _weights(kind: str, group: list[Convolution], pointwise: bool) -> list[np.ndarray]:
-    """Kernel and bias as `SoundStream`'s layers have them."""
+    """Return kernel and bias in the layout of `SoundStream`'s layers."""
     bias = np.concatenate([part.bias for part in group])
     if kind == "depthwise":
         return [group[0].kernel[0, :, 0], bias]
@@ -208,7 +228,7 @@ def _weights(kind: str, group: list[Convolution], pointwise: bool) -> list[np.nd
 
 
 def _block_diagonal(parts: list[np.ndarray]) -> np.ndarray:
-    """Kernels (time, inputs, outputs) of groups as one over all inputs and outputs."""
+    """Combine kernels (time, inputs, outputs) of groups into one over all channels."""
     time, inputs, outputs = parts[0].shape
     kernel = np.zeros((time, len(parts) * inputs, len(parts) * outputs), "float32")
     for number, part in enumerate(parts):
@@ -220,28 +240,27 @@ def _block_diagonal(parts: list[np.ndarray]) -> np.ndarray:
 def convert_lyra(
     folder: str | Path, output: str | Path | None = None, num_quantizers: int = 16
 ) -> SoundStream:
-    """Lyra V2's published weights in this package's codec: 16 kHz, 50 frames a second.
+    """Convert the published weights of Lyra V2 to a `SoundStream`.
 
-    The graphs compute part of their layers in 8-bit integers; here all is float32 of the same
-    weights, so codes and sound are close to theirs and not the same.
+    Requires the extra `lyra`. Lyra computes some layers in 8-bit integers. The converted codec
+    uses float32 for all of them, so codes and audio are close to Lyra's but not identical.
 
     Args:
-        folder: holds `soundstream_encoder.tflite`, `quantizer.tflite` and `lyragan.tflite` of
-            Lyra 1.3 (Apache 2.0; `lyra/model_coeffs` in its repository).
-        output: folder to write a preset to. Defaults to `None`: nothing is written.
-        num_quantizers: levels of 16 codes to keep, from 1 to 46: 16, 30 and 46 are Lyra's 3.2, 6
-            and 9.2 kbps. Defaults to 16.
+        folder: Folder with `soundstream_encoder.tflite`, `quantizer.tflite`, and `lyragan.tflite`
+            of Lyra 1.3 (Apache 2.0; `lyra/model_coeffs` in its repository).
+        output: Folder of the preset to write. Defaults to `None` (none).
+        num_quantizers: Number of levels to keep, from 1 to 46. 16, 30, and 46 levels are Lyra's
+            3.2, 6, and 9.2 kbps. Defaults to `16`.
 
     Returns:
-        The codec.
+        The `SoundStream`.
 
     Raises:
-        ValueError: files that are missing or not Lyra 1.3's, or a number out of range.
-
-    Needs the extra `lyra`.
+        ValueError: Files are missing or are not those of Lyra 1.3, or `num_quantizers` is out of
+            range.
     """
     if not 1 <= num_quantizers <= NUM_LEVELS:
-        raise ValueError(f"num_quantizers must lie in 1 .. {NUM_LEVELS}, got {num_quantizers}.")
+        raise ValueError(f"num_quantizers must be in 1 .. {NUM_LEVELS}, got {num_quantizers}.")
     codec = SoundStream(num_quantizers=num_quantizers, **SOUND_STREAM)
     for name, weights in read_lyra(folder):
         layer, _, part = name.partition("/")

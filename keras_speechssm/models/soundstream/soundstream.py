@@ -6,66 +6,58 @@ import numpy as np
 from keras import ops
 
 from keras_speechssm.checks import validate_waveform
-from keras_speechssm.compilation import compile_inference
+from keras_speechssm.compilation import CompiledFunctions
 from keras_speechssm.layers.causal_conv import CausalConv1D, CausalConv1DTranspose
 from keras_speechssm.layers.residual_vector_quantizer import ResidualVectorQuantizer
 from keras_speechssm.models.preset_mixin import PresetMixin
 from keras_speechssm.models.soundstream.soundstream_layers import (
     ResidualUnit,
-    SpectralAnalysis,
     read_activation,
+    serialize_activation,
 )
-from keras_speechssm.models.soundstream.source_filter import SourceFilterSynthesis
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class SoundStream(PresetMixin, keras_hub.models.Backbone):
-    """A neural audio codec: 16 kHz waveform to 50 frames a second of codes, and back.
+    """A neural audio codec: 16 kHz waveform to 50 frames of codes per second, and back.
 
-    What is it for: the first and the last step of speech synthesis. SoundStorm writes
-    acoustic tokens, SoundStream turns them into sound. The layout is the paper's
-    (Zeghidour et al. 2021, section III): causal strided convolutions with residual
-    units, a residual vector quantizer, the mirrored decoder. The defaults are its
-    16 kHz form with SoundStorm's twelve levels of 1024 codes. With `stem_stride=16` and
-    `separable=True` it is a cheap layout like Lyra V2's, which two CPU cores can train
-    and run. With `stem="source_filter"` its outermost layers, encoder and decoder, are
-    no convolutions: it listens to log spectra, and speaks by pulses and noise through
-    filters. That is not in the paper; it is for models too small to learn phase.
+    Causal strided convolutions with residual units, a residual vector quantizer, and the mirrored
+    decoder. The defaults are the paper's 16 kHz layout with SoundStorm's twelve levels of 1024
+    codes. `stem_stride=16` and `separable=True` give a cheaper layout similar to Lyra V2.
 
-    Called as a model it maps waveform (batch, samples) to the decoded waveform of the
-    same shape, through the quantizer, which is what training needs; with
-    `stem="source_filter"` to a dict of that as `waveform` and of `pitch_logits` (batch,
-    samples / stem_stride, 80). See `keras_speechssm.training.codec` for their losses.
+    It is a `keras_hub.models.Backbone` with inference methods. Called as a model it maps a
+    waveform (batch, samples) to the decoded waveform of the same shape, through the quantizer,
+    for training; see `keras_speechssm.training.codec` for the losses.
 
     Args:
-        strides: tuple of int. Rate reduction of each encoder block. Together with
-            `stem_stride` they make the hop: 320 samples for 50 frames a second at 16 kHz.
+        strides: tuple of int. Rate reduction of each encoder block. The product of all strides
+            and `stem_stride` is the hop; 320 samples give 50 frames per second.
         channels: tuple of int. Channels after the stem and after each block.
         stem_stride: int. Stride of the first convolution. Defaults to `1`.
-        stem_kernel_size: int. Its width, a multiple of `stem_stride`. Defaults to `7`.
-            Without meaning where the stem is no convolution.
-        stem: `"convolution"`, or `"source_filter"`: `SpectralAnalysis` and
-            `SourceFilterSynthesis`, with a `stem_stride` of 40 to 160 samples (80 in the
-            demo). Defaults to `"convolution"`.
-        dilations: tuple of int. One residual unit each, at every rate before a stride.
-        frame_dilations: tuple of int. One residual unit each at the frame rate, where
-            they are cheap. Defaults to `()`, as in the paper.
-        residual_kernel_size: int. Defaults to `7`.
-        separable: bool. Depthwise-separable residual units. Defaults to `False`.
-        activation: str. A Keras activation's name, or `"leaky_relu_0.3"`. Defaults to `"elu"`.
+        stem_kernel_size: int. Kernel size of the first convolution, a multiple of `stem_stride`.
+            Defaults to `7`.
+        dilations: tuple of int. Dilations of the residual units before each stride.
+        frame_dilations: tuple of int. Dilations of further residual units at the frame rate,
+            where they are cheap. Defaults to `()`, as in the paper.
+        residual_kernel_size: int. Kernel size of the residual units. Defaults to `7`.
+        separable: bool. Whether residual units are depthwise-separable. Defaults to `False`.
+        activation: Keras activation: a name, function, layer such as
+            `keras.layers.LeakyReLU(0.3)`, or config. Defaults to `"elu"`.
         latent_dim: int. Width of the vectors that are quantized. Defaults to `128`.
         num_quantizers: int. Levels of the quantizer. Defaults to `12`.
         codebook_size: int. Codes of each level. Defaults to `1024`.
         quantizer_dropout: float. See `ResidualVectorQuantizer`. Defaults to `0.5`.
-        dtype: dtype policy of the model.
+        dtype: Dtype policy of the model.
 
     Example:
 
     ```python
     codec = keras_speechssm.models.SoundStream.from_preset("speech_ssm_demo_en")
-    tokens = codec.encode(waveform)  # (samples,) -> int32 (frames, levels)
-    decoded = codec.decode(tokens)   # float32 (frames * 320,)
+    tokens = codec.encode(np.random.uniform(-0.1, 0.1, 16000))  # int32 (50, 6)
+    decoded = codec.decode(tokens)  # float32 (16000,)
     ```
+
+    Reference: Zeghidour et al. 2021, "SoundStream: An End-to-End Neural Audio Codec", section III.
     """
 
     preset_part = "soundstream"
@@ -76,12 +68,11 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         channels=(32, 64, 128, 256, 512),
         stem_stride: int = 1,
         stem_kernel_size: int = 7,
-        stem: str = "convolution",
         dilations=(1, 3, 9),
         frame_dilations=(),
         residual_kernel_size: int = 7,
         separable: bool = False,
-        activation: str = "elu",
+        activation="elu",
         latent_dim: int = 128,
         num_quantizers: int = 12,
         codebook_size: int = 1024,
@@ -94,13 +85,8 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
                 f"channels needs one entry for the stem and one for each stride, "
                 f"{len(strides) + 1}; got {len(channels)}."
             )
-        if stem not in ("convolution", "source_filter"):
-            raise ValueError(f'stem must be "convolution" or "source_filter", got {stem!r}.')
-        if stem == "source_filter" and not 40 <= stem_stride <= 160:
-            raise ValueError(
-                f'stem="source_filter" takes a stem_stride of 40 to 160 samples, got {stem_stride}.'
-            )
         dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        activation = serialize_activation(activation)
         unit = dict(
             kernel_size=residual_kernel_size,
             separable=separable,
@@ -110,8 +96,9 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
 
         # === Layers ===
         layout = (strides, channels, dilations, frame_dilations, unit)
-        stem_size = (stem_stride, stem_kernel_size, dtype)
-        encoder_stem, decoder_stem = _stems(stem, channels[0], *stem_size)
+        encoder_stem, decoder_stem = self._make_stems(
+            channels[0], stem_stride, stem_kernel_size, dtype
+        )
         self.encoder_layers = [encoder_stem, *_encoder_layers(*layout, latent_dim)]
         self.quantizer = ResidualVectorQuantizer(
             num_quantizers,
@@ -130,10 +117,7 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         x, _ = self.quantizer(x)
         for layer in self.decoder_layers:
             x = layer(x)
-        if stem == "source_filter":
-            outputs = {"waveform": ops.squeeze(x[0], axis=-1), "pitch_logits": x[1]}
-        else:
-            outputs = ops.cast(ops.squeeze(x, axis=-1), "float32")
+        outputs = self._make_outputs(x)
         super().__init__(inputs=waveform, outputs=outputs, dtype=dtype, **kwargs)
 
         # === Config ===
@@ -141,7 +125,6 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         self.channels = tuple(channels)
         self.stem_stride = stem_stride
         self.stem_kernel_size = stem_kernel_size
-        self.stem = stem
         self.dilations = tuple(dilations)
         self.frame_dilations = tuple(frame_dilations)
         self.residual_kernel_size = residual_kernel_size
@@ -152,20 +135,19 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         self.codebook_size = codebook_size
         self.quantizer_dropout = quantizer_dropout
         self.samples_per_frame = stem_stride * int(np.prod(strides))
-        self._compiled_encode = compile_inference(self, self._encode)
-        self._compiled_decode = compile_inference(self, self._decode)
+        self._inference = CompiledFunctions(self)
 
     @property
     def codebooks(self) -> np.ndarray:
-        """The codes of every level, float32 (levels, codebook_size, latent_dim)."""
+        """The codes of all levels, float32 (levels, codebook_size, latent_dim)."""
         return np.stack([ops.convert_to_numpy(q.codebook) for q in self.quantizer.levels])
 
     def encode(self, waveform) -> np.ndarray:
-        """Acoustic tokens of a waveform.
+        """Encode a waveform to acoustic tokens.
 
         Args:
-            waveform: float (batch, samples) or (samples,), in [-1, 1]. A length that is no
-                whole number of frames is filled up with zeros.
+            waveform: float (batch, samples) or (samples,), in [-1, 1]. An incomplete last frame is
+                padded with zeros.
 
         Returns:
             int32 (batch, frames, levels) or (frames, levels), frames = ceil(samples / 320).
@@ -173,15 +155,15 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         waveform = validate_waveform(waveform)
         batched = np.atleast_2d(waveform)
         fill = -batched.shape[1] % self.samples_per_frame
-        tokens = self._compiled_encode(np.pad(batched, ((0, 0), (0, fill))))
-        tokens = ops.convert_to_numpy(tokens)
+        encode = self._inference.get("encode", lambda: self._encode)
+        tokens = ops.convert_to_numpy(encode(np.pad(batched, ((0, 0), (0, fill)))))
         return tokens if waveform.ndim == 2 else tokens[0]
 
     def decode(self, tokens) -> np.ndarray:
-        """Waveform of acoustic tokens.
+        """Decode acoustic tokens to a waveform.
 
         Args:
-            tokens: int (batch, frames, n) or (frames, n): the first n levels, n from 1 to
+            tokens: int (batch, frames, n) or (frames, n), the first n levels, with n from 1 to
                 `num_quantizers`.
 
         Returns:
@@ -204,11 +186,12 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
             )
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.codebook_size:
             raise ValueError(
-                f"Acoustic tokens must lie in 0 .. {self.codebook_size - 1}; got "
+                f"Acoustic tokens must be in 0 .. {self.codebook_size - 1}; got "
                 f"{tokens.min()} .. {tokens.max()}."
             )
         batched = tokens if tokens.ndim == 3 else tokens[None]
-        waveform = ops.convert_to_numpy(self._compiled_decode(batched.astype("int32")))
+        decode = self._inference.get("decode", lambda: self._decode)
+        waveform = ops.convert_to_numpy(decode(batched.astype("int32")))
         waveform = np.clip(waveform, -1.0, 1.0)
         return waveform if tokens.ndim == 3 else waveform[0]
 
@@ -222,8 +205,33 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         x = self.quantizer.decode(ops.convert_to_tensor(tokens))
         for layer in self.decoder_layers:
             x = layer(x)
-        x = x[0] if self.stem == "source_filter" else x
+        return self._make_outputs(x)
+
+    def _make_stems(self, channels, stride, kernel_size, dtype):
+        """Make the outermost layers: waveform to channels at the rate of the stem, and back."""
+        encoder = CausalConv1D(channels, kernel_size, stride, dtype=dtype, name="encoder_stem")
+        if stride == 1:
+            decoder = CausalConv1D(1, kernel_size, dtype=dtype, name="decoder_stem")
+        else:
+            decoder = CausalConv1DTranspose(
+                1, kernel_size, stride, dtype=dtype, name="decoder_stem"
+            )
+        return encoder, decoder
+
+    def _make_outputs(self, x):
+        """Return the model's output from that of the last decoder layer."""
         return ops.cast(ops.squeeze(x, axis=-1), "float32")
+
+    @classmethod
+    def from_config(cls, config: dict) -> "SoundStream":
+        config = dict(config)
+        # Older presets name the kind of the outermost layers.
+        if config.pop("stem", "convolution") == "source_filter" and cls is SoundStream:
+            from keras_speechssm.models.soundstream import source_filter_soundstream
+
+            cls = source_filter_soundstream.SourceFilterSoundStream
+            return cls.from_config(config)
+        return super().from_config(config)
 
     def get_config(self) -> dict:
         config = super().get_config()
@@ -232,7 +240,6 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
             channels=self.channels,
             stem_stride=self.stem_stride,
             stem_kernel_size=self.stem_kernel_size,
-            stem=self.stem,
             dilations=self.dilations,
             frame_dilations=self.frame_dilations,
             residual_kernel_size=self.residual_kernel_size,
@@ -246,21 +253,8 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
         return config
 
 
-def _stems(stem, channels, stride, kernel_size, dtype):
-    """The outermost layers: waveform to channels at the stem's rate, and back."""
-    if stem == "source_filter":
-        return (
-            SpectralAnalysis(channels, stride, dtype=dtype, name="encoder_stem"),
-            SourceFilterSynthesis(stride, dtype=dtype, name="decoder_stem"),
-        )
-    encoder = CausalConv1D(channels, kernel_size, stride, dtype=dtype, name="encoder_stem")
-    if stride == 1:
-        return encoder, CausalConv1D(1, kernel_size, dtype=dtype, name="decoder_stem")
-    return encoder, CausalConv1DTranspose(1, kernel_size, stride, dtype=dtype, name="decoder_stem")
-
-
 def _encoder_layers(strides, channels, dilations, frame_dilations, unit, latent_dim):
-    """For each stride: residual units at the old rate, strided convolution."""
+    """Make the encoder: for each stride, residual units and then a strided convolution."""
     dtype, activation = unit["dtype"], read_activation(unit["activation"])
     layers = []
     for i, stride in enumerate(strides):
@@ -285,7 +279,7 @@ def _encoder_layers(strides, channels, dilations, frame_dilations, unit, latent_
 
 
 def _decoder_layers(strides, channels, dilations, frame_dilations, unit):
-    """The encoder's mirror."""
+    """Make the decoder, which mirrors the encoder."""
     dtype, activation = unit["dtype"], read_activation(unit["activation"])
     layers = [CausalConv1D(channels[-1], 3, dtype=dtype, name="decoder_input")]
     layers += [

@@ -39,10 +39,10 @@ def test_level_and_boundary_are_uniform():
     np.testing.assert_allclose(np.bincount(boundary, minlength=12) / rows.sum(), 1 / 12, atol=0.02)
 
 
-def test_level_shares_say_how_often_a_level_is_drawn():
+def test_level_weights_say_how_often_a_level_is_drawn():
     rng = np.random.default_rng(0)
     tokens, real = np.zeros((4000, 3, 4), int), np.ones((4000, 3), bool)
-    level = mask_for_training(tokens, real, CODES, rng, level_shares=[2, 0, 1, 1])[1]
+    level = mask_for_training(tokens, real, CODES, rng, level_weights=[2, 0, 1, 1])[1]
     np.testing.assert_allclose(
         np.bincount(level, minlength=4) / 4000, [0.5, 0, 0.25, 0.25], atol=0.03
     )

@@ -70,14 +70,14 @@ def test_convolutions_of_a_file_become_layers_that_compute_the_same(graph):
 def test_files_that_are_missing_or_others_are_refused(graph, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"soundstream_encoder\.tflite is missing"):
         convert_lyra(tmp_path)
-    with pytest.raises(ValueError, match=r"must lie in 1 \.\. 46, got 47"):
+    with pytest.raises(ValueError, match=r"must be in 1 \.\. 46, got 47"):
         convert_lyra(tmp_path, num_quantizers=47)
     (tmp_path / lyra.ENCODER).write_bytes(b"no graph at all")
-    with pytest.raises(ValueError, match="is no TFLite file"):
+    with pytest.raises(ValueError, match="is not a TFLite file"):
         convert_lyra(tmp_path)
     (tmp_path / lyra.ENCODER).write_bytes(graph.read_bytes())
     assert main(["convert", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
-    assert "its layers are others" in capsys.readouterr().err
+    assert "its layers differ" in capsys.readouterr().err
     assert main(["convert", str(tmp_path), "-o", "out", "--to", "hugging-face"]) == 2
     assert "becomes a preset of this package" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

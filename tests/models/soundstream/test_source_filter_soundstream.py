@@ -1,14 +1,17 @@
+import json
+
 import keras
 import numpy as np
 import pytest
 from gradient import gradients
 from keras import ops
 
-from keras_speechssm.models import SoundStream
-from keras_speechssm.models.soundstream.soundstream_layers import SpectralAnalysis
-from keras_speechssm.models.soundstream.source_filter import (
+from keras_speechssm.models import SoundStream, SourceFilterSoundStream
+from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.models.soundstream.source_filter_soundstream import (
     NUM_PITCH_BINS,
     SourceFilterSynthesis,
+    SpectralAnalysis,
     expected_pitch,
     pitch_bins,
 )
@@ -135,4 +138,52 @@ def test_gradient_reaches_the_gains_but_pitch_only_learns_from_its_own_loss():
 @pytest.mark.parametrize("stride", [1, 320])
 def test_source_filter_takes_hops_of_five_milliseconds_or_so(stride):
     with pytest.raises(ValueError, match=f"40 to 160 samples, got {stride}"):
-        SoundStream(stem="source_filter", stem_stride=stride)
+        SourceFilterSoundStream(stem_stride=stride)
+
+
+SMALL = dict(
+    strides=(4,),
+    channels=(6, 8),
+    stem_stride=80,
+    frame_dilations=(1,),
+    residual_kernel_size=3,
+    separable=True,
+    latent_dim=4,
+    num_quantizers=3,
+    codebook_size=16,
+)
+
+
+def test_a_preset_from_before_the_subclass_loads(tmp_path):
+    keras.utils.set_random_seed(0)
+    codec = SourceFilterSoundStream(**SMALL, activation="leaky_relu")
+    rng = np.random.default_rng(0)
+    for level in codec.quantizer.levels:
+        level.codebook.assign(rng.normal(size=level.codebook.shape))
+    codec.save_to_preset(str(tmp_path))
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    assert config["registered_name"] == "keras_speechssm>SourceFilterSoundStream"
+    config["module"] = "keras_speechssm.soundstream.soundstream"
+    config["class_name"] = "SoundStream"
+    config["registered_name"] = "keras_speechssm>SoundStream"
+    config["config"]["stem"] = "source_filter"
+    path.write_text(json.dumps(config))
+    waveform = (0.3 * rng.normal(size=1600)).astype("float32")
+    tokens = codec.encode(waveform)
+    for loaded in (
+        SoundStream.from_preset(str(tmp_path)),
+        SourceFilterSoundStream.from_preset(str(tmp_path)),
+        load_part(str(tmp_path), "soundstream"),
+    ):
+        assert isinstance(loaded, SourceFilterSoundStream)
+        assert loaded.get_config() == codec.get_config() and "stem" not in codec.get_config()
+        np.testing.assert_array_equal(loaded.encode(waveform), tokens)
+        np.testing.assert_array_equal(loaded.decode(tokens), codec.decode(tokens))
+
+
+def test_another_codec_is_not_a_source_filter_codec(tmp_path):
+    layout = {**SMALL, "strides": (5, 4), "channels": (4, 4, 4), "stem_stride": 16}
+    SoundStream(stem_kernel_size=32, **layout).save_to_preset(str(tmp_path))
+    with pytest.raises(ValueError, match="is a SoundStream, not a SourceFilterSoundStream"):
+        SourceFilterSoundStream.from_preset(str(tmp_path))
