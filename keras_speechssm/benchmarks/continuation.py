@@ -1,5 +1,6 @@
-"""The whole way from a prompt to speech: `speechssm bench synthesis` and `bench continue`."""
+"""Time the pipeline: `speechssm bench synthesis` and `speechssm bench continue`."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,80 +11,78 @@ from keras_speechssm.benchmarks.measurement import (
     check_output,
     measure_limits,
     peak_memory_mib,
-    publish,
     resident_memory_mib,
+    write_report,
 )
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.presets import DEFAULT_PRESET
-from keras_speechssm.shapes import SAMPLE_RATE
-from keras_speechssm.synthesis import WindowSynthesis
-from keras_speechssm.windows import StreamingWindows
+from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLE_RATE, TOKEN_RATE
+from keras_speechssm.synthesis import Synthesizer, VoicePrompt
 
 
 def bench_synthesis(
-    windows_at_once: Sequence[int] = (1, 2, 4),
+    windows_per_batch: Sequence[int] = (1, 2, 4),
     preset: str = DEFAULT_PRESET,
     num_windows: int = 4,
     output: str | Path | None = None,
 ) -> None:
-    """Times SoundStorm and SoundStream on windows of random tokens, in batches.
+    """Time SoundStorm and SoundStream on windows of random tokens, in batches.
 
-    Prints a table of seconds a window and real-time factors. The first batch of each size
-    compiles and is not counted.
+    Prints a table of the seconds per window and the real-time factor. The first batch of each
+    size compiles and is not counted.
 
     Args:
-        windows_at_once: sizes of a batch, measured from the smallest on in one process, whose
-            largest memory so far is `peak_gib`.
-        preset: a pipeline preset.
-        num_windows: whole windows that are timed, rounded up to whole batches.
-        output: `.json` file to write the results to; a plot of the same name goes
-            beside it. Defaults to neither.
+        windows_per_batch: Sizes of a batch. They are measured in one process in increasing order;
+            `peak_gib` is its largest memory so far.
+        preset: Pipeline preset.
+        num_windows: Number of timed windows, rounded up to whole batches.
+        output: `.json` file for the results; a plot with the same name is written next to it.
+            Defaults to neither.
     """
     check_output(output)
-    if not windows_at_once or min(*windows_at_once, num_windows) < 1:
-        raise ValueError("windows_at_once and num_windows are numbers from 1 on.")
+    if not windows_per_batch or min(*windows_per_batch, num_windows) < 1:
+        raise ValueError("windows_per_batch and num_windows must be at least 1.")
     speech = SpeechContinuation.from_preset(preset)
     rng = np.random.default_rng(0)
     codes = speech.soundstorm.semantic_vocabulary_size
+    voice_tokens = speech.synthesis.voice_tokens
     levels = speech.soundstorm.num_levels
-    voice = (
-        rng.integers(0, codes, speech.voice_tokens, dtype="int32"),
-        np.zeros((2 * speech.voice_tokens, levels), "int32"),
+    voice = VoicePrompt(
+        rng.integers(0, codes, voice_tokens, dtype="int32"),
+        np.zeros((FRAMES_PER_TOKEN * voice_tokens, levels), "int32"),
     )
     rows = []
-    # From few on, since a process's largest memory does not fall again.
-    for at_once in sorted(windows_at_once):
-        synthesis = WindowSynthesis(
-            speech.soundstorm,
-            speech.soundstream,
-            voice,
+    # In increasing order, because the largest memory of a process does not decrease.
+    for size in sorted(windows_per_batch):
+        config = dataclasses.replace(
+            speech.synthesis,
+            first_window_seconds=speech.synthesis.window_seconds,
             temperature=1.0,
-            guidance_scale=speech.synthesis_guidance_scale,
-            iterations=speech.synthesis_iterations,
-            windows_at_once=at_once,
+            windows_per_batch=size,
         )
-        batches = -(-num_windows // at_once)
-        # One window goes alone, one batch compiles, the rest count; the last window is cut off.
-        count = 1 + at_once * (batches + 1) + 1
-        hop = speech.window - speech.overlap
-        tokens = rng.integers(0, codes, speech.overlap + count * hop, dtype="int32")
-        blocks = synthesis.speak([tokens], StreamingWindows(speech.window, speech.overlap), 0)
-        for _ in range(1 + at_once):
+        synthesizer = Synthesizer(speech.soundstorm, speech.soundstream, config)
+        batches = -(-num_windows // size)
+        # One window alone, one batch that compiles, the timed ones, and the last window.
+        count = 1 + size * (batches + 1) + 1
+        hop = config.window - config.overlap
+        tokens = rng.integers(0, codes, config.overlap + count * hop, dtype="int32")
+        blocks = synthesizer.stream([tokens], voice, seed=0)
+        for _ in range(1 + size):
             next(blocks)
-        began = time.perf_counter()
-        spoken = sum(len(next(blocks)) for _ in range(at_once * batches)) / SAMPLE_RATE
-        seconds = time.perf_counter() - began
+        start = time.perf_counter()
+        spoken = sum(len(next(blocks)) for _ in range(size * batches)) / SAMPLE_RATE
+        seconds = time.perf_counter() - start
         rows.append(
             {
                 "model": preset,
-                "windows_at_once": at_once,
-                "seconds_per_window": seconds / (at_once * batches),
+                "windows_per_batch": size,
+                "seconds_per_window": seconds / (size * batches),
                 "real_time_factor": seconds / spoken,
-                "tokens_per_second": 25 * spoken / seconds,
+                "tokens_per_second": TOKEN_RATE * spoken / seconds,
                 "peak_gib": peak_memory_mib() / 1024,
             }
         )
-    publish("synthesis", rows, measure_limits(), output, "windows_at_once")
+    write_report("synthesis", rows, measure_limits(), output, "windows_per_batch")
 
 
 def bench_continue(
@@ -93,39 +92,39 @@ def bench_continue(
     seed: int = 0,
     output: str | Path | None = None,
 ) -> None:
-    """Times a continuation from the call to the end and watches its memory.
+    """Time a continuation from the call to its end, and measure its memory.
 
-    Prints the seconds until the first audio, compilation included, and a line for every minute
-    of speech: the real-time factor of that minute and so far, the memory that is resident.
+    Prints the seconds until the first audio (compilation included), and a row for every minute of
+    speech with its real-time factor, the one so far, and the resident memory.
 
     Args:
-        prompt: recording to continue.
-        minutes: minutes of new speech, which is thrown away.
-        preset: a pipeline preset.
-        seed: of the samples.
-        output: `.json` file to write the results to; a plot of the same name goes
-            beside it. Defaults to neither.
+        prompt: Recording to continue.
+        minutes: Minutes of new speech, which is discarded.
+        preset: Pipeline preset.
+        seed: Seed of the samples.
+        output: `.json` file for the results; a plot with the same name is written next to it.
+            Defaults to neither.
     """
     check_output(output)
     speech = SpeechContinuation.from_preset(preset)
-    began = last = time.perf_counter()
+    start = last = time.perf_counter()
     spoken, counted, first, rows = 0.0, 0.0, None, []
     for block in speech.stream(str(prompt), seed=seed, seconds=60 * minutes):
         now = time.perf_counter()
         spoken += len(block) / SAMPLE_RATE
         if first is None:
-            first = now - began
-            print(f"first audio, {spoken:.0f} s of it, after {first:.1f} s", flush=True)
+            first = now - start
+            print(f"first audio ({spoken:.0f} s) after {first:.1f} s", flush=True)
         if spoken // 60 > counted // 60 or spoken >= 60 * minutes - 0.01:
             row = {
                 "model": preset,
                 "minute": spoken / 60,
                 "real_time_factor": (now - last) / (spoken - counted),
-                "real_time_factor_so_far": (now - began) / spoken,
-                "tokens_per_second": 25 * (spoken - counted) / (now - last),
+                "real_time_factor_so_far": (now - start) / spoken,
+                "tokens_per_second": TOKEN_RATE * (spoken - counted) / (now - last),
                 "resident_mib": resident_memory_mib(),
                 "peak_mib": peak_memory_mib(),
             }
             rows.append(row)
             counted, last = spoken, now
-    publish("continue", rows, measure_limits(), output, "minute", first_audio_seconds=first)
+    write_report("continue", rows, measure_limits(), output, "minute", first_audio_seconds=first)

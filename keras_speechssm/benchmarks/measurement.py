@@ -1,47 +1,67 @@
-"""Tables and plots of measurements."""
+"""Measure times and memory, and write tables and plots of the results."""
 
 import importlib.metadata
+import json
 import os
 import platform
+import re
 import resource
+import signal
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from keras_speechssm.files import atomic_write, write_json
 
+_PACKAGES = (
+    "keras",
+    "keras-hub",
+    "jax",
+    "tensorflow",
+    "torch",
+    "recurrentgemma",
+    "transformers",
+)
+
+_OUT_OF_MEMORY_MESSAGES = (
+    "RESOURCE_EXHAUSTED",
+    "Out of memory",
+    "MemoryError",
+    "bad_alloc",
+    "not enough memory",
+)
+
 
 def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far."""
-    # Linux counts KiB, macOS bytes.
+    """Return the largest resident memory of this process so far, in MiB."""
+    # Linux reports KiB, macOS bytes.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def resident_memory_mib() -> float | None:
-    """Memory that is resident now; `None` where the system does not tell."""
-    pages = Path("/proc/self/statm")
-    if not pages.is_file():
+    """Return the resident memory of this process in MiB, or `None` without /proc."""
+    statistics_file = Path("/proc/self/statm")
+    if not statistics_file.is_file():
         return None
-    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-PACKAGES = ("keras", "keras-hub", "jax", "tensorflow", "torch", "recurrentgemma", "transformers")
+    pages = int(statistics_file.read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def describe_machine() -> dict:
-    """Processor, cores that may be used, memory in GiB, versions."""
+    """Return the processor, the number of usable cores, the memory in GiB, and versions."""
     versions = {}
-    for package in PACKAGES:
+    for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    # Linux knows which cores this process may use.
+    # On Linux, the cores that this process may use.
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "processor": _processor(),
@@ -62,12 +82,12 @@ def _processor() -> str:
 
 
 def median_seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
-    """Median time of `call`, which must return only when its work is done.
+    """Return the median time of a call in seconds.
 
     Args:
-        call: what is measured.
-        repeats: how often.
-        warm_up: calls before, which are not counted: they compile.
+        call: The function to measure. It must return only when its work is done.
+        repeats: Number of timed calls.
+        warm_up: Number of calls before that are not timed, because they compile.
     """
     for _ in range(warm_up):
         call()
@@ -80,12 +100,15 @@ def median_seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -
 
 
 def measure_limits(repeats: int = 5) -> dict:
-    """What JAX's default device does at most.
+    """Measure the limits of JAX's default device.
+
+    Args:
+        repeats: Number of timed calls of each measurement.
 
     Returns:
-        `flops`: floating-point operations a second of a float32 product of 1024 x 2048 x
-        1024 on a CPU, eight times as wide on an accelerator; `bytes_per_second`: of reading a
-        large array; `device`: its kind.
+        `flops`, the floating-point operations per second of a float32 matrix product (1024 x
+        2048 x 1024 on a CPU, eight times as wide on an accelerator); `bytes_per_second` of
+        reading a large array; and `device`, its kind.
     """
     import jax
     import jax.numpy as jnp
@@ -107,42 +130,72 @@ def measure_limits(repeats: int = 5) -> dict:
     }
 
 
+def run_in_subprocess(
+    command: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None
+) -> dict:
+    """Run a command that prints a JSON object as its last line.
+
+    Args:
+        command: The program and its arguments.
+        timeout: Seconds after which it is stopped.
+        environment: Environment variables. Defaults to `None` (those of this process).
+
+    Returns:
+        The object, or `{"failed": reason}`.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done in {timeout:.0f} s"}
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    exhausted = any(message in done.stderr for message in _OUT_OF_MEMORY_MESSAGES)
+    if done.returncode == -signal.SIGKILL or exhausted:
+        return {"failed": "out of memory"}
+    # Only the error message: libraries print advice after it.
+    errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", done.stderr, re.MULTILINE)
+    return {"failed": errors[-1] if errors else f"exit status {done.returncode}"}
+
+
 def check_output(output: str | os.PathLike | None, plotted: bool = True) -> None:
-    """Refuses before anything is measured what could not be written: `ValueError`.
+    """Raise `ValueError` if a result file cannot be written, before anything is measured.
 
     Args:
         output: `.json` file, or `None`.
-        plotted: whether a plot goes beside it, as `publish` draws it.
+        plotted: Whether a plot is written next to it, which needs matplotlib.
     """
     if output is None:
         return
     output = Path(output)
     if output.suffix != ".json":
-        raise ValueError(f"output takes a .json file, got {str(output)!r}.")
+        raise ValueError(f"output must be a .json file, got {str(output)!r}.")
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise ValueError(f"Cannot write {output}: {output.parent} is no folder to write to.")
+        raise ValueError(f"Cannot write {output}: {output.parent} is not a writable folder.")
     if plotted:
         import matplotlib  # noqa: F401
 
 
-def publish(work: str, rows: list[dict], limits: dict, output, x: str, **more) -> None:
-    """Prints a benchmark's table and machine; writes both as JSON, and a plot, to `output`.
-
-    Raises `ValueError`, having done so, where every measurement failed.
+def write_report(title: str, rows: list[dict], limits: dict, output, x: str, **details) -> None:
+    """Print a benchmark's table and machine, and write them to a JSON file with a plot.
 
     Args:
-        work: what was measured.
-        rows: lines of the table, with `model` and `tokens_per_second`.
-        limits: of the machine, from `measure_limits` in the same run.
-        output: `.json` file, beside which the plot goes; or `None`.
-        x: key of the rows, the plot's horizontal axis.
-        **more: what else the JSON says.
+        title: What was measured.
+        rows: Rows of the table, with `model` and `tokens_per_second`.
+        limits: Result of `measure_limits` in the same run.
+        output: `.json` file, next to which the plot is written; or `None`.
+        x: Key of the rows on the horizontal axis of the plot.
+        **details: More entries of the JSON file.
+
+    Raises:
+        ValueError: Every measurement failed. The report is written nevertheless.
     """
     machine = describe_machine()
     print(format_table(rows))
     print(f"machine: {machine}; limits: {limits}")
     if output is not None:
-        content = {"machine": machine, "limits": limits, "work": work, **more, "rows": rows}
+        content = {"machine": machine, "limits": limits, "work": title, **details, "rows": rows}
         write_json(Path(output), content)
         plot_rates(Path(output).with_suffix(".png"), rows, x)
     if all(row.get("failed") for row in rows):
@@ -150,7 +203,7 @@ def publish(work: str, rows: list[dict], limits: dict, output, x: str, **more) -
 
 
 def format_table(rows: Sequence[dict]) -> str:
-    """Rows with the same keys as a Markdown table; numbers with three digits that count."""
+    """Format rows with the same keys as a Markdown table, numbers with 3 significant digits."""
     names = list(rows[0])
     cells = [names] + [[_cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
@@ -169,9 +222,14 @@ def _cell(value) -> str:
 
 
 def plot_rates(path: str | os.PathLike, rows: Sequence[dict], x: str) -> None:
-    """Tokens a second of each model against `x`, both logarithmic, as the paper's figures 6 to 8.
+    """Plot the tokens per second of each model over `x`, as in the paper's figures 6 to 8.
 
-    Needs matplotlib (extra `eval`).
+    Requires matplotlib (extra `eval`).
+
+    Args:
+        path: PNG file.
+        rows: Rows of the table, with `model` and `tokens_per_second`.
+        x: Key of the rows on the horizontal axis.
     """
     from matplotlib.figure import Figure
 

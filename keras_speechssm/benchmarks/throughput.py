@@ -1,12 +1,17 @@
-"""SpeechSSM against a Transformer under one budget of memory: `speechssm bench throughput`."""
+"""SpeechSSM and a Transformer with the same memory budget: `speechssm bench throughput`."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_speechssm.benchmarks.griffin import OURS, make_row, measure_in_subprocess
-from keras_speechssm.benchmarks.measurement import check_output, publish
-from keras_speechssm.benchmarks.peers import IMPLEMENTATIONS, GriffinSize
+from keras_speechssm.benchmarks.griffin import (
+    IMPLEMENTATIONS,
+    OURS,
+    GriffinSize,
+    make_row,
+    measure_in_subprocess,
+)
+from keras_speechssm.benchmarks.measurement import check_output, write_report
 
 TRANSFORMER = "speech_transformer"
 
@@ -22,35 +27,35 @@ def bench_throughput(
     timeout: float = 900.0,
     output: str | Path | None = None,
 ) -> None:
-    """Tokens a second of the largest batch whose states fit into a budget, at several lengths.
+    """Time the largest batch whose states fit into a memory budget, at several lengths.
 
-    SpeechSSM's state has one size; a Transformer's keys and values grow with the length, so
-    that fewer sequences fit, and each of them attends to more. The Transformer is this package's
-    `SpeechTransformer`, of the same width, depth, heads and MLP. Both are timed at the end of a
-    sequence; SpeechSSM, where that is beyond its attention window, just beyond it: from there on
-    all its steps are alike.
+    The state of a SpeechSSM has a constant size. The keys and values of a Transformer grow with
+    the length, so fewer sequences fit, and each attends to more. The Transformer is the
+    `SpeechTransformer` of this package with the same width, depth, heads, and MLP. Both are timed
+    at the end of a sequence, but SpeechSSM just beyond its attention window if that is shorter,
+    because all later steps are the same.
 
-    Prints a table and where the ratio comes from: `batch_ratio` is of the batches, the largest
-    powers of two that fit, and `step_ratio` of the times a step. Source: the paper's figure 8.
+    Prints a table with the factors of the ratio: `batch_ratio` of the batches (the largest powers
+    of two that fit), and `step_ratio` of the times per step. See the paper's figure 8.
 
     Args:
-        lengths: tokens of a sequence at its end.
-        state_gib: memory for all states of a batch.
-        steps: tokens of one timed call.
-        largest_batch: no more sequences than this, whatever fits.
-        size: arguments of `GriffinSize`. Defaults to 21 M parameters.
-        repeats: timed calls, of which the median counts.
-        memory_gib: memory each measurement may have. Defaults to all there is.
-        timeout: seconds each measurement may take.
-        output: `.json` file to write the results to; a plot of the same name goes
-            beside it. Defaults to neither.
+        lengths: Lengths of the sequences in tokens.
+        state_gib: Memory for the states of a batch in GiB.
+        steps: Number of tokens of one timed call.
+        largest_batch: Maximum number of sequences.
+        size: Arguments of `GriffinSize`. Defaults to 21 M parameters.
+        repeats: Number of timed calls; the median counts.
+        memory_gib: Memory limit of each measurement in GiB. Defaults to no limit.
+        timeout: Time limit of each measurement in seconds.
+        output: `.json` file for the results; a plot with the same name is written next to it.
+            Defaults to neither.
     """
     check_output(output)
     if min(steps, largest_batch, repeats) < 1:
-        raise ValueError("steps, largest_batch and repeats are numbers from 1 on.")
+        raise ValueError("steps, largest_batch, and repeats must be at least 1.")
     if not 0.0 < state_gib < math.inf:
-        raise ValueError(f"state_gib is a number above 0, got {state_gib}.")
-    # The first call compiles; ours goes on from call to call, and is to end with the sequence.
+        raise ValueError(f"state_gib must be above 0, got {state_gib}.")
+    # The first call compiles. Ours continues from call to call, up to the end of the sequence.
     counted = steps * (repeats + 1)
     if min(lengths, default=0) <= counted:
         raise ValueError(f"lengths must be above steps * (repeats + 1) = {counted}.")
@@ -76,17 +81,17 @@ def bench_throughput(
         rows.append({**make_row(task, found), "tokens": length})
         print(f"{name}, {length} tokens: {rows[-1]}", flush=True)
     _add_ratios(rows)
-    publish("throughput", rows, limits, output, "tokens", state_gib=state_gib)
+    write_report("throughput", rows, limits, output, "tokens", state_gib=state_gib)
 
 
 def largest_fit(session_bytes: int, state_gib: float, largest_batch: int) -> int:
-    """The largest power of two of sequences whose states fit; 0 where none does."""
+    """Return the largest power of two of sequences whose states fit; 0 if none fits."""
     fitting = min(int(state_gib * 2**30) // session_bytes, largest_batch)
     return 1 << (fitting.bit_length() - 1) if fitting else 0
 
 
 def _add_ratios(rows: list[dict]) -> None:
-    """How many times as many tokens SpeechSSM makes, and its two factors."""
+    """Add the ratio of the tokens per second to each row, and its two factors."""
     ours = {row["tokens"]: row for row in rows if row["model"] == OURS}
     for row in rows:
         own = ours[row["tokens"]]

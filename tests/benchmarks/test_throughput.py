@@ -57,15 +57,15 @@ def test_a_transformer_s_batch_shrinks_with_the_length(tasks, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"output": "table.csv"}, r"takes a .json file"),
-        ({"output": "nowhere/table.json"}, "nowhere is no folder to write to"),
+        ({"output": "table.csv"}, r"must be a .json file"),
+        ({"output": "nowhere/table.json"}, "nowhere is not a writable folder"),
         ({"lengths": [256]}, r"above steps \* \(repeats \+ 1\) = 256"),
-        ({"steps": 0}, "from 1 on"),
-        ({"largest_batch": -3}, "from 1 on"),
+        ({"steps": 0}, "must be at least 1"),
+        ({"largest_batch": -3}, "must be at least 1"),
         ({"state_gib": -1.0}, "above 0, got -1.0"),
         ({"state_gib": float("nan")}, "above 0, got nan"),
         ({"size": {"hidden": 32}}, "A size has num_layers, .*; got 'hidden'"),
-        ({"size": {"num_layers": "three"}}, "num_layers takes an integer .*, got 'three'"),
+        ({"size": {"num_layers": "three"}}, "num_layers must be an integer .*, got 'three'"),
     ],
 )
 def test_bad_arguments(tasks, arguments, message):

@@ -1,97 +1,36 @@
-"""The peers of this package's Griffin, each as calls to be timed; see `griffin_models`."""
+"""Compare Griffin with other implementations.
 
-import dataclasses
+python benchmarks/peers.py forward --lengths 1024 4096
+python benchmarks/peers.py train --lengths 1024 --output train.json
+python benchmarks/peers.py decode --batch-sizes 1 8 64
+
+The implementations are this package, the authors' Flax code, and `transformers` (extras `parity`
+and `torch`). Each one decodes in the way that it offers: this package samples in compiled blocks
+from ring buffers, Flax takes the most likely token in a compiled step with a cache of its final
+size, and `transformers` takes it with a growing cache.
+"""
+
+import argparse
+import importlib.util
 import inspect
+import json
+import sys
 from collections.abc import Callable
 
-import numpy as np
+from keras_speechssm.benchmarks import griffin
+from keras_speechssm.benchmarks.griffin import GriffinSize
 
-
-@dataclasses.dataclass(frozen=True)
-class GriffinSize:
-    """Sizes of a Griffin; the defaults are 21 M parameters, for a CPU."""
-
-    num_layers: int = 6
-    hidden_dim: int = 512
-    intermediate_dim: int = 1536
-    num_heads: int = 4
-    vocabulary_size: int = 4096
-    attention_window: int = 2048
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name} takes an integer of at least 1, got {value!r}.")
-
-    @classmethod
-    def from_config(cls, config: dict | None) -> "GriffinSize":
-        """The size with these fields; `ValueError` for others."""
-        config = config or {}
-        names = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(set(config) - set(names)):
-            raise ValueError(f"A size has {', '.join(names)}; got {unknown[0]!r}.")
-        return cls(**config)
-
-    def tokens(self, batch: int, length: int) -> np.ndarray:
-        """Random tokens, int32 (batch, length)."""
-        rng = np.random.default_rng(0)
-        return rng.integers(0, self.vocabulary_size, (batch, length), dtype="int32")
-
-
-def state_bytes(model) -> int:
-    """The state of one sequence in a model of this package."""
-    import keras
-
-    leaves = keras.tree.flatten(model.initial_state(1))
-    return sum(keras.ops.convert_to_numpy(leaf).nbytes for leaf in leaves)
-
-
-class CachedSpeechTransformer:
-    """This package's `SpeechTransformer` on Gemma, its cache as long as a sequence gets.
-
-    Attention is global and multi-query; width, depth, heads and MLP are the others'.
-    """
-
-    def __init__(self, size: GriffinSize):
-        import keras_hub
-
-        self.size = size
-        self.backbone = keras_hub.models.GemmaBackbone(
-            vocabulary_size=size.vocabulary_size,
-            num_layers=size.num_layers,
-            num_query_heads=size.num_heads,
-            num_key_value_heads=1,
-            hidden_dim=size.hidden_dim,
-            intermediate_dim=2 * size.intermediate_dim,  # both branches of the MLP
-            head_dim=size.hidden_dim // size.num_heads,
-        )
-
-    def num_parameters(self) -> int:
-        return self.backbone.count_params()
-
-    def session_bytes(self, length: int) -> int:
-        """Keys and values of one sequence of `length` tokens."""
-        return state_bytes(self._model(length))
-
-    def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
-        """Every call makes the same steps, `context` tokens being cached: zeros, unread."""
-        from keras import ops
-
-        model = self._model(context + steps)
-        state = model.start_generation(self.size.tokens(batch, 1), seed=0)
-        length = ops.full((batch,), context, dtype="int32")
-        state = state._replace(model={**state.model, "length": length})
-        return lambda: model.continue_generation(state, steps)
-
-    def _model(self, max_length):
-        from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
-
-        return SpeechTransformer(self.backbone, max_length=max_length)
+_PACKAGES = {
+    "keras_speechssm": ["keras"],
+    "keras_speechssm_int8": ["keras"],
+    "speech_transformer": ["keras_hub"],
+    "flax": ["recurrentgemma"],
+    "hugging_face": ["transformers", "torch"],
+}
 
 
 class FlaxReference:
-    """`recurrentgemma.jax`, the authors' implementation."""
+    """The authors' implementation, `recurrentgemma.jax`."""
 
     def __init__(self, size: GriffinSize):
         import jax
@@ -118,6 +57,7 @@ class FlaxReference:
         self.params = self.model.init(jax.random.key(0), tokens, jnp.arange(2)[None])
 
     def num_parameters(self) -> int:
+        """Count the parameters."""
         import jax
 
         return sum(leaf.size for leaf in jax.tree_util.tree_leaves(self.params))
@@ -129,6 +69,7 @@ class FlaxReference:
         return jnp.asarray(self.size.tokens(batch, length)), positions
 
     def forward(self, batch: int, length: int) -> Callable[[], object]:
+        """Return a function that runs a whole forward pass."""
         import jax
 
         inputs = self._inputs(batch, length)
@@ -136,6 +77,7 @@ class FlaxReference:
         return lambda: apply(self.params, *inputs).block_until_ready()
 
     def train(self, batch: int, length: int) -> Callable[[], object]:
+        """Return a function that runs a training step with Adam."""
         import jax
         import jax.numpy as jnp
         import optax
@@ -157,17 +99,18 @@ class FlaxReference:
             updates, moments = optimizer.update(gradients, moments)
             return optax.apply_updates(params, updates), moments
 
-        def step_on():
+        def run():
             nonlocal carried
             carried = jax.block_until_ready(step(*carried))
 
-        return step_on
+        return run
 
     def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
+        """Return a function that decodes the next `steps` tokens at each call."""
         import jax
         import jax.numpy as jnp
 
-        # A whole window first, whatever `context` is: the cache then has its final size.
+        # A whole window for any `context`, because the cache then has its final size.
         prompt = self._inputs(batch, self.size.attention_window)
         _, cache = jax.jit(self.model.apply)(self.params, *prompt)
         position = self.size.attention_window
@@ -179,18 +122,18 @@ class FlaxReference:
 
         token = jnp.zeros((batch, 1), "int32")
 
-        def step_on():
+        def run():
             nonlocal token, cache, position
             for _ in range(steps):
                 token, cache = step(self.params, token, jnp.full((batch, 1), position), cache)
                 position += 1
             token.block_until_ready()
 
-        return step_on
+        return run
 
 
 class HuggingFace:
-    """`transformers`' RecurrentGemma on torch."""
+    """RecurrentGemma of Hugging Face `transformers`, on PyTorch."""
 
     def __init__(self, size: GriffinSize):
         import torch
@@ -203,7 +146,7 @@ class HuggingFace:
             RecurrentGemmaConfig(
                 vocab_size=size.vocabulary_size,
                 hidden_size=size.hidden_dim,
-                intermediate_size=2 * size.intermediate_dim,  # both branches of the MLP
+                intermediate_size=2 * size.intermediate_dim,  # Both branches of the MLP.
                 num_attention_heads=size.num_heads,
                 num_key_value_heads=1,
                 num_hidden_layers=size.num_layers,
@@ -213,6 +156,7 @@ class HuggingFace:
         ).to(self.device)
 
     def num_parameters(self) -> int:
+        """Count the parameters."""
         return self.model.num_parameters()
 
     def _tokens(self, batch, length):
@@ -227,6 +171,7 @@ class HuggingFace:
             torch.cuda.synchronize()
 
     def forward(self, batch: int, length: int) -> Callable[[], object]:
+        """Return a function that runs a whole forward pass."""
         import torch
 
         tokens = self._tokens(batch, length)
@@ -239,12 +184,13 @@ class HuggingFace:
         return run
 
     def train(self, batch: int, length: int) -> Callable[[], object]:
+        """Return a function that runs a training step with Adam."""
         import torch
 
         tokens = self._tokens(batch, length + 1)
         optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
 
-        def step_on():
+        def run():
             logits = self.model(tokens[:, :-1], use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
             optimizer.zero_grad()
@@ -252,9 +198,10 @@ class HuggingFace:
             optimizer.step()
             self._wait()
 
-        return step_on
+        return run
 
     def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
+        """Return a function that decodes the next `steps` tokens at each call."""
         import torch
         from transformers import DynamicCache
 
@@ -262,73 +209,96 @@ class HuggingFace:
         arguments = inspect.signature(self.model.forward).parameters
         name = "cache" if "cache" in arguments else "past_key_values"
         inputs = {name: DynamicCache(config=self.model.config), "use_cache": True}
-        token = self._tokens(batch, max(2, context))  # its first call refuses a single one
+        token = self._tokens(batch, max(2, context))  # Its first call refuses a single token.
 
-        def step_on():
+        def run():
             nonlocal token
             with torch.no_grad():
                 for _ in range(steps):
                     token = self.model(token, logits_to_keep=1, **inputs).logits.argmax(dim=-1)
             self._wait()
 
-        return step_on
-
-
-class DecodingSpeechSSM:
-    """What `KerasSpeechSSM` and its quantized form share."""
-
-    quantization: str | None = None
-
-    def __init__(self, size: GriffinSize):
-        from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
-        from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
-
-        self.size = size
-        self.model = SpeechSSM(GriffinBackbone(**dataclasses.asdict(size)))
-        if self.quantization is not None:
-            self.model.quantize(self.quantization)
-
-    def num_parameters(self) -> int:
-        return self.model.count_params()
-
-    def session_bytes(self, length: int) -> int:
-        """The state of one sequence, of any length."""
-        return state_bytes(self.model)
-
-    def decode(self, batch: int, steps: int, context: int = 1) -> Callable[[], object]:
-        state = self.model.start_generation(self.size.tokens(batch, context), seed=0)
-
-        def step_on():
-            nonlocal state
-            _, state = self.model.continue_generation(state, steps)
-
-        return step_on
-
-
-class KerasSpeechSSM(DecodingSpeechSSM):
-    """This package, on the running Keras backend."""
-
-    def forward(self, batch: int, length: int) -> Callable[[], object]:
-        tokens = self.size.tokens(batch, length)
-        return lambda: self.model.predict_on_batch(tokens)
-
-    def train(self, batch: int, length: int) -> Callable[[], object]:
-        tokens = self.size.tokens(batch, length + 1)
-        self.model.compile(optimizer="adam", weighted_metrics=[])
-        return lambda: self.model.train_on_batch(tokens[:, :-1], tokens[:, 1:])
-
-
-class Int8SpeechSSM(DecodingSpeechSSM):
-    """The same with its projections in int8, which decodes only."""
-
-    quantization = "int8"
+        return run
 
 
 IMPLEMENTATIONS = {
-    "keras_speechssm": KerasSpeechSSM,
-    "keras_speechssm_int8": Int8SpeechSSM,
-    "speech_transformer": CachedSpeechTransformer,
+    **griffin.IMPLEMENTATIONS,
     "flax": FlaxReference,
     "hugging_face": HuggingFace,
 }
-"""Name of each implementation on the command line."""
+"""Name on the command line -> class with `forward`, `train`, or `decode`."""
+
+PEERS = ("keras_speechssm", "flax", "hugging_face")
+
+
+def is_installed(implementation: str) -> bool:
+    """Return whether the packages of an implementation are installed."""
+    return all(importlib.util.find_spec(package) for package in _PACKAGES[implementation])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("work", choices=["forward", "train", "decode"])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096])
+    parser.add_argument("--batch-size", type=int, default=1, help="of forward and train")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 64], help="of decode")
+    parser.add_argument("--steps", type=int, default=256, help="decoded tokens per call")
+    parser.add_argument("--context", type=int, default=1, help="tokens before the decoded ones")
+    parser.add_argument("--implementations", nargs="+", default=list(PEERS))
+    parser.add_argument("--size", type=json.loads, help="arguments of GriffinSize, as JSON")
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls; the median counts")
+    parser.add_argument("--memory-gib", type=float, help="memory limit of each measurement")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds per measurement")
+    parser.add_argument("--output", help=".json file; a plot is written next to it")
+    arguments = parser.parse_args(argv)
+    try:
+        bench_peers(**vars(arguments))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def bench_peers(
+    work: str,
+    lengths,
+    batch_size: int,
+    batch_sizes,
+    steps: int,
+    context: int,
+    implementations,
+    **options,
+) -> None:
+    """Measure the installed implementations, and report the results.
+
+    Args:
+        work: `forward`, `train`, or `decode`.
+        lengths: Lengths of the sequences of `forward` and `train`.
+        batch_size: Number of sequences of `forward` and `train`.
+        batch_sizes: Numbers of sequences of `decode`.
+        steps: Number of tokens of one call of `decode`.
+        context: Number of tokens before the decoded ones.
+        implementations: Names in `IMPLEMENTATIONS`.
+        **options: `size`, `repeats`, `memory_gib`, `timeout`, and `output` of `run_benchmark`.
+
+    Raises:
+        ValueError: An argument is out of range, or nothing could be measured.
+    """
+    names = griffin.choose(implementations, work, IMPLEMENTATIONS)
+    names = [name for name in names if is_installed(name)]
+    if not names:
+        raise ValueError("None of the implementations is installed: pip install '.[parity,torch]'.")
+    if work == "decode":
+        grid = [(size, steps) for size in batch_sizes]
+    else:
+        grid, context = [(batch_size, length) for length in lengths], None
+    command = [sys.executable, __file__, "--task"]
+    griffin.run_benchmark(work, grid, names, context=context, command=command, **options)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--task"]:  # A subprocess of `run_benchmark`.
+        griffin.run_task(sys.argv[2], IMPLEMENTATIONS)
+    else:
+        main()

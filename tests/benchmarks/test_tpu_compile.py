@@ -88,7 +88,7 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
     "arguments, message",
     [
         (dict(parts=["dekode"]), "got dekode"),
-        (dict(output="table.csv"), r"takes a .json file, got 'table.csv'"),
+        (dict(output="table.csv"), r"must be a .json file, got 'table.csv'"),
         (dict(train_batch_size=10), "is 10; give a multiple of 16"),
         (dict(size={"num_layer": 1}), "size names num_layer"),
     ],
@@ -121,4 +121,4 @@ def test_collectives_are_summed():
       %6:2 = "stablehlo.all_gather"(%1, %2) : (...) -> (tensor<4xbf16>, tensor<f32>)
       %8 = stablehlo.add %6, %6 : tensor<64xf32>
     """
-    assert tpu.tpu_programs.collective_bytes(program) == 4 * 8 * 128 + 2 * 4 + 4
+    assert tpu.collective_bytes(program) == 4 * 8 * 128 + 2 * 4 + 4
