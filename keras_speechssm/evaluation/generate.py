@@ -1,105 +1,36 @@
-"""Generating over a benchmark: every item once, through kills, by a fixed protocol.
+"""Continuations of a benchmark's recordings, by a fixed protocol.
 
-Short form: 7 s after 3 s of prompt (paper, section 6). Long form: after 10 s of prompt up to
+Short form: 7 s after a prompt of 3 s (paper, section 6). Long form: after a prompt of 10 s up to
 4 or 16 min, counted from the start of the prompt (section 7).
 """
 
 import dataclasses
 import json
-import sys
+import logging
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from keras_speechssm.audio.io import MIN_PROMPT_SECONDS, AudioWriter, read_audio, read_duration
-from keras_speechssm.checks import check_at_least
+from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.data.corpora import name_recordings
-from keras_speechssm.evaluation.studies.token_perplexity import extend_max_length
-from keras_speechssm.files import OPTIONS, checksum, remove_partial_files, run_lock, save_run_config
+from keras_speechssm.evaluation.metrics.token_perplexity import extend_max_length
+from keras_speechssm.files import (
+    OPTIONS,
+    checksum,
+    remove_partial_files,
+    run_lock,
+    save_run_config,
+)
 from keras_speechssm.models.speech_transformer.slide_and_prompt import SlideAndPrompt
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.presets import DEFAULT_PRESET, fetch_folder, fingerprint
 from keras_speechssm.shapes import TOKEN_RATE
 
-_NAME = "generation.jsonl"
-
-
-def log_item(folder: Path, item: str, recording: str, seconds: float, wall_seconds: float) -> None:
-    """Notes that an item is done.
-
-    Args:
-        folder: of the continuations.
-        item: its name.
-        recording: checksum of the recording that is continued.
-        seconds: of audio.
-        wall_seconds: that it took.
-    """
-    line = {
-        "item": item,
-        "recording": recording,
-        "seconds": seconds,
-        "wall_seconds": round(wall_seconds, 2),
-    }
-    with open(folder / _NAME, "ab+") as file:
-        file.seek(max(0, file.tell() - 1))
-        cut = file.read(1) not in (b"", b"\n")  # by a kill
-        file.write(("\n" * cut + json.dumps(line) + "\n").encode())
-
-
-def read_log(folder: str | Path) -> list[dict]:
-    """The lines that are whole and of this form; a kill may have cut one."""
-    path, lines = Path(folder) / _NAME, []
-    if not path.is_file():
-        return lines
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-            times = {name: float(line[name]) for name in ("seconds", "wall_seconds")}
-            lines.append({**line, **times, "item": str(line["item"])})
-        except (ValueError, TypeError, KeyError):
-            continue
-    return lines
-
-
-def check_options(folder: str | Path, prompt_seconds: float, seconds: float) -> None:
-    """Refuses to judge continuations as others than they are: `ValueError`.
-
-    Args:
-        folder: of continuations; one that `evaluate generate` did not write passes.
-        prompt_seconds: length of the prompts.
-        seconds: up to where they are judged, from the start of the prompt.
-    """
-    options = _read_options(folder)
-    prompt, until = options.get("prompt_seconds"), options.get("until_seconds")
-    if prompt not in (None, prompt_seconds):
-        raise ValueError(f"{folder} goes on from prompts of {prompt:g} s: give prompt_seconds.")
-    if until is not None and seconds > until + 1:
-        raise ValueError(f"{folder} goes on to {until:g} s: give until_seconds of at most that.")
-
-
-def read_least_reference(folder: str | Path) -> float:
-    """Seconds that had to follow the prompt in a recording; 0 where nothing was noted."""
-    return float(_read_options(folder).get("least_reference") or 0.0)
-
-
-def _read_options(folder: str | Path) -> dict:
-    """Of `evaluate generate`; none for others' folders."""
-    path = Path(folder) / OPTIONS
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise ValueError(f"{path} is damaged.") from None
-
-
-def read_real_time_factor(folder: str | Path) -> float | None:
-    """Seconds of generation for each second of audio; `None` where nothing was noted."""
-    lines = read_log(folder)
-    spoken = sum(line["seconds"] for line in lines)
-    return round(sum(line["wall_seconds"] for line in lines) / spoken, 3) if spoken else None
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +38,14 @@ class BenchmarkProtocol:
     """What is continued, and how far.
 
     Attributes:
-        prompt_seconds: length of the prompt.
-        until_seconds: where a continuation ends, counted from the start of the prompt.
-        least_reference: items whose true continuation is shorter are left out.
+        prompt_seconds: Length of the prompt.
+        until_seconds: End of the continuation, counted from the start of the prompt.
+        min_reference_seconds: Items with a shorter true continuation are left out.
     """
 
     prompt_seconds: float
     until_seconds: float
-    least_reference: float = 0.0
+    min_reference_seconds: float = 0.0
 
 
 PROTOCOLS = {
@@ -122,10 +53,43 @@ PROTOCOLS = {
     "long-form-4min": BenchmarkProtocol(10.0, 240.0),
     "long-form-16min": BenchmarkProtocol(10.0, 960.0),
 }
-"""The paper's (sections 6 and 7)."""
+"""The protocols of the paper (sections 6 and 7)."""
 
-_LEAST_REFERENCE = 1.0
-"""Seconds after the prompt, below which there is nothing to compare with."""
+# With less audio after the prompt, there is nothing to compare with.
+_MIN_REFERENCE_SECONDS = 1.0
+
+_LOG = "generation.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How the language model's tokens are sampled.
+
+    Attributes:
+        temperature: Temperature of the samples. Defaults to the preset's.
+        top_k: Sample from the k most probable tokens only. Defaults to the preset's.
+        top_p: Nucleus sampling: sample from the smallest set of tokens whose probabilities sum to
+            at least `top_p`. Defaults to the preset's.
+        seed: Seed of all samples.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        check_at_least(0, temperature=self.temperature, seed=self.seed)
+        check_at_least(1, top_k=self.top_k)
+        check_between(0, 1, top_p=self.top_p)
+
+    def given(self) -> dict[str, float]:
+        """Return the options of the language model that are not left to the preset."""
+        options = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p")}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+DEFAULT_SAMPLING = SamplingOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +97,9 @@ class BenchmarkItem:
     """A recording to continue.
 
     Attributes:
-        name: its path below the benchmark's folder, without ending.
-        audio: its file, prompt and true continuation.
-        seconds: its length.
+        name: Its path below the benchmark's folder, without suffix.
+        audio: Its file: the prompt and its true continuation.
+        seconds: Its length.
     """
 
     name: str
@@ -147,39 +111,53 @@ def read_benchmark(
     folder: str | Path,
     prompt_seconds: float,
     *,
-    least_reference: float = 0.0,
+    min_reference_seconds: float = 0.0,
     subset: int | None = None,
     subset_seed: int = 0,
 ) -> list[BenchmarkItem]:
-    """The items of a benchmark folder that a protocol takes, in order.
+    """List the items of a benchmark folder that are long enough, in order.
 
     Args:
-        folder: of recordings, such as a split of LibriSpeech-Long.
-        prompt_seconds: length of the prompts.
-        least_reference: seconds that must follow the prompt, at least one.
-        subset: only so many, drawn once for all: the same folder and `subset_seed` give the
-            same items. Defaults to `None`: all.
-        subset_seed: of the draw.
+        folder: Folder of recordings, such as a split of LibriSpeech-Long.
+        prompt_seconds: Length of the prompts.
+        min_reference_seconds: Seconds that must follow the prompt; at least one.
+        subset: Maximal number of items. The same folder and `subset_seed` give the same items.
+            Defaults to `None`: all.
+        subset_seed: Seed of the subset.
 
     Raises:
-        ValueError: nothing is long enough, or an option is out of range.
+        ValueError: No recording is long enough, or an option is out of range.
     """
     check_at_least(1, subset=subset)
-    check_at_least(0, least_reference=least_reference, subset_seed=subset_seed)
+    check_at_least(0, min_reference_seconds=min_reference_seconds, subset_seed=subset_seed)
+    needed = max(min_reference_seconds, _MIN_REFERENCE_SECONDS)
     items = []
     for name, path in name_recordings([folder]).items():
         seconds = read_duration(path)
-        if seconds >= prompt_seconds + max(least_reference, _LEAST_REFERENCE):
+        if seconds >= prompt_seconds + needed:
             items.append(BenchmarkItem(name, path, seconds))
     if not items:
         raise ValueError(
-            f"No recording in {folder} goes on for {max(least_reference, _LEAST_REFERENCE):g} s "
-            f"after a prompt of {prompt_seconds:g} s."
+            f"No recording in {folder} has {needed:g} s after a prompt of {prompt_seconds:g} s."
         )
     if subset is not None and subset < len(items):
         chosen = np.random.default_rng(subset_seed).permutation(len(items))[:subset]
         items = [items[place] for place in sorted(chosen)]
     return items
+
+
+def check_times(prompt_seconds: float, until_seconds: float | None) -> None:
+    """Refuse prompts that are too short, and ends that are not after the prompt.
+
+    Raises:
+        ValueError: A time is out of range.
+    """
+    check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=prompt_seconds)
+    if until_seconds is not None and not prompt_seconds < until_seconds < float("inf"):
+        raise ValueError(
+            f"until_seconds is {until_seconds:g}; expected a finite number above the prompt's "
+            f"{prompt_seconds:g} s."
+        )
 
 
 def generate_continuations(
@@ -194,131 +172,161 @@ def generate_continuations(
     slide_and_prompt_seconds: float | None = None,
     subset: int | None = None,
     subset_seed: int = 0,
-    temperature: float = 1.0,
-    seed: int = 0,
+    sampling: SamplingOptions = DEFAULT_SAMPLING,
 ) -> dict:
-    """Continues every recording of a benchmark; run again, it goes on with what is missing.
+    """Continue every recording of a benchmark.
 
     Writes `<name>.flac`, the continuation without its prompt, for each item, and
-    `generation.jsonl` with the seconds each took. An item's samples are drawn by its name and
-    `seed`, whatever the subset or the order.
+    `generation.jsonl` with the seconds that each took. An interrupted run resumes with the
+    missing items. An item's samples depend on its name and the seed only.
 
     Args:
-        benchmark_folder: recordings, such as `librispeech-long/test-clean`.
-        output_folder: the system's folder; one for each system.
-        preset: pipeline that speaks.
-        speech_lm: preset of another language model over the same semantic tokens, such as a
+        benchmark_folder: Recordings, such as `librispeech-long/test-clean`.
+        output_folder: Folder to write; one per system.
+        preset: Pipeline preset.
+        speech_lm: Preset of another language model over the same semantic tokens, such as a
             `SpeechTransformer`. Defaults to the pipeline's own.
         protocol: `short-form`, `long-form-4min` or `long-form-16min`.
-        prompt_seconds, until_seconds: in place of the protocol's.
-        slide_and_prompt_seconds: longest sequence of the language model, prompt included, from
-            whose last 3 s it goes on. Defaults to `None`: the model by itself, a Transformer
-            past the length that it was trained on too.
-        subset: only so many recordings, drawn once for all: the same folder and `subset_seed` give
-            the same. Defaults to `None`: all.
-        subset_seed: of the draw.
-        temperature: of the language model's samples.
-        seed: of all samples.
+        prompt_seconds: Length of the prompts, instead of the protocol's.
+        until_seconds: End of the continuations, instead of the protocol's.
+        slide_and_prompt_seconds: Longest sequence of the language model, prompt included; it then
+            restarts from its last 3 s. Defaults to `None`: a single sequence, also for a
+            Transformer beyond its training length.
+        subset: Maximal number of recordings. The same folder and `subset_seed` give the same
+            recordings. Defaults to `None`: all.
+        subset_seed: Seed of the subset.
+        sampling: How tokens are sampled. Defaults to the preset's sampling with seed 0.
 
     Returns:
-        `{"generated": items made now, "items": items in all, "real_time_factor": of those made
-        now}`.
+        `generated`, the number of items made by this run; `items`, the number of all items; and
+        `real_time_factor` of the items made by this run.
 
     Raises:
-        ValueError: an unknown protocol, options out of range, a folder that another process is
-            writing, that was begun with other options, that continues other recordings of the
-            same names, or that lies inside the benchmark; and, when all others are done,
-            recordings that could not be continued.
+        ValueError: The protocol is unknown, an option is out of range, the folder is in use, was
+            started with other options, continues other recordings of the same names, or is inside
+            the benchmark. Recordings that cannot be continued are reported after the others are
+            done.
     """
     plan = _plan(protocol, prompt_seconds, until_seconds)
-    check_at_least(0, temperature=temperature, seed=seed)
     check_at_least(0, slide_and_prompt_seconds=slide_and_prompt_seconds)
-    output = Path(output_folder).resolve()
-    if Path(benchmark_folder).resolve() in (output, *output.parents):
-        raise ValueError(f"{output_folder} lies in the benchmark, of which it would become a part.")
+    folder = Path(output_folder)
+    if Path(benchmark_folder).resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ValueError(
+            f"{output_folder} is inside the benchmark and would become part of it; choose another "
+            "output folder."
+        )
     items = read_benchmark(
         benchmark_folder,
         plan.prompt_seconds,
-        least_reference=plan.least_reference,
+        min_reference_seconds=plan.min_reference_seconds,
         subset=subset,
         subset_seed=subset_seed,
     )
-    kept = {
-        "preset": _one_name(preset),
-        "speech_lm": None if speech_lm is None else _one_name(speech_lm),
-        # A training that goes on puts other weights under the same name.
+    config = {
+        "preset": _absolute_name(preset),
+        "speech_lm": None if speech_lm is None else _absolute_name(speech_lm),
+        # A training run that continues writes other weights under the same name.
         "weights": [fingerprint(fetch_folder(name)) for name in (speech_lm, preset) if name],
-        **dataclasses.asdict(plan),
+        "prompt_seconds": plan.prompt_seconds,
+        "until_seconds": plan.until_seconds,
+        "least_reference": plan.min_reference_seconds,
         "slide_and_prompt_seconds": slide_and_prompt_seconds,
-        "temperature": temperature,
-        "seed": seed,
+        "seed": sampling.seed,
+        **sampling.given(),
     }
     speech = _load(preset, speech_lm, slide_and_prompt_seconds, plan.until_seconds)
-    save_run_config(output_folder, **kept)
-    folder = Path(output_folder)
-    # Two at once would make every item twice, and clear each other's unfinished files away.
+    save_run_config(output_folder, **config)
+    # A second process would make every item twice, and delete unfinished files of the first.
     with run_lock(folder):
         missing = _missing(items, folder)
-        factor = _generate_all(speech, missing, plan, folder, temperature, seed, len(items))
+        factor = _generate_all(speech, missing, plan, folder, sampling, len(items))
     return {"generated": len(missing), "items": len(items), "real_time_factor": factor}
 
 
-def _generate_all(
-    speech: SpeechContinuation,
-    missing: list[BenchmarkItem],
-    plan: BenchmarkProtocol,
-    folder: Path,
-    temperature: float,
-    seed: int,
-    num_items: int,
-) -> float | None:
-    """Continues what is missing, and says the real-time factor."""
-    spoken = taken = 0.0
-    failed = []
-    for number, item in enumerate(missing, start=1):
+def log_item(folder: Path, item: str, recording: str, seconds: float, wall_seconds: float) -> None:
+    """Record in `generation.jsonl` that an item is done.
+
+    Args:
+        folder: Folder of the continuations.
+        item: Name of the item.
+        recording: Checksum of the recording that is continued.
+        seconds: Length of the continuation.
+        wall_seconds: Time that it took.
+    """
+    line = {
+        "item": item,
+        "recording": recording,
+        "seconds": seconds,
+        "wall_seconds": round(wall_seconds, 2),
+    }
+    with open(folder / _LOG, "ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        # An interrupted run may have left an incomplete line.
+        is_cut = file.read(1) not in (b"", b"\n")
+        file.write(("\n" * is_cut + json.dumps(line) + "\n").encode())
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """Read the complete lines of `generation.jsonl`."""
+    path, lines = Path(folder) / _LOG, []
+    if not path.is_file():
+        return lines
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            seconds, wall = _generate(speech, item, plan, folder, temperature, seed)
-        except ValueError as error:  # a silent prompt, say; the others go on
-            failed.append(f"{item.audio}: {error}")
+            line = json.loads(text)
+            times = {name: float(line[name]) for name in ("seconds", "wall_seconds")}
+            lines.append({**line, **times, "item": str(line["item"])})
+        except (ValueError, TypeError, KeyError):
             continue
-        spoken, taken = spoken + seconds, taken + wall
-        print(
-            f"{number} of {len(missing)}: {item.name}, {seconds:.0f} s in {wall:.0f} s",
-            file=sys.stderr,
-        )
-    if failed:
-        raise ValueError(f"{len(failed)} of {num_items} recordings were not continued: {failed[0]}")
-    return round(taken / spoken, 3) if spoken else None
+    return lines
 
 
-def _one_name(preset: str) -> str:
-    """A preset's name; of a folder its whole path, however it was written."""
-    return str(Path(preset).resolve()) if Path(preset).is_dir() else str(preset)
+def check_options(folder: str | Path, prompt_seconds: float, seconds: float) -> None:
+    """Refuse to compare continuations by other times than they were generated with.
 
+    Args:
+        folder: Folder of continuations. Folders that `evaluate generate` did not write pass.
+        prompt_seconds: Length of the prompts.
+        seconds: End of what is compared, from the start of the prompt.
 
-def _missing(items: list[BenchmarkItem], folder: Path) -> list[BenchmarkItem]:
-    """Items without a continuation, or with one that was not noted as done."""
-    done = {line["item"]: line.get("recording") for line in read_log(folder)}
-    missing = []
-    for item in items:
-        if item.name not in done or not (folder / f"{item.name}.flac").is_file():
-            missing.append(item)
-        elif done[item.name] != checksum(item.audio):
-            raise ValueError(
-                f"{folder} continues another recording than {item.audio} under the name "
-                f"{item.name!r}; give another output_folder."
-            )
-    return missing
-
-
-def check_times(prompt_seconds: float, until_seconds: float | None) -> None:
-    """Refuses prompts that are too short, and ends that do not lie behind them."""
-    check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=prompt_seconds)
-    if until_seconds is not None and not prompt_seconds < until_seconds < float("inf"):
+    Raises:
+        ValueError: The folder was generated with other prompts, or not as far.
+    """
+    options = _read_options(folder)
+    prompt, until = options.get("prompt_seconds"), options.get("until_seconds")
+    if prompt not in (None, prompt_seconds):
         raise ValueError(
-            f"until_seconds is {until_seconds:g}; expected more than the prompt's "
-            f"{prompt_seconds:g}, and no infinity."
+            f"{folder} continues prompts of {prompt:g} s, but prompt_seconds is "
+            f"{prompt_seconds:g}; set --prompt-seconds {prompt:g}."
         )
+    if until is not None and seconds > until + 1:
+        raise ValueError(
+            f"{folder} ends at {until:g} s, but the comparison at {seconds:g} s; set "
+            f"--until-seconds {until:g}."
+        )
+
+
+def read_min_reference_seconds(folder: str | Path) -> float:
+    """Read how many seconds had to follow the prompt in a recording; 0 if not recorded."""
+    return float(_read_options(folder).get("least_reference") or 0.0)
+
+
+def _read_options(folder: str | Path) -> dict:
+    """The options of `evaluate generate`; empty for other folders."""
+    path = Path(folder) / OPTIONS
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is damaged; generate into a new folder.") from None
+
+
+def read_real_time_factor(folder: str | Path) -> float | None:
+    """Read the seconds of generation per second of audio; `None` if not recorded."""
+    lines = read_log(folder)
+    spoken = sum(line["seconds"] for line in lines)
+    return round(sum(line["wall_seconds"] for line in lines) / spoken, 3) if spoken else None
 
 
 def _plan(
@@ -330,7 +338,12 @@ def _plan(
     prompt = plan.prompt_seconds if prompt_seconds is None else prompt_seconds
     until = plan.until_seconds if until_seconds is None else until_seconds
     check_times(prompt, until)
-    return BenchmarkProtocol(prompt, until, plan.least_reference)
+    return BenchmarkProtocol(prompt, until, plan.min_reference_seconds)
+
+
+def _absolute_name(preset: str) -> str:
+    """The name of a preset; for a folder its absolute path."""
+    return str(Path(preset).resolve()) if Path(preset).is_dir() else str(preset)
 
 
 def _load(
@@ -341,9 +354,51 @@ def _load(
         limit = round(slide_seconds * TOKEN_RATE)
         speech.speech_lm = SlideAndPrompt(speech.speech_lm, limit)
     else:
-        # Synthesis looks a window and a block ahead.
-        extend_max_length(speech.speech_lm, round(until_seconds * TOKEN_RATE) + speech.window + 500)
+        # Synthesis looks ahead by a window and a block.
+        room = speech.synthesis.window + 500
+        extend_max_length(speech.speech_lm, round(until_seconds * TOKEN_RATE) + room)
     return speech
+
+
+def _missing(items: Sequence[BenchmarkItem], folder: Path) -> list[BenchmarkItem]:
+    """Items without a continuation, or with one that was not recorded as done."""
+    done = {line["item"]: line.get("recording") for line in read_log(folder)}
+    missing = []
+    for item in items:
+        if item.name not in done or not (folder / f"{item.name}.flac").is_file():
+            missing.append(item)
+        elif done[item.name] != checksum(item.audio):
+            raise ValueError(
+                f"{folder} continues another recording than {item.audio} under the name "
+                f"{item.name!r}; choose another output folder."
+            )
+    return missing
+
+
+def _generate_all(
+    speech: SpeechContinuation,
+    missing: Sequence[BenchmarkItem],
+    plan: BenchmarkProtocol,
+    folder: Path,
+    sampling: SamplingOptions,
+    num_items: int,
+) -> float | None:
+    """Continue the missing items and returns the real-time factor."""
+    spoken = taken = 0.0
+    failed = []
+    for number, item in enumerate(missing, start=1):
+        try:
+            seconds, wall = _generate(speech, item, plan, folder, sampling)
+        except ValueError as error:  # such as a silent prompt; the other items continue
+            failed.append(f"{item.audio}: {error}")
+            continue
+        spoken, taken = spoken + seconds, taken + wall
+        logger.info(
+            "%d of %d: %s, %.0f s in %.0f s", number, len(missing), item.name, seconds, wall
+        )
+    if failed:
+        raise ValueError(f"{len(failed)} of {num_items} recordings were not continued: {failed[0]}")
+    return round(taken / spoken, 3) if spoken else None
 
 
 def _generate(
@@ -351,23 +406,22 @@ def _generate(
     item: BenchmarkItem,
     plan: BenchmarkProtocol,
     folder: Path,
-    temperature: float,
-    seed: int,
+    sampling: SamplingOptions,
 ) -> tuple[float, float]:
-    """Writes one continuation; its seconds, and those that it took."""
+    """Write one continuation; returns its seconds and the time that it took."""
     path = folder / f"{item.name}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_partial_files(path.parent)
     prompt = read_audio(item.audio, duration=plan.prompt_seconds)
-    seeds = np.random.SeedSequence((seed, zlib.crc32(item.name.encode())))
+    seeds = np.random.SeedSequence((sampling.seed, zlib.crc32(item.name.encode())))
     seconds = plan.until_seconds - plan.prompt_seconds
-    began = time.monotonic()
-    # An interrupt must leave no shorter file: it would count as done.
+    start = time.monotonic()
+    # After an interrupt, a shorter file must not remain: it would count as done.
     with AudioWriter(path, keep_interrupted=False) as writer:
         for block in speech.stream(
-            prompt, seed=int(seeds.generate_state(1)[0]), temperature=temperature, seconds=seconds
+            prompt, seed=int(seeds.generate_state(1)[0]), seconds=seconds, **sampling.given()
         ):
             writer.write(block)
-    wall = time.monotonic() - began
+    wall = time.monotonic() - start
     log_item(folder, item.name, checksum(item.audio), seconds, wall)
     return seconds, wall

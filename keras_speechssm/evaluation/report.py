@@ -1,24 +1,25 @@
-"""The report of a comparison as files: JSON, Markdown, plots, and a page to listen to."""
+"""The report of a comparison: JSON, Markdown, plots, and a page with audio."""
 
 import base64
-import html
 import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
+from keras_speechssm.evaluation.tables import markdown_table
 from keras_speechssm.files import atomic_write, write_json
 from keras_speechssm.shapes import SAMPLE_RATE
 
-_CLIP_SECONDS = 15.0
+CLIP_SECONDS = 15.0
 
 _COLUMNS = {
-    "lacks": "recordings that it lacks",
+    "num_missing": "missing recordings",
     "num_without_words": "without a word",
-    "nll_nats_per_unit": "NLL (nats a unit)",
+    "nll_nats_per_unit": "NLL (nats per unit)",
     "perplexity_per_unit": "perplexity (its exponential)",
     "semantic_similarity": "similarity to the true text",
     "n_mos": "N-MOS (predicted)",
@@ -27,32 +28,45 @@ _COLUMNS = {
     "auto_bleu_arithmetic": "auto-BLEU (fairseq, arithmetic)",
     "slamkit_auto_bleu": "auto-BLEU (SlamKit)",
     "repeated_4_grams": "repeated 4-grams",
-    "words_per_minute": "words a minute",
+    "words_per_minute": "words per minute",
     "word_confidence": "recognizer's confidence",
     "real_time_factor": "real-time factor",
 }
 
 _CURVES = {
-    "sc_l": ("SC-L: similarity of the prompt's text and 100 words", "words / 100"),
-    "n_mos_t": ("N-MOS-T (predicted)", "minute, the prompt in the first"),
-    "failed": ("share of minutes that failed", "minute of the continuation"),
-    "non_speech_share": ("share of non-speech", "minute of the continuation"),
-    "silence_fraction": ("share of silence", "minute of the continuation"),
-    "repeated_4_grams": ("share of repeated 4-grams", "minute of the continuation"),
+    "sc_l": ("SC-L: similarity of the prompt's text to each 100 words", "words / 100"),
+    "n_mos_t": ("N-MOS-T (predicted)", "minute, including the prompt"),
+    "failed": ("fraction of minutes that failed", "minute of the continuation"),
+    "non_speech_fraction": ("fraction of non-speech", "minute of the continuation"),
+    "silence_fraction": ("fraction of silence", "minute of the continuation"),
+    "repeated_4_grams": ("fraction of repeated 4-grams", "minute of the continuation"),
 }
 
-
 AudioClips = dict[str, dict[str, list[np.ndarray]]]
-"""By item and system, what one can listen to, from `excerpt`."""
+"""Waveforms to listen to, by item and system, from `excerpts`."""
 
 
-def write_report(report: dict, heard: AudioClips, output: Path) -> None:
-    """Writes `report.json`, `report.md`, `report.html` and a PNG for each curve.
+class Table(NamedTuple):
+    """A table of text.
+
+    Attributes:
+        title: Title of the table.
+        header: Titles of the columns.
+        rows: Cells of each row.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write_report(report: dict, clips: AudioClips, output: Path) -> None:
+    """Write `report.json`, `report.md`, `report.html` and a PNG per curve.
 
     Args:
-        report: of `comparison.evaluate_continuations`.
-        heard: what one can listen to.
-        output: folder.
+        report: Result of `evaluate_continuations`.
+        clips: What can be listened to in `report.html`.
+        output: Folder to write.
     """
     write_json(output / "report.json", report)
     plots = {}
@@ -61,112 +75,71 @@ def write_report(report: dict, heard: AudioClips, output: Path) -> None:
         plots[name] = plot_curves(curves, title, axis)
         with atomic_write(output / f"{name}.png") as temporary:
             temporary.write_bytes(plots[name])
-    text = to_markdown(report)
-    with atomic_write(output / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    with atomic_write(output / "report.html") as temporary:
-        temporary.write_text(_to_html(report, plots, heard), encoding="utf-8")
+    for name, text in (("md", to_markdown(report)), ("html", to_html(report, plots, clips))):
+        with atomic_write(output / f"report.{name}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
-def _curve(system: dict, name: str) -> list[dict]:
-    over_time = system["over_time"]
-    return over_time[name] if name in over_time else system[name]
+def excerpts(waveform: np.ndarray) -> list[np.ndarray]:
+    """Return the first and the last 15 s of a waveform (samples,), or all of a shorter one."""
+    length = round(CLIP_SECONDS * SAMPLE_RATE)
+    if len(waveform) <= length:
+        return [waveform]
+    # Copies, so that the whole waveform is not kept in memory.
+    return [waveform[:length].copy(), waveform[-length:].copy()]
 
 
 def to_markdown(report: dict) -> str:
-    """The tables of a report, in Markdown."""
-    parts = [f"# Continuations of {report['benchmark']}", "", _explain(report), ""]
-    for title, header, rows in _tables(report):
-        parts += [f"## {title}", "", markdown_table(header, rows)]
+    """Render a report as Markdown, with links to the plots."""
+    parts = [f"# {_title(report)}", "", _explanation(report), ""]
+    for table in _tables(report):
+        parts += [f"## {table.title}", "", markdown_table(table.header, table.rows)]
     parts += [f"![{title}]({name}.png)" for name, (title, _) in _CURVES.items()]
     return "\n".join(parts) + "\n"
 
 
-def _explain(report: dict) -> str:
-    instruments = ", ".join(f"{key} {name}" for key, name in report["instruments"].items())
-    return (
-        f"{report['num_items']} recordings, prompts of {report['prompt_seconds']:g} s. Means over "
-        f"recordings; ± is half of a 99 % confidence interval, brackets hold Wilson's of 99 %. "
-        "Side by side, the 95 % are the bootstrap's, which below some ten recordings is no "
-        "interval. Of the continuation only. "
-        f"Instruments: {instruments}. A minute has failed if it has no word, or more than half "
-        "of it is no speech or repeats 4-grams. Who stops early is silent for the rest; who says "
-        "nothing loses side by side."
+def to_html(report: dict, plots: dict[str, bytes], clips: AudioClips) -> str:
+    """Render a report as one HTML page that contains its plots and audio.
+
+    Args:
+        report: Result of `evaluate_continuations`.
+        plots: PNG images by curve.
+        clips: Waveforms by item and system.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-
-
-def _tables(report: dict) -> list[tuple[str, Sequence[str], list[list[str]]]]:
-    systems = report["systems"]
-    tables = []
-    shown = {
-        key: title
-        for key, title in _COLUMNS.items()
-        if any(_is_number(entry.get(key)) for entry in systems.values())
-    }
-    rows = [
-        [name, str(entry["num_items"]), *(_cell(entry.get(key)) for key in shown)]
-        for name, entry in systems.items()
-    ]
-    tables.append(("Measures", ["system", "recordings", *shown.values()], rows))
-    for name, (title, axis) in _CURVES.items():
-        curves = {system: _curve(entry, name) for system, entry in systems.items()}
-        longest = max(map(len, curves.values()), default=0)
-        if not longest:
-            continue  # such as spans of 100 words in short form
-        header = ["system", *(f"{axis} {place + 1}" for place in range(longest))]
-        rows = [[system, *map(_cell, curve)] for system, curve in curves.items()]
-        rows = [row + [""] * (len(header) - len(row)) for row in rows]
-        tables.append((title, header, rows))
-    for title, games in report["side_by_side"].items():
-        header = ["system", "win % (ties half)", "95 %", "weighted", "without ties", "games"]
-        rows = [
-            [
-                name,
-                _cell(entry["win_rate"]),
-                " to ".join(_cell(end) for end in entry["interval_95"]),
-                _cell(entry["win_rate_weighted"]),
-                _cell(entry["win_rate_without_ties"]),
-                f"{entry['wins']} won, {entry['ties']} tied, {entry['losses']} lost, "
-                f"{2 * entry['num_dropped']} dropped",
-            ]
-            for name, entry in games.items()
-        ]
-        tables.append((f"Side by side {title}", header, rows))
-    return tables
-
-
-def _is_number(value) -> bool:
-    value = value.get("mean") if isinstance(value, dict) else value
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _cell(value) -> str:
-    if not _is_number(value):
-        return "-"
-    if not isinstance(value, dict):
-        return f"{value:.3g}"
-    if "low" in value:
-        return f"{value['mean']:.3g} [{value['low']:.2g}, {value['high']:.2g}]"
-    half = value["half_width"]
-    return f"{value['mean']:.3g}" + (f" ± {half:.2g}" if _is_number(half) else "")
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, with the line break at its end."""
-    first, *others = (
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-        for cells in (header, *rows)
+    return environment.get_template("report.html.jinja").render(
+        title=_title(report),
+        explanation=_explanation(report),
+        tables=_tables(report),
+        plots=[
+            {"title": _CURVES[name][0], "data": base64.b64encode(image).decode()}
+            for name, image in plots.items()
+        ],
+        clips={
+            item: {system: [_ogg(clip) for clip in parts] for system, parts in by_system.items()}
+            for item, by_system in clips.items()
+        },
+        clip_seconds=f"{CLIP_SECONDS:g}",
     )
-    return "\n".join([first, "|" + "---|" * len(header), *others]) + "\n"
 
 
 def plot_curves(curves: dict[str, list[dict]], title: str, axis: str) -> bytes:
-    """A PNG of means with their intervals.
+    """Plot means with their confidence intervals.
 
     Args:
-        curves: by name, intervals of `confidence.mean_interval` or `proportion_interval` in order.
-        title: of the plot.
-        axis: what the order is.
+        curves: By name, intervals of `mean_interval` or `fraction_interval` in order.
+        title: Title of the plot.
+        axis: Label of the horizontal axis.
+
+    Returns:
+        A PNG image.
     """
     from matplotlib.figure import Figure
 
@@ -175,7 +148,12 @@ def plot_curves(curves: dict[str, list[dict]], title: str, axis: str) -> bytes:
     for system, curve in curves.items():
         places = np.arange(1, len(curve) + 1)
         means = np.array([entry["mean"] for entry in curve])
-        lows, highs = np.array([_ends_of(entry) for entry in curve]).reshape(-1, 2).T
+        ends = []
+        for entry in curve:
+            half_width = float(np.nan_to_num(entry.get("half_width", 0.0)))
+            low, high = entry["mean"] - half_width, entry["mean"] + half_width
+            ends.append((entry.get("low", low), entry.get("high", high)))
+        lows, highs = np.array(ends).reshape(-1, 2).T
         (line,) = axes.plot(places, means, marker="o", label=system)
         axes.fill_between(places, lows, highs, alpha=0.15, color=line.get_color())
     axes.set(title=title, xlabel=axis)
@@ -186,61 +164,88 @@ def plot_curves(curves: dict[str, list[dict]], title: str, axis: str) -> bytes:
     return buffer.getvalue()
 
 
-def _ends_of(interval: dict) -> tuple[float, float]:
-    if "low" in interval:
-        return interval["low"], interval["high"]
-    half = float(np.nan_to_num(interval["half_width"]))
-    return interval["mean"] - half, interval["mean"] + half
+def _title(report: dict) -> str:
+    return f"Continuations of {report['benchmark']}"
 
 
-_STYLE = (
-    "body{font-family:sans-serif;margin:2em;max-width:70em}"
-    "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.3em .6em}"
-    "audio{width:16em}img{max-width:100%}"
-)
+def _curve(system: dict, name: str) -> list[dict]:
+    over_time = system["over_time"]
+    return over_time[name] if name in over_time else system[name]
 
 
-def _to_html(report: dict, plots: dict[str, bytes], heard: AudioClips) -> str:
-    title = html.escape(f"Continuations of {report['benchmark']}")
-    parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
-        f"<style>{_STYLE}</style><h1>{title}</h1><p>{html.escape(_explain(report))}</p>",
+def _explanation(report: dict) -> str:
+    models = ", ".join(
+        f"{role.replace('_', ' ')} {name}" for role, name in report["instruments"].items()
+    )
+    return (
+        f"{report['num_items']} recordings, prompts of {report['prompt_seconds']:g} s; only the "
+        "continuations are measured. Values are means over recordings. ± is half the width of "
+        "the 99 % confidence interval; brackets are Wilson's 99 % interval. Side by side, 95 % is "
+        "the bootstrap interval, which needs at least ten recordings. A minute has failed if it "
+        "has no word, or if more than half of it is not speech or repeats 4-grams. A system that "
+        "stops early counts as silent for the rest, and one that says nothing loses side by side. "
+        f"Models: {models}."
+    )
+
+
+def _tables(report: dict) -> list[Table]:
+    systems = report["systems"]
+    shown = {
+        key: title
+        for key, title in _COLUMNS.items()
+        if any(_is_number(entry.get(key)) for entry in systems.values())
+    }
+    rows = [
+        [name, str(entry["num_items"]), *(_cell(entry.get(key)) for key in shown)]
+        for name, entry in systems.items()
     ]
-    for name, header, rows in _tables(report):
-        parts.append(f"<h2>{html.escape(name)}</h2>" + _html_table(header, rows))
-    for image in plots.values():
-        data = base64.b64encode(image).decode()
-        parts.append(f"<img alt='' src='data:image/png;base64,{data}'>")
-    if heard:
-        parts.append(f"<h2>Listen</h2><p>The first and the last {_CLIP_SECONDS:g} s.</p>")
-    for item, by_system in heard.items():
+    tables = [Table("Measures", ["system", "recordings", *shown.values()], rows)]
+    for name, (title, axis) in _CURVES.items():
+        curves = {system: _curve(entry, name) for system, entry in systems.items()}
+        longest = max(map(len, curves.values()), default=0)
+        if not longest:
+            continue  # such as spans of 100 words in short form
+        header = ["system", *(f"{axis} {place + 1}" for place in range(longest))]
+        rows = [[system, *map(_cell, curve)] for system, curve in curves.items()]
+        tables.append(Table(title, header, [row + [""] * (len(header) - len(row)) for row in rows]))
+    header = ["system", "win % (ties half)", "95 %", "weighted", "without ties", "comparisons"]
+    for title, rates in report["side_by_side"].items():
         rows = [
-            f"<tr><th>{html.escape(system)}</th>"
-            + "".join(f"<td>{_player(part)}</td>" for part in parts_heard)
-            + "</tr>"
-            for system, parts_heard in by_system.items()
+            [
+                name,
+                _cell(entry["win_rate"]),
+                " to ".join(_cell(end) for end in entry["interval_95"]),
+                _cell(entry["win_rate_weighted"]),
+                _cell(entry["win_rate_without_ties"]),
+                f"{entry['wins']} won, {entry['ties']} tied, {entry['losses']} lost, "
+                f"{2 * entry['num_dropped']} dropped",
+            ]
+            for name, entry in rates.items()
         ]
-        parts.append(f"<h3>{html.escape(item)}</h3><table>{''.join(rows)}</table>")
-    return "\n".join(parts) + "</html>\n"
+        tables.append(Table(f"Side by side {title}", header, rows))
+    return tables
 
 
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [[f"<th>{html.escape(cell)}</th>" for cell in header]]
-    cells += [[f"<td>{html.escape(cell)}</td>" for cell in row] for row in rows]
-    return "<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in cells) + "</table>"
+def _is_number(value: object) -> bool:
+    value = value.get("mean") if isinstance(value, dict) else value
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
-def excerpt(waveform: np.ndarray) -> list[np.ndarray]:
-    """The first and the last 15 s of a waveform (samples,), or the whole; copies."""
-    length = round(_CLIP_SECONDS * SAMPLE_RATE)
-    whole = len(waveform) <= length
-    return [waveform] if whole else [waveform[:length].copy(), waveform[-length:].copy()]
+def _cell(value: object) -> str:
+    if not _is_number(value):
+        return "-"
+    if not isinstance(value, dict):
+        return f"{value:.3g}"
+    if "low" in value:
+        return f"{value['mean']:.3g} [{value['low']:.2g}, {value['high']:.2g}]"
+    half_width = value["half_width"]
+    return f"{value['mean']:.3g}" + (f" ± {half_width:.2g}" if _is_number(half_width) else "")
 
 
-def _player(waveform: np.ndarray) -> str:
+def _ogg(waveform: np.ndarray) -> str:
+    """The waveform as base64 of an Ogg file; empty without samples."""
     if not len(waveform):
-        return "nothing"
+        return ""
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(waveform, -1, 1), SAMPLE_RATE, format="OGG", subtype="VORBIS")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f"<audio controls preload='none' src='data:audio/ogg;base64,{data}'></audio>"
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -10,10 +10,16 @@ pytest.importorskip("matplotlib")
 
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.evaluation import compare as comparison
-from keras_speechssm.evaluation import compare as item_measures
-from keras_speechssm.evaluation.compare import GROUND_TRUTH, compare_folders, evaluate_continuations
+from keras_speechssm.evaluation.compare import (
+    GROUND_TRUTH,
+    ComparisonOptions,
+    EvaluationModelNames,
+    JudgeOptions,
+    compare_folders,
+    evaluate_continuations,
+)
+from keras_speechssm.evaluation.metrics.naturalness import minute_spans
 from keras_speechssm.evaluation.models.judges import LikelihoodJudge
-from keras_speechssm.evaluation.models.mean_opinion_score import minute_spans
 from keras_speechssm.files import run_lock
 
 pytestmark = pytest.mark.any_backend
@@ -33,16 +39,16 @@ def tools(monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(comparison, "measure_item", counted)
-    monkeypatch.setattr(item_measures, "open_transcriber", lambda name: fakes.Transcriber())
-    monkeypatch.setattr(item_measures, "open_text_model", lambda name: fakes.TextModel())
-    monkeypatch.setattr(item_measures, "open_embedder", lambda name, prompt=None: fakes.Embedder())
-    monkeypatch.setattr(item_measures, "open_speaker_embedder", lambda name: fakes.Voice())
-    monkeypatch.setattr(item_measures, "DNSMOSPredictor", fakes.Loudness)
-    judge = LikelihoodJudge(fakes.TextModel())
-    monkeypatch.setattr(comparison, "open_judge", lambda name, model: judge)
+    monkeypatch.setattr(comparison, "load_transcriber", lambda name: fakes.Transcriber())
+    monkeypatch.setattr(comparison, "load_text_model", lambda name: fakes.TextModel())
     monkeypatch.setattr(
-        item_measures, "speech_turns", lambda w: [(0, len(w) / 16000)] * bool(w.any())
+        comparison, "load_sentence_embedder", lambda name, prompt=None: fakes.Embedder()
     )
+    monkeypatch.setattr(comparison, "open_speaker_embedder", lambda name: fakes.Voice())
+    monkeypatch.setattr(comparison, "load_mos_predictor", lambda name: fakes.Loudness())
+    judge = LikelihoodJudge(fakes.TextModel())
+    monkeypatch.setattr(comparison, "load_judge", lambda name, model, template: judge)
+    monkeypatch.setattr(comparison, "speech_turns", lambda w: [(0, len(w) / 16000)] * bool(w.any()))
     return calls
 
 
@@ -63,13 +69,15 @@ def folders(tmp_path):
     return tmp_path
 
 
-def run(folders, systems=("good", "jumpy"), **options):
+def run(folders, systems=("good", "jumpy"), models=None, judge=None, players=3, **options):
     return evaluate_continuations(
         [f"{name}={folders / name}" for name in systems],
         folders / "benchmark",
         folders / "out",
-        prompt_seconds=2.0,
-        **options,
+        comparison=ComparisonOptions(prompt_seconds=2.0, **options),
+        models=models or EvaluationModelNames(),
+        judge=judge or JudgeOptions(),
+        players=players,
     )
 
 
@@ -101,14 +109,14 @@ def test_what_is_written_can_be_read_and_heard(folders):
         "ground truth",
     }
     text = (folders / "out" / "report.md").read_text()
-    assert "NLL (nats a unit)" in text and "| jumpy | 2 |" in text
+    assert "NLL (nats per unit)" in text and "| jumpy | 2 |" in text
     # Twelve words have no span of 100, but minutes that may have failed.
-    assert "## SC-L" not in text and "## share of minutes that failed" in text
+    assert "## SC-L" not in text and "## fraction of minutes that failed" in text
     page = (folders / "out" / "report.html").read_text()
     # The prompt, both systems, the truth.
     assert page.count("<audio") == 4 and "data:audio/ogg;base64," in page
     assert "http" not in page.replace("http-equiv", "")  # one file, nothing from outside
-    for name in ("sc_l", "n_mos_t", "failed", "non_speech_share"):
+    for name in ("sc_l", "n_mos_t", "failed", "non_speech_fraction"):
         assert (folders / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -128,7 +136,7 @@ def test_a_second_run_measures_what_changed_only(folders, tools):
 def test_a_prompt_in_the_audio_is_left_out_where_said(folders):
     report = run(folders, ["whole"], with_prompt=["whole"])
     assert report["systems"]["whole"]["num_items"] == 1 == report["num_items"]
-    assert report["systems"]["whole"]["lacks"] == 1
+    assert report["systems"]["whole"]["num_missing"] == 1
     means = [entry["nll_nats_per_unit"]["mean"] for entry in report["systems"].values()]
     assert means[0] == means[1]
     # A game each way, of the same text.
@@ -154,15 +162,17 @@ def test_all_are_compared_on_what_all_have(folders):
     (folders / "good" / "7" / "b.flac").unlink()
     report = run(folders)
     assert [entry["num_items"] for entry in report["systems"].values()] == [1, 1, 1]
-    assert report["systems"]["good"]["lacks"] == 1 and report["systems"]["jumpy"]["lacks"] == 0
+    assert (
+        report["systems"]["good"]["num_missing"] == 1
+        and report["systems"]["jumpy"]["num_missing"] == 0
+    )
 
 
 def test_the_same_spans_are_judged_of_all_and_the_truth_only_where_it_is(folders):
     compared, _ = compare_folders(
         [f"good={folders / 'good'}"],
         folders / "benchmark",
-        prompt_seconds=2.0,
-        until_seconds=100.0,
+        ComparisonOptions(prompt_seconds=2.0, until_seconds=100.0),
     )
     # In four minutes the last span ends where the truth does, for everybody.
     spans = compared[0].spans("good")
@@ -189,9 +199,11 @@ def test_another_embedder_prompt_measures_anew(folders, tools, monkeypatch):
         def __init__(self, prompt):
             self.name = f"counts {prompt!r}"
 
-    monkeypatch.setattr(item_measures, "open_embedder", lambda name, prompt=None: Prompted(prompt))
+    monkeypatch.setattr(
+        comparison, "load_sentence_embedder", lambda name, prompt=None: Prompted(prompt)
+    )
     run(folders)
-    run(folders, embedder_prompt="search results: ")
+    run(folders, models=EvaluationModelNames(embedder_prompt="search results: "))
     assert len(tools) == 12
 
 
@@ -206,10 +218,7 @@ def test_a_subset_is_drawn_from_what_was_generated(folders):
         compare_folders(
             systems,
             folders / "benchmark",
-            prompt_seconds=2.0,
-            until_seconds=None,
-            subset=1,
-            subset_seed=seed,
+            ComparisonOptions(prompt_seconds=2.0, subset=1, subset_seed=seed),
         )[0][0].item.name
         for seed in range(8)
     }
@@ -226,14 +235,16 @@ def test_a_log_that_a_kill_has_cut_costs_no_report(folders):
 def test_continuations_of_other_prompts_or_shorter_ones_are_refused(folders):
     options = folders / "jumpy" / "options.json"
     options.write_text('{"prompt_seconds": 3.0, "until_seconds": 8.0}')
-    with pytest.raises(ValueError, match=r"jumpy goes on from prompts of 3 s: give prompt_sec"):
+    with pytest.raises(
+        ValueError, match=r"jumpy continues prompts of 3 s, .* set --prompt-seconds 3"
+    ):
         run(folders)
     options.write_text('{"prompt_seconds": 2.0, "until_seconds": 8.0}')
-    with pytest.raises(ValueError, match=r"jumpy goes on to 8 s: give until_seconds"):
+    with pytest.raises(ValueError, match=r"jumpy ends at 8 s, .* set --until-seconds 8"):
         run(folders)
     # Further than the recordings, too: what was not generated is no silence.
     options.write_text('{"prompt_seconds": 2.0, "until_seconds": 14.0}')
-    with pytest.raises(ValueError, match=r"jumpy goes on to 14 s: give until_seconds"):
+    with pytest.raises(ValueError, match=r"jumpy ends at 14 s, .* set --until-seconds 14"):
         run(folders, until_seconds=100.0)
     options.write_text('{"prompt_seconds": 2.0, "until_seconds": 8.0}')
     assert not (folders / "out").exists()
@@ -253,12 +264,12 @@ def test_judged_is_up_to_where_it_was_asked(folders):
     [
         (["nothing"], {}, "does not exist"),
         ([], {}, "at least one system"),
-        (["good"], {"with_prompt": ["bad"]}, "'bad', which is no system"),
+        (["good"], {"with_prompt": ["bad"]}, "'bad'; expected one of good"),
         (["good"], {"subset": 0}, "subset is 0"),
-        (["good"], {"until_seconds": 1.0}, "more than the prompt's 2"),
-        (["good"], {"until_seconds": float("inf")}, "no infinity"),
-        (["good"], {"until_seconds": float("nan")}, "no infinity"),
-        (["good"], {"least_reference": 100.0}, "goes on for 100 s"),
+        (["good"], {"until_seconds": 1.0}, "above the prompt's 2"),
+        (["good"], {"until_seconds": float("inf")}, "expected a finite number"),
+        (["good"], {"until_seconds": float("nan")}, "expected a finite number"),
+        (["good"], {"min_reference_seconds": 100.0}, "has 100 s after a prompt"),
     ],
 )
 def test_wrong_options_write_nothing(folders, systems, options, message):
@@ -283,32 +294,55 @@ def test_a_system_of_other_recordings_is_refused(folders):
         [f"a$^$={folder}"],
         [f"={folder}"],
     ):
-        with pytest.raises(ValueError, match="cannot name a system"):
+        with pytest.raises(ValueError, match="cannot be the name of a system"):
             evaluate_continuations(systems, folders / "benchmark", folders / "out")
     assert not (folders / "out").exists()
 
 
 def test_a_folder_with_an_equals_sign_is_a_folder(folders):
     (folders / "good").rename(folders / "lr=1")
-    with pytest.raises(ValueError, match="'lr=1' cannot name a system"):
+    with pytest.raises(ValueError, match="'lr=1' cannot be the name of a system"):
         run_plain(folders, str(folders / "lr=1"))
     assert run_plain(folders, f"good={folders / 'lr=1'}")["num_items"] == 2
 
 
 def run_plain(folders, system):
     return evaluate_continuations(
-        [system], folders / "benchmark", folders / "out", prompt_seconds=2.0
+        [system],
+        folders / "benchmark",
+        folders / "out",
+        comparison=ComparisonOptions(prompt_seconds=2.0),
     )
 
 
 def test_two_at_one_report_are_refused(folders):
     (folders / "out").mkdir()
-    with run_lock(folders / "out"), pytest.raises(ValueError, match="Another run is at work"):
+    with (
+        run_lock(folders / "out"),
+        pytest.raises(ValueError, match="Another run|another run|in use"),
+    ):
         run(folders)
 
 
 def test_a_file_in_the_reports_place_is_said_at_once(folders, tools):
     (folders / "out").write_text("")
-    with pytest.raises(ValueError, match="a file lies there"):
+    with pytest.raises(ValueError, match="is a file"):
         run(folders)
     assert tools == []
+
+
+def test_the_question_to_the_judge_can_be_read_from_a_file(folders, monkeypatch):
+    templates = []
+    judge = LikelihoodJudge(fakes.TextModel())
+
+    def load(name, model, template):
+        templates.append(template)
+        return judge
+
+    monkeypatch.setattr(comparison, "load_judge", load)
+    path = folders / "question.txt"
+    path.write_text("A: {text_a} B: {text_b}")
+    run(folders, judge=JudgeOptions(judge_template=str(path)))
+    assert templates == ["A: {text_a} B: {text_b}"]
+    with pytest.raises(ValueError, match="does not exist"):
+        run(folders, judge=JudgeOptions(judge_template=str(folders / "nothing.txt")))

@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from keras_speechssm.evaluation.compare import has_failed, summarize
+from keras_speechssm.evaluation.compare import has_failed, summarize_items
 
 pytestmark = pytest.mark.any_backend
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.any_backend
 def minute(**changes):
     return {
         "silence_fraction": 0.1,
-        "non_speech_share": 0.2,
+        "non_speech_fraction": 0.2,
         "repeated_4_grams": 0.0,
         "words": 100,
         **changes,
@@ -43,7 +43,7 @@ def item(**changes):
 
 def test_means_leave_out_what_could_not_be_measured():
     silent = item(nll_nats_per_unit=None, nats=0.0, units=0, num_words=0, sc_l=[])
-    found = summarize(
+    found = summarize_items(
         {"a": item(), "b": item(nll_nats_per_unit=2.0, nats=60.0, units=30), "c": silent}
     )
     assert found["nll_nats_per_unit"]["mean"] == 3.0 and found["nll_nats_per_unit"]["num"] == 2
@@ -55,12 +55,12 @@ def test_means_leave_out_what_could_not_be_measured():
 
 
 def test_minutes_that_failed_of_few_recordings_are_not_sure():
-    found = summarize({"a": item(), "b": item()})["over_time"]["failed"]
+    found = summarize_items({"a": item(), "b": item()})["over_time"]["failed"]
     assert found[0]["mean"] == 0.0 and found[0]["high"] > 0.7
 
 
 def test_curves_are_as_long_as_the_longest():
-    found = summarize({"a": item(sc_l=[0.5]), "b": item(sc_l=[0.1, 0.2, 0.3])})
+    found = summarize_items({"a": item(sc_l=[0.5]), "b": item(sc_l=[0.1, 0.2, 0.3])})
     assert [entry["mean"] for entry in found["sc_l"]] == pytest.approx([0.3, 0.2, 0.3])
     assert [entry["num"] for entry in found["sc_l"]] == [2, 1, 1]
 
@@ -70,7 +70,7 @@ def test_curves_are_as_long_as_the_longest():
     [
         ({}, 0.0),
         ({"words": 0}, 1.0),
-        ({"non_speech_share": 0.51}, 1.0),
+        ({"non_speech_fraction": 0.51}, 1.0),
         ({"repeated_4_grams": 0.9}, 1.0),
     ],
 )

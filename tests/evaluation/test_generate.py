@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_gemma
 from keras_speechssm.audio.io import read_audio, write_audio
 from keras_speechssm.evaluation import generate as generation
 from keras_speechssm.evaluation.generate import (
+    SamplingOptions,
     generate_continuations,
     log_item,
     read_benchmark,
@@ -15,8 +17,23 @@ from keras_speechssm.evaluation.generate import (
 )
 from keras_speechssm.files import run_lock
 from keras_speechssm.models import SpeechSSM, SpeechTransformer
+from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.pipeline import SpeechContinuation
 
 SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def pipeline(monkeypatch):
+    """The pipeline that all tests share, with the language model that is named."""
+
+    def from_preset(preset, speech_lm=None):
+        speech = copy.copy(shared_tiny_pipeline())
+        if speech_lm is not None:
+            speech.speech_lm = load_part(speech_lm, "speech_lm")
+        return speech
+
+    monkeypatch.setattr(SpeechContinuation, "from_preset", from_preset)
 
 
 @pytest.fixture
@@ -32,15 +49,15 @@ def benchmark(tmp_path):
 
 def test_items_are_those_with_a_reference_long_enough(benchmark):
     assert [i.name for i in read_benchmark(benchmark, 1.0)] == ["61/a", "61/b", "7/c", "7/short"]
-    assert [i.name for i in read_benchmark(benchmark, 1.0, least_reference=5.0)] == [
+    assert [i.name for i in read_benchmark(benchmark, 1.0, min_reference_seconds=5.0)] == [
         "61/a",
         "61/b",
         "7/c",
     ]
     # A second is the least, whatever the protocol says.
     assert [i.name for i in read_benchmark(benchmark, 5.4)] == ["61/a", "61/b"]
-    with pytest.raises(ValueError, match="goes on for 5 s after a prompt of 3 s"):
-        read_benchmark(benchmark, 3.0, least_reference=5.0)
+    with pytest.raises(ValueError, match="has 5 s after a prompt of 3 s"):
+        read_benchmark(benchmark, 3.0, min_reference_seconds=5.0)
 
 
 def test_a_subset_is_drawn_once_for_all(benchmark):
@@ -104,7 +121,7 @@ def test_other_weights_of_the_same_name_are_other_options(benchmark, tmp_path):
         language_model.save_to_preset(path)
     finally:
         language_model.set_weights(before)
-    with pytest.raises(ValueError, match="was begun with weights"):
+    with pytest.raises(ValueError, match="was started with weights"):
         generate_continuations(benchmark, tmp_path / "out", speech_lm=path, **options)
 
 
@@ -145,7 +162,7 @@ def test_another_benchmarks_continuations_are_not_taken_for_its_own(benchmark, t
 
 def test_the_output_is_no_part_of_the_benchmark(benchmark):
     for folder in (benchmark, benchmark / "out"):
-        with pytest.raises(ValueError, match="lies in the benchmark"):
+        with pytest.raises(ValueError, match="is inside the benchmark"):
             generate_continuations(benchmark, folder, preset=shared_tiny_preset(), **SHORT)
     assert not (benchmark / "out").exists()
 
@@ -157,7 +174,9 @@ def test_an_item_depends_on_its_name_and_seed_alone(benchmark, tmp_path):
     (one,) = (tmp_path / "one").rglob("*.flac")
     same = tmp_path / "all" / one.relative_to(tmp_path / "one")
     np.testing.assert_array_equal(read_audio(one), read_audio(same))
-    generate_continuations(benchmark, tmp_path / "seed", subset=1, seed=1, **options)
+    generate_continuations(
+        benchmark, tmp_path / "seed", subset=1, sampling=SamplingOptions(seed=1), **options
+    )
     other = tmp_path / "seed" / one.relative_to(tmp_path / "one")
     assert np.abs(read_audio(one) - read_audio(other)).max() > 0
 
@@ -202,9 +221,8 @@ def test_a_transformer_goes_on_past_its_length(benchmark, tmp_path):
     [
         ({"protocol": "middle-form"}, "expected one of short-form"),
         ({"prompt_seconds": 0.1}, "prompt_seconds is 0.1"),
-        ({"prompt_seconds": 5.0, "until_seconds": 5.0}, "more than the prompt's 5"),
+        ({"prompt_seconds": 5.0, "until_seconds": 5.0}, "above the prompt's 5"),
         ({"subset": 0}, "subset is 0"),
-        ({"temperature": -1.0}, "temperature is -1"),
         ({"slide_and_prompt_seconds": 2.0}, "needs a limit above"),
     ],
 )
@@ -220,3 +238,37 @@ def test_an_unknown_language_model_is_refused_before_the_pipeline_is_loaded(benc
     with pytest.raises(ValueError, match="no_such_language_model"):
         generate_continuations(benchmark, tmp_path / "out", **names, **SHORT)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_wrong_sampling_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingOptions(**options)
+
+
+def test_sampling_options_reach_the_language_model(benchmark, tmp_path, monkeypatch):
+    calls = []
+
+    def stream(self, prompt, seed=None, seconds=None, **sampling):
+        calls.append(sampling)
+        yield np.zeros(round(seconds * 16000), "float32")
+
+    monkeypatch.setattr(SpeechContinuation, "stream", stream)
+    options = {"preset": shared_tiny_preset(), "subset": 1, **SHORT}
+    generate_continuations(benchmark, tmp_path / "default", **options)
+    sampling = SamplingOptions(temperature=0.8, top_k=25, top_p=0.9)
+    generate_continuations(benchmark, tmp_path / "given", sampling=sampling, **options)
+    # What is not given is left to the preset.
+    assert calls == [{}, {"temperature": 0.8, "top_k": 25, "top_p": 0.9}]
+    with pytest.raises(ValueError, match="top_p 0.9"):
+        generate_continuations(
+            benchmark, tmp_path / "given", sampling=SamplingOptions(top_p=0.8), **options
+        )

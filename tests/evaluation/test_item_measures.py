@@ -8,8 +8,8 @@ pytest.importorskip("scipy")
 
 from keras_speechssm.evaluation import compare as item_measures
 from keras_speechssm.evaluation.compare import has_failed
-from keras_speechssm.evaluation.models.mean_opinion_score import minute_spans
-from keras_speechssm.evaluation.models.transcribers import Word
+from keras_speechssm.evaluation.metrics.naturalness import minute_spans
+from keras_speechssm.evaluation.models.transcript import Word
 
 pytestmark = pytest.mark.any_backend
 
@@ -52,7 +52,7 @@ def test_a_continuation_by_hand():
     assert found["over_time"] == [
         {
             "silence_fraction": 0.0,
-            "non_speech_share": 0.0,
+            "non_speech_fraction": 0.0,
             "repeated_4_grams": pytest.approx(13 / 17),
             "words": 20,
         }
@@ -68,7 +68,7 @@ def test_silence_has_no_words_no_voice_and_no_likelihood():
     found = measure(np.zeros(20 * 16000, "float32"), fakes.speak(["sea"] * 20))
     assert found["text"] == "" and found["nll_nats_per_unit"] is None
     assert found["speaker_similarity"] is None and found["semantic_similarity"] == 0.0
-    assert found["over_time"][0]["non_speech_share"] == 1.0
+    assert found["over_time"][0]["non_speech_fraction"] == 1.0
     assert found["over_time"][0]["silence_fraction"] == 1.0
     assert found["n_mos_t"][0] == 1.0
 
@@ -102,7 +102,7 @@ def test_who_stops_early_has_failed_in_the_minutes_that_follow():
         minutes = measure(continuation, long)["over_time"]
         # Nine words in a minute, less than half of it.
         assert [has_failed(minute) for minute in minutes] == [1.0] * 4
-        assert [minute["non_speech_share"] for minute in minutes[1:]] == [1.0] * 3
+        assert [minute["non_speech_fraction"] for minute in minutes[1:]] == [1.0] * 3
 
 
 def test_a_rest_of_a_second_is_no_minute():

@@ -1,6 +1,6 @@
 import pytest
 
-from keras_speechssm.evaluation.listening_test import read_table
+from keras_speechssm.evaluation.tables import read_table
 
 pytestmark = pytest.mark.any_backend
 
@@ -33,7 +33,7 @@ def test_a_short_row_has_empty_cells(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "is no existing file"), (b"\xff\xfe1\x002\x00", "no text in UTF-8"), (b"", None)],
+    [(None, "does not exist"), (b"\xff\xfe1\x002\x00", "not UTF-8 text"), (b"", None)],
 )
 def test_what_is_no_table_is_one_clear_line(tmp_path, content, message):
     path = tmp_path / "t.csv"
@@ -48,5 +48,5 @@ def test_what_is_no_table_is_one_clear_line(tmp_path, content, message):
 
 def test_a_quote_that_never_ends_is_no_crash(tmp_path):
     (tmp_path / "t.csv").write_text('clip,rating\n"' + "x" * 200_000)
-    with pytest.raises(ValueError, match="is no table"):
+    with pytest.raises(ValueError, match="is not a table"):
         read_table(tmp_path / "t.csv")

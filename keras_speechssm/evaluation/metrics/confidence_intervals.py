@@ -1,65 +1,93 @@
-"""How sure a mean is: Student's interval, Wilson's for shares, and the bootstrap."""
+"""Confidence intervals of means and fractions."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 CONFIDENCE = 0.99
-"""The paper's (tables 2 and 3)."""
+"""Confidence level of the paper's tables 2 and 3."""
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> dict[str, float]:
-    """Mean of independent values and half the width of Student's interval around it.
+    """Mean of independent values with Student's confidence interval.
+
+    Args:
+        values: Any number of values.
+        confidence: Confidence level, between 0 and 1. Defaults to `0.99`.
 
     Returns:
-        `{"mean", "half_width", "num"}`; the half-width is NaN for fewer than two values, both
-        for none.
+        `mean`, `half_width` (half the width of the interval) and `num`. The half-width is NaN
+        for fewer than two values, the mean for none.
+
+    Example:
+
+    ```python
+    mean_interval([3.1, 3.4, 2.9])["mean"]
+    ```
     """
     from scipy import stats
 
     values = np.asarray(list(values), "float64")
     if not len(values):
         return {"mean": float("nan"), "half_width": float("nan"), "num": 0}
-    half = float("nan")
+    half_width = float("nan")
     if len(values) > 1:
-        error = values.std(ddof=1) / np.sqrt(len(values))
-        half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * error)
-    return {"mean": float(values.mean()), "half_width": half, "num": len(values)}
+        quantile = stats.t.ppf(0.5 + confidence / 2, len(values) - 1)
+        half_width = float(quantile * stats.sem(values))
+    return {"mean": float(values.mean()), "half_width": half_width, "num": len(values)}
 
 
-def proportion_interval(
-    values: Sequence[float], confidence: float = CONFIDENCE
-) -> dict[str, float]:
-    """Share of independent zeros and ones, with Wilson's interval.
+def fraction_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> dict[str, float]:
+    """Fraction of ones among independent zeros and ones, with Wilson's interval.
 
-    Of few that are all alike, Student's says that it is sure; this one does not.
+    Unlike Student's interval, Wilson's is not of width zero when all values are equal.
+
+    Args:
+        values: Zeros and ones.
+        confidence: Confidence level, between 0 and 1. Defaults to `0.99`.
 
     Returns:
-        `{"mean", "low", "high", "num"}`, NaN but for `num` of no values.
+        `mean`, `low`, `high` and `num`; NaN but for `num` without values.
     """
     from scipy import stats
 
-    num = len(values)
+    num, ones = len(values), round(sum(values))
     if not num:
         return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "num": 0}
-    share = float(np.mean(values))
-    square = float(stats.norm.ppf(0.5 + confidence / 2)) ** 2 / num
-    center = (share + square / 2) / (1 + square)
-    half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    # Rounding must not take the share itself out.
-    low, high = min(share, float(center - half)), max(share, float(center + half))
-    return {"mean": share, "low": max(0.0, low), "high": min(1.0, high), "num": num}
+    interval = stats.binomtest(ones, num).proportion_ci(confidence, method="wilson")
+    mean = ones / num
+    # Rounding must not leave the fraction outside its own interval.
+    low, high = min(mean, float(interval.low)), max(mean, float(interval.high))
+    return {"mean": mean, "low": low, "high": high, "num": num}
 
 
 def bootstrap_interval(
     values: Sequence[float], confidence: float = 0.95, num_samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over resampled items; `(nan, nan)` for no values."""
+    """Percentile bootstrap interval of the mean.
+
+    Args:
+        values: Independent values.
+        confidence: Confidence level, between 0 and 1. Defaults to `0.95`.
+        num_samples: Number of resamples. Defaults to `1000`.
+        seed: Seed of the resamples. Defaults to `0`.
+
+    Returns:
+        Lower and upper end; NaN without values, and the value itself for a single one.
+    """
+    from scipy import stats
+
     values = np.asarray(list(values), "float64")
     if not len(values):
         return float("nan"), float("nan")
-    draws = np.random.default_rng(seed).integers(len(values), size=(num_samples, len(values)))
-    low, high = np.quantile(
-        values[draws].mean(axis=1), [0.5 - confidence / 2, 0.5 + confidence / 2]
-    )
-    return float(low), float(high)
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    interval = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=num_samples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)

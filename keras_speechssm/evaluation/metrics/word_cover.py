@@ -12,7 +12,7 @@ def word_cover(
     lexicon: Iterable[tuple[str, ...]],
     min_phonemes: int = MIN_PHONEMES,
 ) -> float:
-    """Measures which fraction of a phoneme sequence can be covered by words.
+    """Measure which fraction of a phoneme sequence can be covered by words.
 
     The words do not overlap, and are chosen so that they cover as many phonemes as possible.
     Short words are left out because chance alone produces them: among shuffled sounds, words of
@@ -65,7 +65,7 @@ def mean_word_cover(
 
 
 def shuffle_runs(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffles the runs of equal tokens: the same sounds and durations, but no words.
+    """Shuffle the runs of equal tokens: the same sounds and durations, but no words.
 
     Args:
         tokens: int (time,).

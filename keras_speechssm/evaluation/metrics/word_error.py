@@ -12,7 +12,7 @@ def _normalizer():
 
 
 def normalize_words(text: str) -> list[str]:
-    """Splits a text into words that compare across recognizers.
+    """Split a text into words that compare across recognizers.
 
     Whisper's normalizer for English removes case, punctuation and fillers, and unifies numbers,
     contractions and British spelling.

@@ -61,7 +61,7 @@ class DistillMOSPredictor:
 
 
 def cut_windows(waveform: np.ndarray) -> np.ndarray:
-    """Cuts a waveform into windows of 7.68 s, spread evenly, at most a second apart.
+    """Cut a waveform into windows of 7.68 s, spread evenly, at most a second apart.
 
     Args:
         waveform: float32 (samples,) at 16 kHz.
@@ -77,7 +77,7 @@ def cut_windows(waveform: np.ndarray) -> np.ndarray:
 
 
 def build_network():
-    """Builds the network of DistillMOS with random weights, as a `torch.nn.Module`.
+    """Build the network of DistillMOS with random weights, as a `torch.nn.Module`.
 
     It maps windows (batch, 122880) to scores (batch,). The names of its parameters are those of
     the published weights.

@@ -1,86 +1,182 @@
-"""Who judges two texts: a language model on a server, one of KerasHub, or a likelihood."""
+"""Judges of two texts: a language model on a server, one of KerasHub, or a likelihood."""
 
 import hashlib
-import http.client
 import json
+import logging
 import os
-import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from keras_speechssm.evaluation.metrics.side_by_side import TEMPLATE, Judge
-from keras_speechssm.evaluation.models.text_models import TextModel, load_causal_lm, open_text_model
+from keras_speechssm.evaluation.models.text_models import (
+    TextModel,
+    load_causal_lm,
+    load_text_model,
+)
 from keras_speechssm.files import cached_json
+
+logger = logging.getLogger(__name__)
 
 OFFLINE_JUDGE = "likelihood"
 
-_REFUSED = {400, 413, 422}
-"""What may be wrong with one question only: it is too long, or filtered."""
+JUDGE_TEMPLATE = """# Your task
 
-_MOST_REFUSED = 3
-"""A service that refuses so many before it has answered any is asked wrongly."""
+You will read two texts, A and B. Both are automatic transcripts of recordings of somebody reading a book aloud. Every recording was cut after the same time, so a text may stop in the middle of a sentence or of a paragraph; this is not a fault of either text.
+
+Decide which text is the better one. Consider four criteria:
+- Fluency: is the grammar correct?
+- Coherence: does each sentence fit the sentences around it?
+- Logicality: does what happens agree with common sense?
+- Interestingness: would a reader enjoy the text?
+
+Work in this order:
+1. Comment on text A by the four criteria.
+2. Comment on text B by the four criteria.
+3. Compare the two texts by the four criteria. Which text comes first and which is called A must not matter.
+4. End with exactly one of these labels as your verdict:
+   - [[A>>B]] if text A is significantly better
+   - [[A>B]] if text A is slightly better
+   - [[A=B]] if both are about equally good
+   - [[B>A]] if text B is slightly better
+   - [[B>>A]] if text B is significantly better
+
+The last line of a reply could be: "Verdict: [[A=B]]"
+
+# Text A
+
+{text_a}
+
+# Text B
+
+{text_b}
+
+# Your comparison
+"""  # noqa: E501
+"""The question to a language model, in our own words.
+
+Its criteria, scale and labels are those of the paper (appendix D). The paper's own text can be
+read from a file: see `read_judge_template`.
+"""
+
+# These may concern one question only: it is too long, or filtered.
+_REFUSED_STATUSES = {400, 413, 422}
+
+# A service that refuses so many questions before it has answered any is misconfigured.
+_MAX_REFUSALS = 3
+
+
+class Judge(Protocol):
+    """Compare two texts; the reply contains a verdict such as `[[A>B]]`, or none."""
+
+    name: str
+
+    def __call__(self, text_a: str, text_b: str) -> str: ...
 
 
 class RefusedPairError(ValueError):
-    """A judge gives no verdict on this pair, which another time it may."""
+    """The judge gives no verdict on this pair; it may at another time."""
 
 
-def open_judge(name: str = OFFLINE_JUDGE, model: str | None = None) -> Judge:
-    """A judge by its name.
+def load_judge(
+    name: str = OFFLINE_JUDGE, model: str | None = None, template: str = JUDGE_TEMPLATE
+) -> Judge:
+    """Load a judge by its name.
 
     Args:
         name: `likelihood`; the address of an OpenAI-compatible service, such as
-            `http://localhost:8000/v1`, its key in the environment variable `OPENAI_API_KEY`;
-            or a preset of an instruction-tuned `keras_hub.models.CausalLM`.
-        model: the model to ask the service for.
+            `http://localhost:8000/v1`, with its key in the environment variable
+            `OPENAI_API_KEY`; or a preset of an instruction-tuned `keras_hub.models.CausalLM`.
+        model: Model to request from the service.
+        template: Question with the places `{text_a}` and `{text_b}`. `likelihood` ignores it.
+
+    Raises:
+        ValueError: A service was given without a model, or KerasHub cannot load the preset.
     """
     if name == OFFLINE_JUDGE:
-        return LikelihoodJudge(open_text_model())
+        return LikelihoodJudge(load_text_model())
     if name.startswith(("http://", "https://")):
         if not model:
-            raise ValueError(f"The judge {name} needs the name of a model to ask for.")
-        return EndpointJudge(name, model, os.environ.get("OPENAI_API_KEY"))
-    return KerasHubJudge(load_causal_lm(name, f"{OFFLINE_JUDGE}, an address"), name)
+            raise ValueError(f"The judge {name} needs the name of a model: set --judge-model.")
+        return EndpointJudge(name, model, os.environ.get("OPENAI_API_KEY"), template=template)
+    return KerasHubJudge(load_causal_lm(name, f"{OFFLINE_JUDGE}, an address"), name, template)
+
+
+def read_judge_template(path: str | Path | None) -> str:
+    """Read a question for judges from a text file.
+
+    Use it for exact comparisons with the paper, whose question is in its appendix D.
+
+    Args:
+        path: File with the places `{text_a}` and `{text_b}`. With `None`, the template of this
+            package.
+
+    Raises:
+        ValueError: The file does not exist or lacks one of the places.
+    """
+    if path is None:
+        return JUDGE_TEMPLATE
+    if not Path(path).is_file():
+        raise ValueError(f"The judge template {path} does not exist.")
+    template = Path(path).read_text(encoding="utf-8")
+    for place in ("{text_a}", "{text_b}"):
+        if place not in template:
+            raise ValueError(f"The judge template {path} lacks {place}, where a text belongs.")
+    return template
+
+
+def fill_template(template: str, text_a: str, text_b: str) -> str:
+    """Put two texts into a template; other braces in the template are kept."""
+    before, after = template.split("{text_a}", 1)
+    # The texts themselves may contain the marks of the places.
+    if "{text_b}" in after:
+        middle, end = after.split("{text_b}", 1)
+        return before + text_a + middle + text_b + end
+    start, middle = before.split("{text_b}", 1)
+    return start + text_b + middle + text_a + after
 
 
 class CachedJudge:
-    """A judge whose replies are kept on disk: no pair is judged twice, through kills too.
+    """Keeps the replies of a judge on disk, so that no pair is judged twice.
 
     Args:
-        judge: who judges. A pair that it refuses gets the verdict "", which is not kept.
-        folder: where replies are kept, one JSON file for each pair in each order.
+        judge: Who judges. A pair that it refuses gets the reply `""`, which is not kept.
+        folder: Folder for one JSON file per pair and order.
+        template: The judge's template; replies to another one are not used.
     """
 
-    def __init__(self, judge: Judge, folder: str | Path):
+    def __init__(self, judge: Judge, folder: str | Path, template: str = JUDGE_TEMPLATE):
         self.name = judge.name
         self._judge = judge
         self._folder = Path(folder)
+        self._template = hashlib.sha256(template.encode()).hexdigest()[:16]
 
     def __call__(self, text_a: str, text_b: str) -> str:
-        key = {"judge": self.name, "text_a": text_a, "text_b": text_b}
+        key = {
+            "judge": self.name,
+            "template": self._template,
+            "text_a": text_a,
+            "text_b": text_b,
+        }
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
         path = self._folder / f"{digest[:32]}.json"
         try:
             return cached_json(path, key, lambda: self._judge(text_a, text_b))
         except RefusedPairError as error:
-            print(error, file=sys.stderr)
+            logger.warning("%s", error)
             return ""
 
 
 class LikelihoodJudge:
-    """Prefers the text that a text model finds likelier, unit by unit: no reader's judgement.
+    """Prefers the text that a text model finds more likely per unit.
 
-    It knows fluency only, and favors what repeats. It stands in where no language model that
-    follows instructions is at hand.
+    It measures fluency only and favors repetition. Use it when no language model that follows
+    instructions is available.
 
     Args:
-        model: of `text_models`.
-        slightly: nats a unit from which on a text is better; from three times as many on it
-            is significantly better. Defaults to `0.05`.
+        model: A `TextModel`.
+        slightly: Difference in nats per unit from which on a text is slightly better; three
+            times as much is significantly better. Defaults to `0.05`.
     """
 
     name = OFFLINE_JUDGE
@@ -90,41 +186,48 @@ class LikelihoodJudge:
         self._slightly = slightly
 
     def __call__(self, text_a: str, text_b: str) -> str:
-        (nats_a, units_a), (nats_b, units_b) = map(
-            self._model.negative_log_likelihood, (text_a, text_b)
-        )
+        nats_a, units_a = self._model.negative_log_likelihood(text_a)
+        nats_b, units_b = self._model.negative_log_likelihood(text_b)
         if not units_a or not units_b:
             label = "A=B" if units_a == units_b else "A>>B" if units_a else "B>>A"
             return f"[[{label}]]"
-        better = nats_b / units_b - nats_a / units_a
-        sign = ">>" if abs(better) >= 3 * self._slightly else ">"
-        if abs(better) < self._slightly:
+        difference = nats_b / units_b - nats_a / units_a
+        if abs(difference) < self._slightly:
             return "[[A=B]]"
-        return f"[[A{sign}B]]" if better > 0 else f"[[B{sign}A]]"
+        sign = ">>" if abs(difference) >= 3 * self._slightly else ">"
+        return f"[[A{sign}B]]" if difference > 0 else f"[[B{sign}A]]"
 
 
 class KerasHubJudge:
-    """A local `keras_hub.models.CausalLM` that follows instructions; asked without a chat format.
+    """A local, instruction-tuned `keras_hub.models.CausalLM`, without a chat format.
 
     Args:
-        causal_lm: the model, with its preprocessor.
-        name: what to call it.
-        reply_tokens: int. Room for the reply.
+        causal_lm: The model, with its preprocessor.
+        name: Name to report. Defaults to `"keras_hub"`.
+        template: Question with the places `{text_a}` and `{text_b}`.
+        reply_tokens: Maximal length of a reply in tokens. Defaults to `1024`.
     """
 
-    def __init__(self, causal_lm: Any, name: str = "keras_hub", reply_tokens: int = 1024):
+    def __init__(
+        self,
+        causal_lm: Any,
+        name: str = "keras_hub",
+        template: str = JUDGE_TEMPLATE,
+        reply_tokens: int = 1024,
+    ):
         self.name = name
         self._model = causal_lm
-        # KerasHub samples unless told otherwise: the same question would get other verdicts.
+        self._template = template
+        # KerasHub samples by default; the same question must get the same verdict.
         self._model.compile(sampler="greedy")
         self._reply_tokens = reply_tokens
 
     def __call__(self, text_a: str, text_b: str) -> str:
-        question = TEMPLATE.format(text_a=text_a, text_b=text_b)
-        # The question holds the labels itself: only what follows it is the reply.
+        question = fill_template(self._template, text_a, text_b)
         tokens = len(self._model.preprocessor.tokenizer(question)) + self._reply_tokens
-        # Few lengths, since each is compiled.
+        # Each length is compiled, so there are few of them.
         length = -(-tokens // 512) * 512
+        # The question contains the labels, so only what follows it is the reply.
         return self._model.generate(question, max_length=length, strip_prompt=True)
 
 
@@ -132,17 +235,18 @@ class EndpointJudge:
     """A service with OpenAI's chat completions.
 
     Args:
-        address: up to and with `/v1`.
-        model: which to ask for.
-        key: sent as bearer token, or `None`. It is never written anywhere.
-        timeout: seconds for each reply.
-        attempts: how often a failing request is sent, after 1, 2, 4, ... s. A pair that the
-            service refuses for itself (too long, say) is not sent again.
+        address: Address up to and including `/v1`.
+        model: Model to request.
+        key: Bearer token, or `None`. It is never written anywhere.
+        template: Question with the places `{text_a}` and `{text_b}`.
+        timeout: Seconds to wait for each reply. Defaults to `120.0`.
+        attempts: How often a failing request is sent, with pauses of 1, 2, 4, ... s. A pair
+            that the service refuses (because it is too long, for instance) is not sent again.
 
     Raises:
-        RefusedPairError: the service refuses this pair.
-        ValueError: `address` or `key` is none, no attempt was answered, or the service refused
-            the first three pairs.
+        RefusedPairError: The service refuses this pair.
+        ValueError: `address` or `key` is malformed, no attempt was answered, or the service
+            refused the first three pairs.
     """
 
     def __init__(
@@ -150,60 +254,64 @@ class EndpointJudge:
         address: str,
         model: str,
         key: str | None = None,
+        *,
+        template: str = JUDGE_TEMPLATE,
         timeout: float = 120.0,
         attempts: int = 6,
     ):
+        import requests
+
         try:
             parts = urllib.parse.urlsplit(address)
-            good = bool(parts.hostname) and " " not in address and (parts.port or 1) > 0
+            is_address = bool(parts.hostname) and " " not in address and (parts.port or 1) > 0
         except ValueError:
-            good = False
-        if not good:
-            raise ValueError(f"{address!r} is no address; expected http://host:port/v1.")
+            is_address = False
+        if not is_address:
+            raise ValueError(f"{address!r} is not an address; expected http://host:port/v1.")
         key = (key or "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise ValueError("The key of the judge's service holds characters that no key has.")
+            raise ValueError("OPENAI_API_KEY contains characters that a key cannot have.")
         self.name = model
-        self._refused, self._answered = 0, False
+        self._template = template
+        self._num_refused, self._has_answered = 0, False
         self._address = address.rstrip("/") + "/chat/completions"
-        self._key = key
         self._timeout = timeout
         self._attempts = attempts
+        self._session = requests.Session()
+        if key:
+            self._session.headers["Authorization"] = f"Bearer {key}"
 
     def __call__(self, text_a: str, text_b: str) -> str:
-        question = TEMPLATE.format(text_a=text_a, text_b=text_b)
+        import requests
+
+        question = fill_template(self._template, text_a, text_b)
         content = {
             "model": self.name,
             "temperature": 0,
             "messages": [{"role": "user", "content": question}],
         }
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        body = json.dumps(content).encode()
         for attempt in range(self._attempts):
-            request = urllib.request.Request(self._address, body, headers)
+            if attempt:
+                time.sleep(2.0 ** (attempt - 1))
             try:
-                with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                    reply = json.load(response)
-                text = str(reply["choices"][0]["message"]["content"] or "")
-            except urllib.error.HTTPError as error:
-                reason = f"HTTPError: {error}"
-                if error.code in _REFUSED:
-                    self._refuse(reason)
-            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as e:
-                reason = f"{type(e).__name__}: {e}"
-            else:
-                if not text:
-                    self._refuse("an empty reply")
-                self._answered = True
-                return text
-            if attempt + 1 < self._attempts:
-                time.sleep(2.0**attempt)
+                response = self._session.post(self._address, json=content, timeout=self._timeout)
+                if response.status_code in _REFUSED_STATUSES:
+                    self._refuse(f"HTTP {response.status_code} {response.reason}")
+                response.raise_for_status()
+                text = str(response.json()["choices"][0]["message"]["content"] or "")
+            except RefusedPairError:
+                raise
+            except (requests.RequestException, LookupError, TypeError) as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                continue
+            if not text:
+                self._refuse("an empty reply")
+            self._has_answered = True
+            return text
         raise ValueError(f"The judge at {self._address} gave no reply ({reason}).")
 
     def _refuse(self, reason: str) -> None:
-        self._refused += 1
-        if not self._answered and self._refused >= _MOST_REFUSED:
-            raise ValueError(f"The judge at {self._address} refuses what it is asked ({reason}).")
+        self._num_refused += 1
+        if not self._has_answered and self._num_refused >= _MAX_REFUSALS:
+            raise ValueError(f"The judge at {self._address} refuses every question ({reason}).")
         raise RefusedPairError(f"The judge refuses a pair ({reason}).")

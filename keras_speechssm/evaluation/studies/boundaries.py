@@ -1,28 +1,62 @@
-"""Whether one hears where synthesis windows meet (paper, appendix A.2).
+"""Audibility of the boundaries between synthesis windows (paper, appendix A.2).
 
-Windows of 5 s centerd on boundaries against windows centerd between them: the same measures
-on both. Besides the opinion score there are the jumps right at the place, which a window's mean
-would hide.
+The same measures are taken on windows of 5 s around boundaries and around the centers between
+them: an opinion score, and the jumps at the place itself, which a mean over 5 s would hide.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from keras_speechssm.audio.io import read_audio
-from keras_speechssm.audio.mel import mel_filters
+from keras_speechssm.audio.mel import log_mel, spectrogram
 from keras_speechssm.checks import check_at_least
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.evaluation.metrics.confidence_intervals import mean_interval
-from keras_speechssm.evaluation.models.mean_opinion_score import DNSMOSPredictor, MOSPredictor
-from keras_speechssm.pipeline import FIRST_WINDOW
+from keras_speechssm.evaluation.models.mean_opinion_score import (
+    DNSMOS,
+    MOSPredictor,
+    load_mos_predictor,
+)
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
-from keras_speechssm.windows import OVERLAP, SYNTHESIS_WINDOW, StreamingWindows
+from keras_speechssm.windows import FIRST_WINDOW, OVERLAP, SYNTHESIS_WINDOW, StreamingWindows
 
 STUDY_SECONDS = 5.0
+
 _SIDE_SECONDS = 0.25
 _FFT = 1024
+
+
+def evaluate_boundaries(
+    audio_folders: Sequence[str | Path],
+    *,
+    window: int = SYNTHESIS_WINDOW,
+    overlap: int = OVERLAP,
+    first_window: int = FIRST_WINDOW,
+    mos_predictor: str = DNSMOS,
+    limit: int | None = None,
+) -> dict:
+    """Compare level, spectrum and opinion score at window boundaries with those between them.
+
+    Args:
+        audio_folders: Continuations of this package, without their prompts.
+        window: Tokens per synthesis window, as the continuations were made with.
+        overlap: Tokens that neighboring windows share.
+        first_window: Tokens of the first window.
+        mos_predictor: `dnsmos` or `distillmos`.
+        limit: Use only the first files.
+
+    Returns:
+        See `compare_boundaries`.
+    """
+    check_at_least(1, limit=limit)
+    continuations = (
+        (waveform, synthesis_boundaries(len(waveform) / SAMPLE_RATE, window, overlap, first_window))
+        for waveform in map(read_audio, find_audio(audio_folders)[:limit])
+    )
+    return compare_boundaries(continuations, load_mos_predictor(mos_predictor))
 
 
 def synthesis_boundaries(
@@ -31,11 +65,13 @@ def synthesis_boundaries(
     overlap: int = OVERLAP,
     first_window: int = FIRST_WINDOW,
 ) -> list[float]:
-    """Where the windows of a continuation meet, in seconds from its start.
+    """Compute where the windows of a continuation meet, in seconds from its start.
 
     Args:
-        seconds: length of the continuation.
-        window, overlap, first_window: tokens, as in `SpeechContinuation`.
+        seconds: Length of the continuation.
+        window: Tokens per synthesis window, as in `SpeechContinuation`.
+        overlap: Tokens that neighboring windows share.
+        first_window: Tokens of the first window.
     """
     windows = StreamingWindows(window, overlap, first_window)
     plan = windows.feed(round(seconds * TOKEN_RATE))
@@ -45,58 +81,48 @@ def synthesis_boundaries(
 
 def level_jump(waveform: np.ndarray, place: float) -> float:
     """Difference in dB between the 0.25 s before and after a place in seconds."""
-    before, after = _sides(waveform, place)
-    return abs(_level(after) - _level(before))
+    before, after = (
+        10.0 * float(np.log10(np.mean(np.asarray(side, "float64") ** 2) + 1e-6))
+        for side in _sides(waveform, place)
+    )
+    return abs(after - before)
 
 
 def spectral_jump(waveform: np.ndarray, place: float) -> float:
     """Mean absolute difference of the log-mel spectra of the 0.25 s before and after a place.
 
-    Levels are taken out: what is left is a change of sound, in natural logarithms.
+    Levels are removed, so that it measures a change of sound, in natural logarithms.
     """
-    spectra = [_log_mel(side) for side in _sides(waveform, place)]
-    before, after = (spectrum - spectrum.mean() for spectrum in spectra)
+    spectra = []
+    for side in _sides(waveform, place):
+        power = spectrogram(side, _FFT, _FFT // 4, power=2.0).mean(axis=0)
+        spectrum = log_mel(power, 40, floor=1e-4)
+        spectra.append(spectrum - spectrum.mean())
+    before, after = spectra
     return float(np.abs(after - before).mean())
 
 
-def _sides(waveform: np.ndarray, place: float) -> tuple[np.ndarray, np.ndarray]:
-    middle, side = round(place * SAMPLE_RATE), round(_SIDE_SECONDS * SAMPLE_RATE)
-    return waveform[middle - side : middle], waveform[middle : middle + side]
-
-
-def _level(samples: np.ndarray) -> float:
-    return 10.0 * float(np.log10(np.mean(np.asarray(samples, "float64") ** 2) + 1e-6))
-
-
-def _log_mel(samples: np.ndarray) -> np.ndarray:
-    starts = range(0, len(samples) - _FFT + 1, _FFT // 4)
-    frames = np.stack([samples[start : start + _FFT] for start in starts]) * np.hanning(_FFT)
-    power = (np.abs(np.fft.rfft(frames, axis=-1)) ** 2).mean(axis=0)
-    return np.log(power @ mel_filters(40, _FFT) + 1e-4)
-
-
-def boundary_study(
+def compare_boundaries(
     continuations: Iterable[tuple[np.ndarray, Sequence[float]]],
     predict: MOSPredictor | None = None,
 ) -> dict:
-    """The same measures at boundaries and half way between them.
+    """Take the same measures at boundaries and at the centers between them.
 
-    Boundaries of one recording are not independent of each other: a recording counts as its
-    means, and the difference is taken within it.
+    The boundaries of one recording are not independent: each recording counts as its means, and
+    the difference is taken within it.
 
     Args:
-        continuations: a waveform float (samples,) and its boundaries each, those from
-            `synthesis_boundaries`. Others than those with two boundaries are left out.
-        predict: of opinion scores; `None` leaves them out.
+        continuations: Waveforms float (samples,), each with its boundaries from
+            `synthesis_boundaries`. Those with fewer than two boundaries are not used.
+        predict: Predictor of opinion scores. Defaults to `None`: no scores.
 
     Returns:
-        `{"boundary": measures, "center": measures, "difference": of boundary and center,
-        "num_boundaries", "num_centres", "num_recordings"}`, measures being `{measure: interval}`
-        of `level_jump_db`, `spectral_jump` and `mos`, as `confidence.mean_interval` gives them
-        over the recordings.
+        `boundary`, `center`, and `difference` of the two: for each measure (`level_jump_db`,
+        `spectral_jump`, `mos`) its interval over the recordings; `num_boundaries`,
+        `num_centers`, `num_recordings`.
 
     Raises:
-        ValueError: no recording has two boundaries.
+        ValueError: No recording has two boundaries.
     """
     rows, counts = [], {"boundary": 0, "center": 0}
     for waveform, boundaries in continuations:
@@ -112,23 +138,26 @@ def boundary_study(
         for kind, found in places.items():
             counts[kind] += len(found)
     if not rows:
-        raise ValueError(
-            "No continuation is long enough for two boundaries; give a minute or more."
-        )
+        raise ValueError("No continuation has two boundaries; use continuations of a minute.")
     report: dict = {
         kind: {name: mean_interval([row[kind][name] for row in rows]) for name in rows[0][kind]}
         for kind in rows[0]
     }
-    numbers = {"num_boundaries": counts["boundary"], "num_centres": counts["center"]}
+    numbers = {"num_boundaries": counts["boundary"], "num_centers": counts["center"]}
     return {**report, **numbers, "num_recordings": len(rows)}
 
 
+def _sides(waveform: np.ndarray, place: float) -> tuple[np.ndarray, np.ndarray]:
+    middle, side = round(place * SAMPLE_RATE), round(_SIDE_SECONDS * SAMPLE_RATE)
+    return waveform[middle - side : middle], waveform[middle : middle + side]
+
+
 def _places(seconds: float, boundaries: Sequence[float]) -> dict[str, list[float]]:
-    """Boundaries with room around them, and what lies half way between two."""
+    """Boundaries with room around them, and the centers between two boundaries."""
     half = STUDY_SECONDS / 2
     return {
         "boundary": [place for place in boundaries if half <= place <= seconds - half],
-        "center": [(a + b) / 2 for a, b in zip(boundaries[:-1], boundaries[1:], strict=True)],
+        "center": [(a + b) / 2 for a, b in itertools.pairwise(boundaries)],
     }
 
 
@@ -140,33 +169,7 @@ def _measure(
         "spectral_jump": [spectral_jump(waveform, place) for place in places],
     }
     if predict is not None:
-        measures["mos"] = [predict(_window(waveform, place)) for place in places]
+        starts = [max(0, round((place - STUDY_SECONDS / 2) * SAMPLE_RATE)) for place in places]
+        length = round(STUDY_SECONDS * SAMPLE_RATE)
+        measures["mos"] = [predict(waveform[start : start + length]) for start in starts]
     return measures
-
-
-def _window(waveform: np.ndarray, place: float) -> np.ndarray:
-    start = round((place - STUDY_SECONDS / 2) * SAMPLE_RATE)
-    return waveform[max(start, 0) : start + round(STUDY_SECONDS * SAMPLE_RATE)]
-
-
-def evaluate_boundaries(
-    audio_folders: Sequence[str | Path],
-    *,
-    window: int = SYNTHESIS_WINDOW,
-    overlap: int = OVERLAP,
-    first_window: int = FIRST_WINDOW,
-    limit: int | None = None,
-) -> dict:
-    """Level, spectrum and opinion score where synthesis windows meet, and between.
-
-    Args:
-        audio_folders: continuations of this package, without their prompts.
-        window, overlap, first_window: tokens, as they were made with.
-        limit: only the first so many files.
-    """
-    check_at_least(1, limit=limit)
-    continuations = (
-        (waveform, synthesis_boundaries(len(waveform) / SAMPLE_RATE, window, overlap, first_window))
-        for waveform in map(read_audio, find_audio(audio_folders)[:limit])
-    )
-    return boundary_study(continuations, DNSMOSPredictor())

@@ -1,6 +1,6 @@
-"""Lyra V2 as a peer: its published TFLite files, run as they are."""
+"""Lyra V2 for comparison: its published TFLite files, unchanged."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,62 +19,7 @@ from keras_speechssm.models.soundstream.convert_lyra import (
 from keras_speechssm.shapes import SAMPLES_PER_FRAME
 
 RATES = {"lyra_3200": 16, "lyra_6000": 30, "lyra_9200": 46}
-"""Levels of Lyra's three rates, by bits a second."""
-
-
-def lyra_encode(folder: str | Path, waveform: np.ndarray, num_quantizers: int = 16) -> np.ndarray:
-    """Lyra's codes of a waveform, int32 (frames, num_quantizers).
-
-    Args:
-        folder: holds `soundstream_encoder.tflite`, `quantizer.tflite` and `lyragan.tflite` of
-            Lyra 1.3.
-        waveform: float (samples,) at 16 kHz; zeros fill up the last frame.
-        num_quantizers: 16, 30 or 46 for 3.2, 6 or 9.2 kbps.
-
-    Needs the extra `lyra`, as does `lyra_decode`.
-    """
-    # The graphs keep their streaming state inside: a new waveform takes new ones.
-    encoder = open_interpreter(Path(folder) / ENCODER).get_signature_runner()
-    quantizer = open_interpreter(Path(folder) / QUANTIZER).get_signature_runner("encode")
-    fill = -len(waveform) % SAMPLES_PER_FRAME
-    codes = []
-    for frame in np.pad(waveform, (0, fill)).astype("float32").reshape(-1, 1, SAMPLES_PER_FRAME):
-        features = encoder(input_audio=frame)["output_0"]
-        outputs = quantizer(input_frames=features, num_quantizers=np.int32(num_quantizers))
-        codes.append(_indices(outputs)[:num_quantizers])
-    return np.stack(codes)
-
-
-def lyra_decode(folder: str | Path, codes: np.ndarray) -> np.ndarray:
-    """The waveform of Lyra's codes (frames, levels): float32 (frames * 320,)."""
-    decoder = open_interpreter(Path(folder) / DECODER).get_signature_runner()
-    quantizer = open_interpreter(Path(folder) / QUANTIZER).get_signature_runner("decode")
-    waveform = []
-    for frame in np.asarray(codes, "int32"):
-        indices = np.full((NUM_LEVELS, 1, 1), -1, "int32")
-        indices[: len(frame), 0, 0] = frame
-        latent = quantizer(encoding_indices=indices)["output_0"]
-        waveform.append(decoder(input_audio=latent)["output_0"].reshape(-1))
-    return np.concatenate(waveform)
-
-
-def lyra_round_trip(
-    folder: str | Path, num_quantizers: int = 16
-) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that sends a waveform through Lyra V2 and back.
-
-    Args:
-        folder, num_quantizers: as those of `lyra_encode`.
-
-    Returns:
-        function from float (samples,) at 16 kHz to float32 (samples,) of equal length.
-    """
-
-    def round_trip(waveform: np.ndarray) -> np.ndarray:
-        codes = lyra_encode(folder, waveform, num_quantizers)
-        return lyra_decode(folder, codes)[: len(waveform)]
-
-    return round_trip
+"""Number of levels of Lyra's three rates, named by bits per second."""
 
 
 def evaluate_lyra_conversion(
@@ -84,18 +29,19 @@ def evaluate_lyra_conversion(
     num_quantizers: int = 16,
     limit: int | None = None,
 ) -> dict:
-    """How near the codec that `speechssm convert` makes of Lyra V2 is to Lyra's own graphs.
+    """Compare the codec that `speechssm convert` makes of Lyra V2 with Lyra's own graphs.
 
     Args:
         lyra_folder: Lyra's TFLite files.
-        audio_folders: folders of recordings.
-        num_quantizers: levels: 16, 30 or 46 for 3.2, 6 or 9.2 kbps.
-        limit: only the first so many files.
+        audio_folders: Folders of recordings.
+        num_quantizers: Number of levels: 16, 30 or 46 for 3.2, 6 or 9.2 kbps.
+        limit: Use only the first files.
 
     Returns:
-        `decoder_snr_db`, of the same codes decoded by both, Lyra's waveform being the signal:
-        of all recordings together, and `decoder_snr_db_mean` of each; `equal_codes`, the share
-        of codes on each level that both encoders agree on; `num_recordings`.
+        `decoder_snr_db`, the signal-to-noise ratio over all recordings when both decode the same
+        codes, with Lyra's waveform as the signal; `decoder_snr_db_mean`, the mean over the
+        recordings; `equal_codes`, per level the fraction of codes that both encoders agree on;
+        `num_recordings`.
     """
     check_at_least(1, limit=limit)
     codec = convert_lyra(lyra_folder, num_quantizers=num_quantizers)
@@ -116,8 +62,62 @@ def evaluate_lyra_conversion(
     }
 
 
-def _indices(outputs: dict) -> np.ndarray:
+def lyra_encode(folder: str | Path, waveform: np.ndarray, num_quantizers: int = 16) -> np.ndarray:
+    """Encode a waveform with Lyra. Needs the extra `lyra`.
+
+    Args:
+        folder: Folder with `soundstream_encoder.tflite`, `quantizer.tflite` and `lyragan.tflite`
+            of Lyra 1.3.
+        waveform: float (samples,) at 16 kHz; the last frame is padded with zeros.
+        num_quantizers: 16, 30 or 46 for 3.2, 6 or 9.2 kbps.
+
+    Returns:
+        int32 (frames, num_quantizers).
+    """
+    # The graphs keep their streaming state, so each waveform needs new interpreters.
+    encoder = open_interpreter(Path(folder) / ENCODER).get_signature_runner()
+    quantizer = open_interpreter(Path(folder) / QUANTIZER).get_signature_runner("encode")
+    padding = -len(waveform) % SAMPLES_PER_FRAME
+    codes = []
+    for frame in np.pad(waveform, (0, padding)).astype("float32").reshape(-1, 1, SAMPLES_PER_FRAME):
+        features = encoder(input_audio=frame)["output_0"]
+        outputs = quantizer(input_frames=features, num_quantizers=np.int32(num_quantizers))
+        codes.append(_indices(outputs)[:num_quantizers])
+    return np.stack(codes)
+
+
+def lyra_decode(folder: str | Path, codes: np.ndarray) -> np.ndarray:
+    """Decode codes (frames, levels) with Lyra into a waveform float32 (frames * 320,)."""
+    decoder = open_interpreter(Path(folder) / DECODER).get_signature_runner()
+    quantizer = open_interpreter(Path(folder) / QUANTIZER).get_signature_runner("decode")
+    waveform = []
+    for frame in np.asarray(codes, "int32"):
+        indices = np.full((NUM_LEVELS, 1, 1), -1, "int32")
+        indices[: len(frame), 0, 0] = frame
+        latent = quantizer(encoding_indices=indices)["output_0"]
+        waveform.append(decoder(input_audio=latent)["output_0"].reshape(-1))
+    return np.concatenate(waveform)
+
+
+def lyra_round_trip(
+    folder: str | Path, num_quantizers: int = 16
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Make a function that encodes and decodes a waveform (samples,) with Lyra V2.
+
+    Args:
+        folder: Folder with Lyra's TFLite files.
+        num_quantizers: 16, 30 or 46 for 3.2, 6 or 9.2 kbps.
+    """
+
+    def round_trip(waveform: np.ndarray) -> np.ndarray:
+        codes = lyra_encode(folder, waveform, num_quantizers)
+        return lyra_decode(folder, codes)[: len(waveform)]
+
+    return round_trip
+
+
+def _indices(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     for value in outputs.values():
         if value.size == NUM_LEVELS:
             return value.reshape(NUM_LEVELS).astype("int32")
-    raise ValueError(f"{QUANTIZER} gave no {NUM_LEVELS} indices.")
+    raise ValueError(f"{QUANTIZER} has no output of {NUM_LEVELS} indices; expected Lyra 1.3's.")

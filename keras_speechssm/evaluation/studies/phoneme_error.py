@@ -1,4 +1,4 @@
-"""How well a tokenizer's tokens tell phonemes apart: the phoneme error rate of its CTC head."""
+"""Phoneme errors of a tokenizer: how well its tokens distinguish phonemes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,29 +6,9 @@ from pathlib import Path
 from keras_speechssm.audio.io import read_audio
 from keras_speechssm.checks import check_at_least
 from keras_speechssm.data.corpora import PHONEMES, find_audio, read_segments
-from keras_speechssm.evaluation.metrics.edit_distance import edit_distance
-from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.evaluation.metrics.word_error import error_rate
+from keras_speechssm.models import SemanticTokenizer
 from keras_speechssm.presets import DEFAULT_PRESET
-
-
-def phoneme_error_rate(references: Sequence[Sequence], hypotheses: Sequence[Sequence]) -> float:
-    """Edits per reference phoneme, over all utterances together.
-
-    Args:
-        references: what was said, a sequence of phonemes for each utterance.
-        hypotheses: what was recognized, likewise.
-
-    Returns:
-        0 if all is right; may pass 1 where much is inserted.
-    """
-    total = sum(len(reference) for reference in references)
-    if total == 0 or len(references) != len(hypotheses):
-        raise ValueError(
-            f"Expected as many hypotheses as references and at least one phoneme, got "
-            f"{len(references)} references ({total} phonemes), {len(hypotheses)} hypotheses."
-        )
-    pairs = zip(references, hypotheses, strict=True)
-    return sum(edit_distance(reference, found) for reference, found in pairs) / total
 
 
 def evaluate_phoneme_error(
@@ -38,20 +18,23 @@ def evaluate_phoneme_error(
     max_segments: int = 200,
     margin: float = 0.1,
 ) -> dict:
-    """Phoneme error of a tokenizer over folders of transcribed speech.
+    """Measure the phoneme error rate of a tokenizer on transcribed speech.
 
-    Each segment is cut out, tokenized by itself, and read back from its tokens alone by
-    greedy CTC decoding.
+    Each segment is cut out and tokenized without its context; its phonemes are read from the
+    tokens alone, by greedy CTC decoding.
 
     Args:
-        audio_folders: folders of recordings with sidecars of what is said in them, as
-            `speechssm prepare synthesized` writes them.
-        preset: the tokenizer, or a pipeline that has one.
-        max_segments: segments used at most, spread evenly over all there are.
-        margin: seconds of audio kept on each side of a segment.
+        audio_folders: Folders of recordings with their phonemes in sidecar files, from `speechssm
+            prepare synthesized` or `speechssm prepare transcribed`.
+        preset: Preset of the tokenizer, or of a pipeline.
+        max_segments: Maximal number of segments, spread evenly.
+        margin: Seconds of audio to keep on each side of a segment.
 
     Returns:
-        `{"phoneme_error_rate", "num_phonemes", "num_segments"}`.
+        `phoneme_error_rate`, `num_phonemes` and `num_segments`.
+
+    Raises:
+        ValueError: There is no transcribed speech.
     """
     check_at_least(1, max_segments=max_segments)
     check_at_least(0, margin=margin)
@@ -62,9 +45,9 @@ def evaluate_phoneme_error(
         if segment.phonemes
     ]
     if not segments:
-        raise ValueError(f"No transcribed speech in {[str(f) for f in audio_folders]}.")
-    stride = max(1, -(-len(segments) // max_segments))
-    chosen = segments[::stride]
+        folders = ", ".join(map(str, audio_folders))
+        raise ValueError(f"No recording in {folders} has phonemes in a sidecar file.")
+    chosen = segments[:: max(1, -(-len(segments) // max_segments))]
     tokenizer = SemanticTokenizer.from_preset(preset)
     ids = {phoneme: number for number, phoneme in enumerate(PHONEMES, start=1)}
     references, hypotheses = [], []
@@ -74,7 +57,7 @@ def evaluate_phoneme_error(
         hypotheses.append(tokenizer.phonemes(tokenizer.tokenize(waveform)))
         references.append([ids[phoneme] for phoneme in segment.phonemes])
     return {
-        "phoneme_error_rate": phoneme_error_rate(references, hypotheses),
+        "phoneme_error_rate": error_rate(references, hypotheses),
         "num_phonemes": sum(map(len, references)),
         "num_segments": len(chosen),
     }

@@ -12,11 +12,8 @@ from keras_speechssm.data.corpora import name_recordings
 from keras_speechssm.data.segmentation import cut_at_pauses, speech_turns
 from keras_speechssm.evaluation.metrics.word_error import mutual_word_error_rate, normalize_words
 from keras_speechssm.evaluation.models.moonshine import MOONSHINE
-from keras_speechssm.evaluation.models.transcribers import (
-    Transcriber,
-    open_transcriber,
-    words_to_text,
-)
+from keras_speechssm.evaluation.models.transcribers import Transcriber, load_transcriber
+from keras_speechssm.evaluation.models.transcript import words_to_text
 from keras_speechssm.evaluation.models.whisper import WHISPER_BASE
 from keras_speechssm.shapes import SAMPLE_RATE
 
@@ -55,7 +52,7 @@ def evaluate_recognizer_agreement(
     check_at_least(1, max_seconds=max_seconds, minute_seconds=minute_seconds)
     if transcriber == second_transcriber:
         raise ValueError(f"Both transcribers are {transcriber}; expected two different ones.")
-    recognizers = [open_transcriber(name) for name in (transcriber, second_transcriber)]
+    recognizers = [load_transcriber(name) for name in (transcriber, second_transcriber)]
     texts = {}
     for name, path in name_recordings(audio).items():
         logger.info("Transcribing %s.", name)
@@ -67,7 +64,7 @@ def evaluate_recognizer_agreement(
 def transcribe_minutes(
     waveform: np.ndarray, transcribers: Sequence[Transcriber], minute_seconds: float = 60.0
 ) -> list[tuple[str, ...]]:
-    """Transcribes each minute of a recording with several transcribers.
+    """Transcribe each minute of a recording with several transcribers.
 
     Args:
         waveform: float (samples,) at 16 kHz.
@@ -89,7 +86,7 @@ def transcribe_minutes(
 def summarize_agreement(
     texts: Mapping[str, Sequence[tuple[str, str]]], names: tuple[str, str]
 ) -> dict:
-    """Summarizes the texts of two transcribers.
+    """Summarize the texts of two transcribers.
 
     Args:
         texts: For each recording the two texts of each minute, from `transcribe_minutes`.

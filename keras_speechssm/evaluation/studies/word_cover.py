@@ -18,8 +18,8 @@ from keras_speechssm.evaluation.metrics.word_cover import (
     shuffle_runs,
 )
 from keras_speechssm.evaluation.models.lexicon import COMMON_WORDS, Lexicon, load_lexicon
+from keras_speechssm.models import SemanticTokenizer
 from keras_speechssm.models.preset_mixin import load_part
-from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.presets import DEFAULT_PRESET
 from keras_speechssm.shapes import TOKEN_RATE
 
@@ -72,7 +72,9 @@ def evaluate_word_cover(
     check_at_least(0, temperature=temperature, seed=seed)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     words = load_lexicon(lexicon)
-    items = read_benchmark(benchmark_folder, prompt_seconds, least_reference=seconds, subset=subset)
+    items = read_benchmark(
+        benchmark_folder, prompt_seconds, min_reference_seconds=seconds, subset=subset
+    )
     tokenizer = SemanticTokenizer.from_preset(preset)
     prompt_tokens, num_tokens = round(prompt_seconds * TOKEN_RATE), round(seconds * TOKEN_RATE)
     recordings = [read_audio(item.audio, duration=prompt_seconds + seconds) for item in items]
@@ -96,7 +98,7 @@ def compare_word_cover(
     min_phonemes: int = MIN_PHONEMES,
     sampling: Mapping[str, Any] | None = None,
 ) -> dict:
-    """Compares the word cover of language models with the truth and with shuffled tokens.
+    """Compare the word cover of language models with the truth and with shuffled tokens.
 
     Args:
         models: Language models by name.
@@ -134,7 +136,7 @@ def compare_word_cover(
 
 
 def read_phonemes(tokenizer: SemanticTokenizer, tokens: np.ndarray) -> list[list[str]]:
-    """Reads tokens with the tokenizer's phoneme head.
+    """Read tokens with the tokenizer's phoneme head.
 
     Args:
         tokenizer: A tokenizer that was trained with phonemes.

@@ -5,8 +5,8 @@ pytest.importorskip("scipy")
 
 from keras_speechssm.evaluation.metrics.confidence_intervals import (
     bootstrap_interval,
+    fraction_interval,
     mean_interval,
-    proportion_interval,
 )
 
 pytestmark = pytest.mark.any_backend
@@ -29,13 +29,13 @@ def test_confidence_is_the_papers_unless_told_otherwise():
 
 def test_a_share_of_few_is_not_sure():
     # Wilson's for none of n ends at z² / (n + z²); z at 99.5 % is 2.5758.
-    found = proportion_interval([0.0] * 3)
+    found = fraction_interval([0.0] * 3)
     assert (found["mean"], found["low"], found["num"]) == (0.0, 0.0, 3)
     assert found["high"] == pytest.approx(2.5758**2 / (3 + 2.5758**2), rel=1e-4)
-    assert proportion_interval([1.0] * 3)["low"] == pytest.approx(1 - found["high"])
-    half = proportion_interval([0.0, 1.0] * 50, confidence=0.95)
+    assert fraction_interval([1.0] * 3)["low"] == pytest.approx(1 - found["high"])
+    half = fraction_interval([0.0, 1.0] * 50, confidence=0.95)
     assert (half["low"], half["high"]) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert np.isnan(proportion_interval([])["mean"])
+    assert np.isnan(fraction_interval([])["mean"])
 
 
 def test_too_few_values_have_no_width():

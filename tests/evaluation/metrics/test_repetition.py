@@ -32,5 +32,5 @@ def test_each_stretch_is_judged_by_itself():
 
 
 def test_items_without_times_are_refused():
-    with pytest.raises(ValueError, match="2 items with 1 times"):
+    with pytest.raises(ValueError, match="2 items, 1 times"):
         repetition_over_time(["a", "b"], [0.0], 60.0, end=60.0)

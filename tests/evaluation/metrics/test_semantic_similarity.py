@@ -20,7 +20,7 @@ def test_pairs_are_compared_with_their_own():
 
 
 def test_pairs_must_be_pairs():
-    with pytest.raises(ValueError, match="got 1 and 2 texts"):
+    with pytest.raises(ValueError, match="got 1 generated and 2 true"):
         semantic_similarity(["a"], ["a", "b"], embed)
 
 

@@ -3,24 +3,28 @@ import socket
 import threading
 import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import pytest
 
 from keras_speechssm.evaluation.metrics.side_by_side import parse_verdict
 from keras_speechssm.evaluation.models import judges
 from keras_speechssm.evaluation.models.judges import (
+    JUDGE_TEMPLATE,
     CachedJudge,
     EndpointJudge,
     KerasHubJudge,
     LikelihoodJudge,
+    fill_template,
+    read_judge_template,
 )
 
 pytestmark = pytest.mark.any_backend
 
 
 class Service(BaseHTTPRequestHandler):
-    replies: list = []
-    asked: list = []
+    replies: ClassVar[list] = []
+    asked: ClassVar[list] = []
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -53,7 +57,7 @@ def content(reply):
 def test_a_service_is_asked_and_its_reply_given(service, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     Service.replies = [(200, content("so [[A>B]]"))]
-    judge = judges.open_judge(service, "gemma")
+    judge = judges.load_judge(service, "gemma")
     assert judge("one text", "the other") == "so [[A>B]]"
     path, key, asked = Service.asked[0]
     assert path == "/v1/chat/completions" and key == "Bearer secret"
@@ -69,12 +73,12 @@ def test_a_failing_service_is_asked_again(service):
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 200])
-def test_a_pair_that_the_service_refuses_gets_no_verdict(service, status, capsys, tmp_path):
+def test_a_pair_that_the_service_refuses_gets_no_verdict(service, status, caplog, tmp_path):
     refusal = content(None) if status == 200 else "context length exceeded"
     Service.replies = [(status, refusal), (200, content("[[A>B]]"))]
     judge = CachedJudge(EndpointJudge(service, "gemma"), tmp_path)
     assert parse_verdict(judge("a", "b")) is None and len(Service.asked) == 1
-    assert ("empty reply" if status == 200 else str(status)) in capsys.readouterr().err
+    assert ("empty reply" if status == 200 else str(status)) in caplog.text
     # It is not kept: asked again, with the key put right say, there may be one.
     assert parse_verdict(judge("a", "b")) == 1
 
@@ -83,7 +87,7 @@ def test_a_service_that_refuses_everything_is_no_judge(service, tmp_path):
     Service.replies = [(400, "API key not valid")] * 3
     judge = CachedJudge(EndpointJudge(service, "gemma"), tmp_path)
     assert [judge(text, "b") for text in "cd"] == ["", ""]
-    with pytest.raises(ValueError, match="refuses what it is asked"):
+    with pytest.raises(ValueError, match="refuses every question"):
         judge("e", "b")
 
 
@@ -126,8 +130,8 @@ def test_a_service_that_speaks_nonsense_is_one_clear_line(monkeypatch, reply):
 
 @pytest.mark.parametrize("address", ["http://localhost:abc/v1", "http:///v1", "http://a b/v1"])
 def test_what_is_no_address_is_said_at_once(address):
-    with pytest.raises(ValueError, match="is no address"):
-        judges.open_judge(address, "gemma")
+    with pytest.raises(ValueError, match="is not an address"):
+        judges.load_judge(address, "gemma")
 
 
 def test_no_pair_is_judged_twice(tmp_path):
@@ -152,7 +156,7 @@ def test_no_pair_is_judged_twice(tmp_path):
 
 def test_a_service_needs_a_model():
     with pytest.raises(ValueError, match="needs the name of a model"):
-        judges.open_judge("http://localhost:1/v1")
+        judges.load_judge("http://localhost:1/v1")
 
 
 def test_a_local_models_labels_in_the_question_are_no_reply():
@@ -215,3 +219,29 @@ def test_a_little_likelier_is_slightly_better():
     judge = LikelihoodJudge(Lengths(), slightly=0.5)
     assert judge("a", "aa") == "[[A>B]]" and judge("aa", "a") == "[[B>A]]"
     assert judge("a", "aaa") == "[[A>>B]]"
+
+
+def test_the_template_has_both_texts_the_criteria_and_all_labels():
+    filled = fill_template(JUDGE_TEMPLATE, "alpha", "beta {text_a} {x}")
+    assert filled.index("alpha") < filled.index("beta {text_a} {x}")
+    for word in ("Fluency", "Coherence", "Logicality", "Interestingness"):
+        assert word in filled
+    for label in ("A>>B", "A>B", "A=B", "B>A", "B>>A"):
+        assert f"[[{label}]]" in filled
+
+
+def test_a_template_from_a_file_replaces_ours(service, tmp_path):
+    path = tmp_path / "question.txt"
+    path.write_text("B: {text_b}, A: {text_a}, {other}")
+    template = read_judge_template(path)
+    Service.replies = [(200, content("[[A>B]]")), (200, content("[[B>A]]"))]
+    judge = judges.load_judge(service, "gemma", template)
+    assert CachedJudge(judge, tmp_path, template)("one", "two") == "[[A>B]]"
+    question = Service.asked[0][2]["messages"][0]["content"]
+    assert question == "B: two, A: one, {other}"
+    # A reply to another question is not used.
+    assert CachedJudge(judge, tmp_path, "other")("one", "two") == "[[B>A]]"
+    path.write_text("A: {text_a}")
+    with pytest.raises(ValueError, match="lacks {text_b}"):
+        read_judge_template(path)
+    assert read_judge_template(None) == JUDGE_TEMPLATE

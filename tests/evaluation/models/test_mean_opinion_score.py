@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_speechssm.evaluation.models.mean_opinion_score import (
-    DNSMOSPredictor,
-    minute_spans,
-    naturalness_over_time,
-)
+from keras_speechssm.evaluation.metrics.naturalness import minute_spans, naturalness_over_time
+from keras_speechssm.evaluation.models.mean_opinion_score import DNSMOSPredictor
 
 pytestmark = pytest.mark.any_backend
 

@@ -9,9 +9,9 @@ from keras_speechssm.evaluation.models import moonshine
 from keras_speechssm.evaluation.models.moonshine import (
     MoonshineTranscriber,
     join_tokens,
-    place_words,
     read_tokenizer,
 )
+from keras_speechssm.evaluation.models.transcript import place_words
 
 pytestmark = pytest.mark.any_backend
 

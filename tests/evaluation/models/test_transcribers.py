@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from keras_speechssm.audio.io import read_audio
+from keras_speechssm.evaluation.models import transcribers
 from keras_speechssm.evaluation.models.transcribers import (
+    TRANSCRIBERS,
     PocketsphinxTranscriber,
     TransformersTranscriber,
-    Word,
-    open_transcriber,
-    words_to_text,
+    load_transcriber,
 )
+from keras_speechssm.evaluation.models.transcript import Word, words_to_text
 
 pytestmark = pytest.mark.any_backend
 
@@ -21,7 +22,7 @@ PROMPT = Path(__file__).parents[3] / "examples" / "prompt.flac"
 @pytest.fixture(scope="module")
 def transcriber():
     pytest.importorskip("pocketsphinx")
-    return open_transcriber()
+    return load_transcriber("pocketsphinx")
 
 
 def test_words_are_heard_in_order(transcriber):
@@ -84,3 +85,23 @@ def test_a_recognizer_of_transformers_reads_windows(monkeypatch):
     second = heard[0] / 16000
     assert words[3] == Word("hello", second + 0.5, second + 0.9)
     assert words[5] == Word("too", second + 1.0, 200.0)
+
+
+def test_names_lead_to_their_transcribers(monkeypatch, tmp_path):
+    loaded = []
+    for name in list(TRANSCRIBERS):
+        monkeypatch.setitem(TRANSCRIBERS, name, lambda name=name: loaded.append(name))
+    for name in ("moonshine-tiny", "whisper-base", "whisper-tiny-en", "pocketsphinx"):
+        load_transcriber(name)
+    load_transcriber()
+    assert loaded == [
+        *("moonshine-tiny", "whisper-base", "whisper-tiny-en", "pocketsphinx", "moonshine-tiny")
+    ]
+    monkeypatch.setattr(transcribers.KerasHubTranscriber, "from_preset", lambda name: name)
+    assert load_transcriber("moonshine_tiny_en") == "moonshine_tiny_en"
+    assert load_transcriber("whisper_base_en") == "whisper_base_en"
+    monkeypatch.setattr(transcribers, "WhisperTranscriber", lambda folder: ("whisper", folder))
+    (tmp_path / "model.bin").write_bytes(b"")
+    assert load_transcriber(str(tmp_path)) == ("whisper", str(tmp_path))
+    monkeypatch.setattr(transcribers, "TransformersTranscriber", lambda name: ("hub", name))
+    assert load_transcriber("wav2vec2-base-960h") == ("hub", "wav2vec2-base-960h")

@@ -15,7 +15,7 @@ def test_report_of_a_short_continuation(tmp_path):
     assert len(read_audio(tmp_path / "out.wav")) == 32000
     assert report["real_time_factor"] > 0 and report["first_audio_seconds"] > 0
     assert report["peak_memory_mib"]["end"] > 10
-    assert len(report["silent_share_per_minute"]) == 1
+    assert len(report["silence_fraction_per_minute"]) == 1
     assert "speaker_similarity" not in report
 
 

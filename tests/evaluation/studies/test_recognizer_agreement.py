@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_speechssm.audio.io import write_audio
-from keras_speechssm.evaluation.models.transcribers import Word
+from keras_speechssm.evaluation.models.transcript import Word
 from keras_speechssm.evaluation.studies import recognizer_agreement
 from keras_speechssm.evaluation.studies.recognizer_agreement import (
     evaluate_recognizer_agreement,
@@ -61,7 +61,7 @@ def test_both_hear_the_same_pieces_and_no_silence(monkeypatch):
 def test_recordings_are_compared(monkeypatch, tmp_path):
     monkeypatch.setattr(recognizer_agreement, "speech_turns", hears_speech_in_noise)
     monkeypatch.setattr(
-        recognizer_agreement, "open_transcriber", lambda name: FakeTranscriber(name, name[-1])
+        recognizer_agreement, "load_transcriber", lambda name: FakeTranscriber(name, name[-1])
     )
     noise = np.random.default_rng(0).standard_normal(16000 * 3).astype("float32")
     write_audio(tmp_path / "noise.wav", 0.1 * noise)

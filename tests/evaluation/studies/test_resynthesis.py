@@ -5,10 +5,7 @@ import pytest
 from tiny_models import shared_tiny_preset
 
 from keras_speechssm.audio.io import write_audio
-from keras_speechssm.data.token_store import finish_token_folder, write_tokens
 from keras_speechssm.evaluation.studies import resynthesis as report
-from keras_speechssm.evaluation.studies.token_perplexity import held_out_perplexity
-from keras_speechssm.models import SpeechSSM
 from keras_speechssm.pipeline import SpeechContinuation
 
 
@@ -50,23 +47,3 @@ def test_resynthesis_is_compared_with_the_recordings(tmp_path, monkeypatch):
     assert measured == {"resynthesis": {"error": 1.0, "num_recordings": 1}}
     speech = SpeechContinuation.from_preset(shared_tiny_preset())
     np.testing.assert_array_equal(seen[0], speech.resynthesize(tmp_path / "a.wav", seed=3))
-
-
-def test_language_model_is_judged_on_the_held_out_folder(tmp_path):
-    for name, tokens in (("train", np.arange(120) % 12), ("held_out", np.arange(36) % 12)):
-        write_tokens(tmp_path / name / "a.npy", tokens)
-        finish_token_folder(tmp_path / name, vocabulary_size=12)
-    measured = report.evaluate_language_model(
-        [tmp_path / "train"], [tmp_path / "held_out"], preset=shared_tiny_preset()
-    )
-    assert measured["tokens"] == 35
-    model = SpeechSSM.from_preset(shared_tiny_preset())
-    assert measured["model"] == pytest.approx(held_out_perplexity(model, [np.arange(36) % 12]))
-    # The trigrams know the sequence by heart.
-    assert measured["trigram"] < 1.5 < measured["unigram"]
-    finish_token_folder(tmp_path / "train", vocabulary_size=500)
-    for folders in (("train", "held_out"), ("held_out", "train")):
-        with pytest.raises(ValueError, match="has 12 tokens, the recordings 500"):
-            report.evaluate_language_model(
-                *([tmp_path / name] for name in folders), preset=shared_tiny_preset()
-            )

@@ -41,7 +41,7 @@ def test_speakers_are_joined_recordings(tmp_path):
     assert [len(s.prompt) for s in found] == [16000] * 2
     assert [len(s.continuation) for s in found] == [24000] * 2
     assert found[0].continuation[0] == pytest.approx(0.1, abs=1e-4)
-    with pytest.raises(ValueError, match="holds less than 4 s"):
+    with pytest.raises(ValueError, match="has less than 4 s"):
         read_speakers([tmp_path / "a", tmp_path / "b"], 2.0, 60.0)
     for folders in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b", tmp_path / "b" / "."]):
         with pytest.raises(ValueError, match="at least two speakers"):
@@ -63,11 +63,13 @@ def test_opinions_are_of_what_was_said_where_speakers_say_less():
 
 
 def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(item_measures, "open_transcriber", lambda name: fakes.Transcriber())
-    monkeypatch.setattr(item_measures, "open_text_model", lambda name: fakes.TextModel())
-    monkeypatch.setattr(item_measures, "open_embedder", lambda name, prompt=None: fakes.Embedder())
+    monkeypatch.setattr(item_measures, "load_transcriber", lambda name: fakes.Transcriber())
+    monkeypatch.setattr(item_measures, "load_text_model", lambda name: fakes.TextModel())
+    monkeypatch.setattr(
+        item_measures, "load_sentence_embedder", lambda name, prompt=None: fakes.Embedder()
+    )
     monkeypatch.setattr(item_measures, "open_speaker_embedder", lambda name: fakes.Voice())
-    monkeypatch.setattr(item_measures, "DNSMOSPredictor", fakes.Loudness)
+    monkeypatch.setattr(item_measures, "load_mos_predictor", lambda name: fakes.Loudness())
     monkeypatch.setattr(
         item_measures, "speech_turns", lambda w: [(0, len(w) / 16000)] * bool(w.any())
     )
@@ -83,17 +85,17 @@ def test_every_ruin_is_caught_by_instruments_that_work(tmp_path, monkeypatch):
     # Words of these instruments are levels, which have neither direction nor confidence, and
     # noise is loud.
     blind = {("time-reversed", name) for name in sanity.CAUGHT_BY["time-reversed"]}
-    blind |= {("noise", "non_speech_share"), ("noise", "n_mos_t")}
+    blind |= {("noise", "non_speech_fraction"), ("noise", "n_mos_t")}
     for kind, name in sorted(caught - blind):
         assert found[kind][name]["caught"] >= 0.5, (kind, name, found[kind][name])
     assert found["shuffled words"]["nll_nats_per_unit"]["caught"] == 1.0
     assert found["shuffled words"]["side_by_side"] == {
         "truth": 100.0,
-        "ruined": 0.0,
+        "corrupted": 0.0,
         "caught": 1.0,
     }
     assert found["another speaker"]["semantic_similarity"]["caught"] == 1.0
-    assert found["silence"]["num_words"] == {"truth": 114.0, "ruined": 0.0, "caught": 1.0}
+    assert found["silence"]["num_words"] == {"truth": 114.0, "corrupted": 0.0, "caught": 1.0}
     assert found["silence"]["silence_fraction"]["caught"] == 1.0
     table = (tmp_path / "out" / "sanity.md").read_text()
     assert "| silence | num_words | 114 | 0 | 100% |" in table

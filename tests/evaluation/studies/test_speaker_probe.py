@@ -7,7 +7,7 @@ from keras_speechssm.evaluation.studies.speaker_probe import (
     evaluate_speaker_probe,
     probe_accuracy,
     probe_recordings,
-    token_fractions,
+    token_frequencies,
 )
 
 pytestmark = pytest.mark.any_backend
@@ -39,9 +39,9 @@ def test_a_recording_is_not_known_from_training_where_there_is_another():
 
 
 def test_shares_of_tokens_do_not_depend_on_the_length():
-    shares = token_fractions(np.array([0, 0, 0, 2]), 4)
+    shares = token_frequencies(np.array([0, 0, 0, 2]), 4)
     np.testing.assert_allclose(shares**2, [0.75, 0, 0.25, 0])
-    np.testing.assert_allclose(token_fractions(np.array([2, 0, 0, 0] * 3), 4), shares)
+    np.testing.assert_allclose(token_frequencies(np.array([2, 0, 0, 0] * 3), 4), shares)
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def test_the_voice_is_in_the_spectra_and_in_tokens_that_keep_it(recordings):
         return np.array([int((np.diff(np.sign(waveform)) != 0).mean() > 0.1)])
 
     assert probe_recordings(recordings, crossings, 2, 1.0, 6)["tokens"] == 1.0
-    with pytest.raises(ValueError, match="No recording lasts 60 s"):
+    with pytest.raises(ValueError, match="No recording is as long as 60 s"):
         probe_recordings(recordings, lambda x: np.zeros(1, int), 4, 60.0, 5)
 
 
 def test_one_kind_of_folder_is_asked_for():
     with pytest.raises(ValueError, match="speaker_folders, or audio_folders"):
         evaluate_speaker_probe()
-    with pytest.raises(ValueError, match="two speakers of two excerpts"):
+    with pytest.raises(ValueError, match="two speakers with two excerpts"):
         one_each("aab").split()
 
 

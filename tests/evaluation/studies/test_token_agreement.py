@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from keras_speechssm.audio.io import write_audio
-from keras_speechssm.evaluation.studies import token_agreement as module
-from keras_speechssm.evaluation.studies.token_agreement import (
-    evaluate_token_agreement,
+from keras_speechssm.evaluation.metrics.token_agreement import (
     normalized_distance,
     token_agreement,
     without_repeats,
 )
+from keras_speechssm.evaluation.studies import token_agreement as module
+from keras_speechssm.evaluation.studies.token_agreement import evaluate_token_agreement
 
 
 def test_repeats_and_distance_by_hand():

@@ -2,13 +2,9 @@ import numpy as np
 import pytest
 
 from keras_speechssm.audio.io import write_audio
+from keras_speechssm.evaluation.metrics.codec_quality import codec_quality, log_mel_distance, si_sdr
 from keras_speechssm.evaluation.studies.lyra import lyra_round_trip
-from keras_speechssm.evaluation.studies.resynthesis import (
-    codec_quality,
-    evaluate_codec,
-    log_mel_distance,
-    si_sdr,
-)
+from keras_speechssm.evaluation.studies.resynthesis import mean_quality
 
 pytestmark = pytest.mark.any_backend
 
@@ -60,7 +56,7 @@ def test_a_recording_without_speech_is_named(tmp_path):
     for name, waveform in (("a", speech_like()), ("b", np.zeros(32000))):
         write_audio(tmp_path / f"{name}.wav", waveform)
     with pytest.raises(ValueError, match="b.wav: no speech that PESQ could judge"):
-        evaluate_codec([tmp_path], lambda x: x)
+        mean_quality([tmp_path], lambda x: x)
     with pytest.raises(ValueError, match="no speech that PESQ could judge"):
         codec_quality(speech_like(0.1), speech_like(0.1))
 
@@ -73,15 +69,15 @@ def test_means_over_a_folder(tmp_path, monkeypatch):
         lambda reference, decoded: {"mean": float(decoded.mean())},
     )
     longer = lambda x: np.pad(x, (0, 320))  # noqa: E731
-    result = evaluate_codec([tmp_path], longer)
+    result = mean_quality([tmp_path], longer)
     assert result == {"mean": pytest.approx(0.2, abs=1e-3), "num_recordings": 2}
-    assert evaluate_codec([tmp_path], longer, limit=1)["num_recordings"] == 1
+    assert mean_quality([tmp_path], longer, limit=1)["num_recordings"] == 1
     for limit in (0, -1):
         with pytest.raises(ValueError, match=f"limit is {limit}"):
-            evaluate_codec([tmp_path], longer, limit=limit)
+            mean_quality([tmp_path], longer, limit=limit)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="No audio in .*empty"):
-        evaluate_codec([tmp_path / "empty"], longer)
+        mean_quality([tmp_path / "empty"], longer)
 
 
 def test_missing_lyra_file_is_named(tmp_path):

@@ -8,8 +8,11 @@ from tiny_models import VOCABULARY, shared_tiny_pipeline
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
-from keras_speechssm.data.token_store import finish_token_folder, write_tokens
-from keras_speechssm.evaluation.studies.positions import evaluate_positions, likelihood_by_position
+from keras_speechssm.data.token_store import write_token_store
+from keras_speechssm.evaluation.studies.loss_by_position import (
+    evaluate_loss_by_position,
+    loss_by_position,
+)
 
 
 class Forgets:
@@ -26,22 +29,21 @@ class Forgets:
 
 def test_means_by_position_by_hand():
     streams = [np.zeros(20, int), np.zeros(13, int), np.zeros(4, int)]
-    found = likelihood_by_position(Forgets(), streams, 5)
+    found = loss_by_position(Forgets(), streams, 5)
     assert [entry["mean"] for entry in found] == pytest.approx([2.0, 2.0, 3.0, 3.0])
     assert [entry["num"] for entry in found] == [2, 2, 1, 1]
 
 
 def test_a_real_models_mean_is_its_perplexity(tmp_path):
     random = np.random.default_rng(0)
-    for number in range(2):
-        write_tokens(tmp_path / "tokens" / f"{number}.npy", random.integers(0, VOCABULARY, 40))
-    finish_token_folder(tmp_path / "tokens", VOCABULARY)
+    tokens = random.integers(0, VOCABULARY, (2, 40))
+    recordings = {"first": tokens[0], "second": tokens[1]}
+    write_token_store(tmp_path / "tokens", recordings, VOCABULARY)
     model = shared_tiny_pipeline().speech_lm
     model.save_to_preset(str(tmp_path / "lm"))
-    report = evaluate_positions(
+    report = evaluate_loss_by_position(
         [f"tiny={tmp_path / 'lm'}"], [tmp_path / "tokens"], tmp_path / "out", bin_tokens=40
     )
-    tokens = np.stack([np.load(path) for path in sorted((tmp_path / "tokens").glob("*.npy"))])
     expected = -model.score(tokens).mean() / 39
     (found,) = report["models"]["tiny"]
     assert found["mean"] == pytest.approx(expected, rel=1e-4) and math.isfinite(expected)
@@ -49,17 +51,19 @@ def test_a_real_models_mean_is_its_perplexity(tmp_path):
     assert json.loads((tmp_path / "out" / "positions.json").read_text())["num_streams"] == 2
     assert (tmp_path / "out" / "positions.png").is_file()
     with pytest.raises(ValueError, match="No recording has 41 tokens"):
-        evaluate_positions(
+        evaluate_loss_by_position(
             [str(tmp_path / "lm")], [tmp_path / "tokens"], tmp_path / "x", bin_tokens=41
         )
-    with pytest.raises(ValueError, match="have one name"):
-        evaluate_positions(["a=b", "a=c"], [tmp_path / "tokens"], tmp_path / "x", bin_tokens=40)
+    with pytest.raises(ValueError, match="have the same name"):
+        evaluate_loss_by_position(
+            ["a=b", "a=c"], [tmp_path / "tokens"], tmp_path / "x", bin_tokens=40
+        )
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="a file lies there"):
-        evaluate_positions(["a"], [tmp_path / "tokens"], tmp_path / "file", bin_tokens=40)
-    finish_token_folder(tmp_path / "tokens", VOCABULARY + 1)
-    with pytest.raises(ValueError, match="tokenize them"):
-        evaluate_positions(
+    with pytest.raises(ValueError, match="is a file"):
+        evaluate_loss_by_position(["a"], [tmp_path / "tokens"], tmp_path / "file", bin_tokens=40)
+    write_token_store(tmp_path / "tokens", recordings, VOCABULARY + 1)
+    with pytest.raises(ValueError, match="Tokenize them"):
+        evaluate_loss_by_position(
             [str(tmp_path / "lm")], [tmp_path / "tokens"], tmp_path / "x", bin_tokens=40
         )
     assert not (tmp_path / "x").exists()
