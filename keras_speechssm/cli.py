@@ -32,21 +32,29 @@ WRAPPED = {
     ("evaluate", "codec"): "evaluation.studies.resynthesis:evaluate_codec_preset",
     ("evaluate", "lyra"): "evaluation.studies.lyra:evaluate_lyra_conversion",
     ("evaluate", "resynthesis"): "evaluation.studies.resynthesis:evaluate_resynthesis",
-    ("evaluate", "voices"): "evaluation.studies.speaker_identity:evaluate_speaker_identity",
+    ("evaluate", "speaker-identity"): (
+        "evaluation.studies.speaker_identity:evaluate_speaker_identity"
+    ),
     ("evaluate", "phonemes"): "evaluation.studies.phoneme_error:evaluate_phoneme_error",
-    ("evaluate", "agreement"): "evaluation.studies.token_agreement:evaluate_token_agreement",
+    ("evaluate", "token-agreement"): "evaluation.studies.token_agreement:evaluate_token_agreement",
     ("evaluate", "speaker-probe"): "evaluation.studies.speaker_probe:evaluate_speaker_probe",
     ("evaluate", "intelligibility"): "evaluation.studies.intelligibility:evaluate_intelligibility",
     ("evaluate", "long-form"): "evaluation.studies.long_form:evaluate_long_form",
-    ("evaluate", "words"): "evaluation.studies.recognized_words:evaluate_confidence",
+    ("evaluate", "confidence"): "evaluation.studies.confidence:evaluate_confidence",
+    ("evaluate", "word-cover"): "evaluation.studies.word_cover:evaluate_word_cover",
+    ("evaluate", "agreement-of-recognizers"): (
+        "evaluation.studies.recognizer_agreement:evaluate_recognizer_agreement"
+    ),
     ("evaluate", "continuation"): "evaluation.studies.continuation:evaluate_continuation",
-    ("evaluate", "speech-lm"): "evaluation.studies.resynthesis:evaluate_language_model",
+    ("evaluate", "speech-lm"): "evaluation.studies.token_perplexity:evaluate_language_model",
     ("evaluate", "generate"): "evaluation.generate:generate_continuations",
     ("evaluate", "continuations"): "evaluation.compare:evaluate_continuations",
-    ("evaluate", "positions"): "evaluation.studies.positions:evaluate_positions",
+    ("evaluate", "loss-by-position"): (
+        "evaluation.studies.loss_by_position:evaluate_loss_by_position"
+    ),
     ("evaluate", "checkpoints"): "evaluation.studies.checkpoints:evaluate_checkpoints",
-    ("evaluate", "sheets"): "evaluation.listening_test:write_sheets",
-    ("evaluate", "ratings"): "evaluation.listening_test:evaluate_ratings",
+    ("evaluate", "listening-test"): "evaluation.listening_test:write_listening_test",
+    ("evaluate", "listening-test-scores"): "evaluation.listening_test:score_listening_test",
     ("evaluate", "zero-speech"): "evaluation.studies.zero_speech:evaluate_zero_speech",
     ("evaluate", "boundaries"): "evaluation.studies.boundaries:evaluate_boundaries",
     ("evaluate", "sanity"): "evaluation.studies.sanity:evaluate_sanity",
@@ -58,6 +66,16 @@ WRAPPED = {
     ("bench", "continue"): "benchmarks.continuation:bench_continue",
 }
 """Verbs whose options are the arguments of one function of the package, under the same names."""
+
+RENAMED = {
+    ("evaluate", "voices"): ("evaluate", "speaker-identity"),
+    ("evaluate", "agreement"): ("evaluate", "token-agreement"),
+    ("evaluate", "words"): ("evaluate", "confidence"),
+    ("evaluate", "positions"): ("evaluate", "loss-by-position"),
+    ("evaluate", "sheets"): ("evaluate", "listening-test"),
+    ("evaluate", "ratings"): ("evaluate", "listening-test-scores"),
+}
+"""Former names of verbs, which still work."""
 
 EXTRAS = {
     "tensorflow": "tensorflow",
@@ -77,9 +95,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line `argv` (default: `sys.argv`) and returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if tuple(argv[:2]) in WRAPPED:
-            verb = " ".join(argv[:2])
-            function = f"keras_speechssm.{WRAPPED[tuple(argv[:2])]}"
+        words = RENAMED.get(tuple(argv[:2]), tuple(argv[:2]))
+        if words in WRAPPED:
+            verb = " ".join(words)
+            function = f"keras_speechssm.{WRAPPED[words]}"
             result = call_from_arguments(function, argv[2:], f"speechssm {verb}")
             if isinstance(result, dict):
                 print(to_json(result))

@@ -5,6 +5,7 @@ A function that the command line wraps is described once, by itself: `total_step
 """
 
 import argparse
+import dataclasses
 import importlib
 import inspect
 import json
@@ -31,7 +32,12 @@ def call_from_arguments(function: str | Callable, argv: list[str], prog: str):
     if isinstance(function, str):
         module, name = function.split(":")
         function = getattr(importlib.import_module(module), name)
-    return function(**vars(make_parser(function, prog).parse_args(argv)))
+    values = vars(make_parser(function, prog).parse_args(argv))
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if dataclasses.is_dataclass(parameter.annotation):
+            fields = [field.name for field in dataclasses.fields(parameter.annotation)]
+            values[name] = parameter.annotation(**{field: values.pop(field) for field in fields})
+    return function(**values)
 
 
 def make_parser(function: Callable, prog: str) -> argparse.ArgumentParser:
@@ -39,7 +45,13 @@ def make_parser(function: Callable, prog: str) -> argparse.ArgumentParser:
     summary = inspect.getdoc(function).split("\n\n")[0]
     parser = OneLineParser(prog=prog, description=summary)
     helps = argument_docs(function)
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+    parameters = dict(inspect.signature(function, eval_str=True).parameters)
+    for group in [p.annotation for p in parameters.values()]:
+        # The fields of a dataclass are options like the others.
+        if dataclasses.is_dataclass(group):
+            parameters |= inspect.signature(group, eval_str=True).parameters
+            helps |= argument_docs(group)
+    for name, parameter in parameters.items():
         options = _options(parameter.annotation)
         if options is None:
             continue
@@ -65,7 +77,7 @@ def _with_default(text: str, default) -> str:
 def argument_docs(function: Callable) -> dict[str, str]:
     """The texts under `Args:` of a docstring, by parameter (`a, b: text` counts for both)."""
     doc = inspect.getdoc(function)
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", doc, re.DOTALL | re.MULTILINE)
+    section = re.search(r"^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", doc, re.DOTALL | re.MULTILINE)
     docs = {}
     for entry in re.split(r"\n(?= {4}\S)", section.group(1).rstrip() if section else ""):
         names, _, text = entry.strip().partition(":")
