@@ -80,7 +80,7 @@ def test_what_does_not_fit_fails_in_one_line(capsys):
 
 def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="libtpu is not installed: it comes with the extra tpu"):
+    with pytest.raises(ValueError, match="libtpu is not installed; install the extra"):
         tpu.bench_tpu()
 
 
@@ -89,7 +89,7 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
     [
         (dict(parts=["dekode"]), "got dekode"),
         (dict(output="table.csv"), r"must be a .json file, got 'table.csv'"),
-        (dict(train_batch_size=10), "is 10; give a multiple of 16"),
+        (dict(train_batch_size=10), "is 10; expected a multiple of 16"),
         (dict(size={"num_layer": 1}), "size names num_layer"),
     ],
 )
@@ -122,3 +122,10 @@ def test_collectives_are_summed():
       %8 = stablehlo.add %6, %6 : tensor<64xf32>
     """
     assert tpu.collective_bytes(program) == 4 * 8 * 128 + 2 * 4 + 4
+
+
+def test_the_command_checks_its_arguments(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        tpu.main(["--parts", "dekode"])
+    assert stopped.value.code == 2
+    assert "got dekode" in capsys.readouterr().err
