@@ -36,7 +36,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("layers", "models", "data", "training", "evaluation", "windows", "audio")
+_SUBMODULES = ("config", "layers", "models", "data", "training", "evaluation", "windows", "audio")
 
 __all__ = ["SpeechContinuation", "__version__", *_SUBMODULES]
 

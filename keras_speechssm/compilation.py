@@ -1,8 +1,8 @@
-"""One way to compile an inference function of a model on each backend."""
+"""Compiled inference functions of a model, in the same way on each backend."""
 
+import copy
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import keras
 
@@ -10,19 +10,35 @@ import keras
 def compile_inference(
     model: keras.layers.Layer, function: Callable, donated: Sequence[int] = ()
 ) -> Callable:
-    """`function(*arrays)`, compiled once for each combination of shapes.
+    """Returns `function(*arrays)`, compiled once per combination of shapes.
 
-    On JAX the model's weights are passed to the compiled function as arguments: traced
-    as they stand they would be baked into it as constants, which doubles the memory
-    and keeps old values after a weight has changed. TensorFlow compiles a
-    `tf.function`; torch runs eagerly without gradients.
+    On JAX the weights of the model are arguments of the compiled function. Traced as they
+    are, they would become constants of it, which doubles the memory and keeps old values after
+    a weight has changed. TensorFlow compiles a `tf.function`. PyTorch runs eagerly, without
+    gradients.
 
     Args:
-        model: the model or layer whose weights `function` uses.
-        function: takes and returns arrays (or nested structures of them); it must not
-            change the model's weights.
-        donated: positions of arguments whose arrays the compiled function may write its
-            results into, on JAX: the caller must not use them again. Defaults to none.
+        model: The model or layer whose weights `function` uses.
+        function: Takes and returns arrays, or nested structures of arrays. It must not change
+            the weights of the model.
+        donated: Positions of arguments whose buffers the compiled function may reuse for its
+            results on JAX. The caller must not use them again. Defaults to none.
+
+    Returns:
+        The compiled function.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_speechssm.compilation import compile_inference
+
+    layer = keras.layers.Dense(3)
+    layer.build((None, 2))
+    run = compile_inference(layer, lambda x: layer(x))
+    y = run(np.ones((1, 2), "float32"))  # (1, 3)
+    ```
     """
     backend = keras.backend.backend()
     if backend == "jax":
@@ -62,18 +78,46 @@ def compile_inference(
 
 
 class CompiledFunctions:
-    """Compiled functions by key; a dictionary that Keras does not track as a model's part."""
+    """The compiled inference functions of one model, by key.
 
-    def __init__(self):
-        self.table = {}
+    They hold executables only, never the state of a call. Keras does not track this object
+    as a part of the model, and a copied model gets an empty one, so it compiles its own.
+
+    Args:
+        owner: The model or layer whose weights the functions use.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_speechssm.compilation import CompiledFunctions
+
+    layer = keras.layers.Dense(3)
+    layer.build((None, 2))
+    functions = CompiledFunctions(layer)
+    run = functions.get("forward", lambda: layer.call)
+    y = run(np.ones((1, 2), "float32"))  # (1, 3)
+    ```
+    """
+
+    def __init__(self, owner: keras.layers.Layer):
+        self.owner = owner
+        self._functions: dict[Hashable, Callable] = {}
 
     def get(
-        self, model: Any, key: Any, make_function: Callable, donated: Sequence[int]
+        self, key: Hashable, make_function: Callable[[], Callable], donated: Sequence[int] = ()
     ) -> Callable:
-        """The function of that key, compiled at the first call."""
-        if key not in self.table:
-            self.table[key] = compile_inference(model, make_function(), donated)
-        return self.table[key]
+        """Returns the compiled function of a key; creates it on the first call.
+
+        Args:
+            key: Names the function and the settings that are compiled into it.
+            make_function: Returns the function to compile, see `compile_inference`.
+            donated: See `compile_inference`. Defaults to none.
+        """
+        if key not in self._functions:
+            self._functions[key] = compile_inference(self.owner, make_function(), donated)
+        return self._functions[key]
 
     def __deepcopy__(self, memo):
-        return CompiledFunctions()  # a copied model compiles its own
+        return CompiledFunctions(copy.deepcopy(self.owner, memo))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what tells that they are whole."""
+"""Files and folders that are written atomically, cached results, locks and checksums."""
 
 import fnmatch
 import hashlib
@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 OPTIONS = "options.json"
-"""What `save_run_config` writes into a run's folder."""
+"""Name of the file that `save_run_config` writes into the folder of a run."""
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Gives the path of a file to write, which becomes `path` when the block ends well.
+    """Yields a temporary path that replaces `path` when the block ends without an error.
 
-    What was written is on the disk before it takes the name, so that neither a kill nor a
-    power cut leaves half a file under it. After an error there is no trace of it.
+    The content is flushed to disk before the file is renamed, so neither a killed process nor
+    a power failure leaves a partial file at `path`. After an error the temporary file is
+    removed and `path` is unchanged.
 
     Args:
-        path: of the file; its folder is made if missing.
+        path: Path of the file. Its folder is created if it is missing.
 
     Example:
 
@@ -46,18 +47,21 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Writes a JSON file as `to_json` has it; it appears whole or not at all."""
+    """Writes `to_json(content)` to a file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(to_json(content) + "\n", encoding="utf-8")
 
 
 def cached_json(path: str | Path, key: dict, make: Callable[[], Any]) -> Any:
-    """What `make` gave before for the same key, kept in a JSON file, or what it gives now.
+    """Returns the cached result of `make()` for `key`; computes and stores it on a miss.
 
     Args:
-        path: of the file; a damaged one, or one of another key, is made again.
+        path: Path of the JSON file. A damaged file, or one of another key, is a miss.
         key: JSON values that the result depends on.
-        make: gives JSON values. They come back as the file has them, the first time too.
+        make: Function that returns JSON values.
+
+    Returns:
+        The result as it is read back from JSON (lists, not tuples), on a miss as well.
     """
     try:
         kept = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -71,7 +75,7 @@ def cached_json(path: str | Path, key: dict, make: Callable[[], Any]) -> Any:
 
 
 def to_json(content) -> str:
-    """JSON, indented for readers; numbers that are not finite, which it has not, are null."""
+    """Serializes to indented JSON. NaN and infinities become null."""
     return json.dumps(_finite(content), indent=2)
 
 
@@ -84,29 +88,34 @@ def _finite(value):
 
 
 def checksum(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_partial_files(folder: str | Path) -> None:
-    """Removes what a killed process left half-written in a folder (not below it)."""
+    """Removes the partial files that a killed process left in a folder (not below it)."""
     for left in Path(folder).glob(".*.partial"):
         left.unlink(missing_ok=True)
 
 
 @contextmanager
 def run_lock(folder: str | Path) -> Iterator[None]:
-    """Keeps other runs out of a run's folder while the block lasts; a kill frees it.
+    """Locks the folder of a run for the duration of the block.
 
-    Two runs in one folder would mix their records and overwrite each other's files.
+    Two runs in one folder would mix their records and overwrite each other's files. The
+    operating system releases the lock when the process ends, killed or not. Windows has no
+    such locks, so there is no lock there.
+
+    Args:
+        folder: Folder of the run. It must exist.
 
     Raises:
-        ValueError: another process, on this machine, is at it.
+        ValueError: If another process on this machine holds the lock.
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no such locks
+    except ImportError:  # Windows
         yield
         return
     with open(Path(folder) / ".lock", "w") as file:
@@ -114,20 +123,20 @@ def run_lock(folder: str | Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(
-                f"Another run is at work in {folder}; wait for its end, or give another folder."
+                f"Another run is at work in {folder}; wait until it ends, or use another folder."
             ) from None
         yield
 
 
 def save_run_config(output_dir: str | Path, **options) -> None:
-    """Writes a run's options into its folder; a run that goes on must have the same.
+    """Writes the options of a run into its folder, or checks that a resumed run has the same.
 
     Args:
-        output_dir: folder of the run; made if missing.
-        **options: what a run cannot change half way, JSON values.
+        output_dir: Folder of the run. It is created if it is missing.
+        **options: JSON values that must not change when a run is resumed.
 
     Raises:
-        ValueError: the folder was begun with other options.
+        ValueError: If the folder belongs to a run with other options.
     """
     check_run_config(output_dir, **options)
     if not (path := Path(output_dir) / OPTIONS).is_file():
@@ -135,26 +144,26 @@ def save_run_config(output_dir: str | Path, **options) -> None:
 
 
 def check_run_config(output_dir: str | Path, **options) -> None:
-    """Raises what `save_run_config` would, and writes nothing."""
+    """Raises the errors of `save_run_config` without writing anything."""
     path = Path(output_dir) / OPTIONS
     options = json.loads(json.dumps(options))
     if not path.is_file():
         if Path(output_dir).is_file():
-            raise ValueError(f"Cannot write a run to {output_dir}: a file lies there.")
+            raise ValueError(f"Cannot write a run to {output_dir}: it is a file.")
         return
     try:
         known = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        raise ValueError(f"{path} is damaged; give another folder.") from None
+        raise ValueError(f"{path} is damaged; use another folder.") from None
     other = [f"{name} {known.get(name)!r}" for name in options if known.get(name) != options[name]]
     if other:
         raise ValueError(
-            f"The run in {output_dir} was begun with {', '.join(other)}: go on with the same, or "
-            "give another folder."
+            f"The run in {output_dir} was started with {', '.join(other)}; resume it with the "
+            "same options, or use another folder."
         )
 
 
-_OF_A_MODEL = (
+_MODEL_FILES = (
     "model.weights.h5",
     "model.weights.json",
     "model_*.weights.h5",
@@ -162,21 +171,22 @@ _OF_A_MODEL = (
     "task.json",
     "preprocessor.json",
 )
-"""What KerasHub writes of a model, by the form that it has: not every preset has each."""
-
-_BEING_WRITTEN: set[Path] = set()
+"""Files of a KerasHub preset that one model has and another may not have."""
 
 
 @contextmanager
-def replace_folder(folder: str | os.PathLike):
-    """Yields an empty folder that takes the place of `folder` when the block ends well.
+def replace_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Yields an empty folder that replaces `folder` when the block ends without an error.
 
-    An error inside the block leaves `folder` as it was. Files of an existing `folder`
-    that the new one does not hold are kept, but for those of the old model, which would be
-    loaded with the new one's.
+    After an error `folder` is unchanged. Files of an existing `folder` that the new one does
+    not contain are kept, except for the files of the old model, which would otherwise be
+    loaded together with the new one.
+
+    Args:
+        folder: Path of the folder. Its parent is created if it is missing.
 
     Raises:
-        ValueError: a file lies there, or a folder that cannot be replaced.
+        ValueError: If `folder` is a file, or a folder that cannot be renamed.
     """
     folder = Path(folder).resolve()
     _check_replaceable(folder)
@@ -187,20 +197,18 @@ def replace_folder(folder: str | os.PathLike):
     partial.mkdir()
     kept: list[str] = []
     try:
-        _BEING_WRITTEN.add(partial)
         yield partial
         if folder.exists():
             folder.rename(previous)
             for name in sorted(entry.name for entry in previous.iterdir()):
-                of_a_model = any(fnmatch.fnmatch(name, pattern) for pattern in _OF_A_MODEL)
-                if not of_a_model and not (partial / name).exists():
-                    # Not a copy: who is writing to it, a log say, goes on.
+                of_the_model = any(fnmatch.fnmatch(name, pattern) for pattern in _MODEL_FILES)
+                if not of_the_model and not (partial / name).exists():
+                    # Renamed, not copied: another process may be writing to it, such as a log.
                     (previous / name).rename(partial / name)
                     kept.append(name)
         partial.rename(folder)
     finally:
-        _BEING_WRITTEN.discard(partial)
-        if previous.exists() and not folder.exists():  # interrupted between the two names
+        if previous.exists() and not folder.exists():  # interrupted between the two renames
             for name in kept:
                 (partial / name).rename(previous / name)
             previous.rename(folder)
@@ -210,16 +218,10 @@ def replace_folder(folder: str | os.PathLike):
 
 def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"Cannot write a preset to {str(folder)!r}: a file lies there.")
+        raise ValueError(f"Cannot write a preset to {str(folder)!r}: it is a file.")
     here = Path.cwd()
     if folder.is_mount() or folder in (here, *here.parents):
         raise ValueError(
-            f"Cannot write a preset to {str(folder)!r}, a place that cannot be renamed (the "
-            "working directory, say): give a folder in it."
+            f"Cannot write a preset to {str(folder)!r}: the folder cannot be renamed (it is a "
+            "mount point or contains the working directory). Use a folder inside it."
         )
-
-
-def is_being_written(folder: str | os.PathLike) -> bool:
-    """Whether a folder is one that `replace_folder` has given out, or lies in it."""
-    path = Path(folder).resolve()
-    return not _BEING_WRITTEN.isdisjoint((path, *path.parents))

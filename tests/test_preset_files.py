@@ -1,4 +1,4 @@
-"""Whole-or-nothing folders, half-size weight files, and checks before loading."""
+"""Folders replaced atomically, half-size weight files, and checks before loading."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_replace_folder_refuses_the_working_directory(tmp_path, monkeypatch):
 
 def test_replace_folder_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="a file lies there"):
+    with pytest.raises(ValueError, match="it is a file"):
         with replace_folder(tmp_path / "file"):
             pass
 
@@ -131,7 +131,7 @@ def test_check_weight_files(tmp_path):
         file["weights"] = np.zeros(1000)
     check_weight_files(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="truncated or no HDF5 file"):
+    with pytest.raises(ValueError, match="truncated or not an HDF5 file"):
         check_weight_files(tmp_path)
 
 

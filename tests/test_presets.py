@@ -1,7 +1,7 @@
-"""Preset names and folders, loading errors, and whole-or-nothing saving."""
+"""Preset names and folders, loading errors, and atomic saving."""
 
 import json
-import os
+from pathlib import Path
 
 import h5py
 import keras
@@ -9,8 +9,10 @@ import keras_hub
 import numpy as np
 import pytest
 
+from keras_speechssm import models
 from keras_speechssm.models.preset_mixin import PresetMixin, load_part
 from keras_speechssm.presets import (
+    PRESETS,
     fetch_pipeline,
     preset_names,
     resolve_preset,
@@ -94,13 +96,13 @@ def test_handles_pass_through():
 @pytest.mark.parametrize("name", ["../tiny", "/etc", "..", "", 3, None])
 def test_part_outside_the_preset_is_refused(tmp_path, name):
     write_pipeline(tmp_path / "pipeline", {"soundstorm": name})
-    with pytest.raises(ValueError, match="names no folder for its part 'soundstorm'"):
+    with pytest.raises(ValueError, match="does not name a folder for its part 'soundstorm'"):
         resolve_preset(str(tmp_path / "pipeline"), "soundstorm")
 
 
 def test_part_whose_folder_is_missing(tmp_path):
     write_pipeline(tmp_path, {"soundstorm": "absent"})
-    with pytest.raises(ValueError, match="lacks the folder 'absent'"):
+    with pytest.raises(ValueError, match="the folder 'absent' of its part 'soundstorm' is missing"):
         resolve_preset(str(tmp_path), "soundstorm")
 
 
@@ -114,6 +116,8 @@ def test_unknown_preset():
     with pytest.raises(ValueError) as error:
         TinyBackbone.from_preset("no_such_preset")
     assert "Unknown preset 'no_such_preset'" in one_line(error)
+    with pytest.raises(ValueError, match="Did you mean 'soundstorm_600m'"):
+        TinyBackbone.from_preset("soundstorm_60m")
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"registered_name": "os>system"}', "{}"])
@@ -143,7 +147,7 @@ def test_truncated_weight_file(saved, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError) as error:
         TinyBackbone.from_preset(str(folder))
-    assert "truncated or no HDF5 file" in one_line(error)
+    assert "truncated or not an HDF5 file" in one_line(error)
 
 
 def test_weights_of_another_size(saved):
@@ -206,7 +210,7 @@ def test_failed_save_leaves_the_old_preset(saved, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(TinyBackbone, "save_weights", fail)
+    monkeypatch.setattr(keras.saving, "save_weights", fail)
     with pytest.raises(OSError, match="disk full"):
         TinyBackbone(7).save_to_preset(str(folder))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -225,7 +229,8 @@ def test_save_keeps_the_folder_s_other_files(saved):
 def test_fetch_pipeline_refuses_a_single_model(saved):
     with pytest.raises(ValueError) as error:
         fetch_pipeline(str(saved[1]))
-    assert "is no pipeline" in one_line(error)
+    assert "is not a pipeline" in one_line(error)
+    assert "TinyBackbone.from_preset(" in str(error.value)
 
 
 def test_fetch_pipeline_downloads_a_handle(tmp_path, monkeypatch):
@@ -257,7 +262,7 @@ def test_what_a_hub_says_is_one_line_with_an_example(monkeypatch, error):
 def test_load_part_takes_the_class_from_the_folder(saved, tmp_path):
     write_pipeline(tmp_path, {"soundstorm": "tiny", "speech_lm": "tiny"})
     assert type(load_part(str(tmp_path), "soundstorm")) is TinyBackbone
-    with pytest.raises(ValueError, match="TinyBackbone', which is no speech_lm"):
+    with pytest.raises(ValueError, match="TinyBackbone', not a speech_lm"):
         load_part(str(tmp_path), "speech_lm")
 
 
@@ -274,8 +279,55 @@ def test_a_model_s_class_finds_it_in_a_pipeline_behind_a_handle(saved, tmp_path,
     np.testing.assert_array_equal(found.get_weights()[0], saved[0].get_weights()[0])
 
 
-def test_built_in_presets_are_found():
-    names = preset_names()
-    assert "soundstorm_600m" in names
-    for name in names:
-        assert os.path.isdir(resolve_preset(name))
+def test_the_registry_lists_each_preset_that_is_distributed():
+    local = sorted(name for name, preset in PRESETS.items() if "handle" not in preset)
+    assert local == preset_names()
+    for name in local:
+        folder = Path(resolve_preset(name))
+        assert any(folder.rglob("*.weights.h5")) == PRESETS[name]["weights"]
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert f"license: {PRESETS[name]['license'].lower()}" in card
+        if (folder / "metadata.json").is_file():
+            counts = json.loads((folder / "metadata.json").read_text())["parameters"].values()
+            assert sum(counts) == PRESETS[name]["params"]
+        elif PRESETS[name]["params"] > 1e9:
+            assert f"{PRESETS[name]['params']:,} parameters" in card
+        else:
+            assert f"{PRESETS[name]['params'] / 1e6:g} M parameters" in card
+
+
+def test_classes_show_the_presets_that_they_load():
+    assert list(models.SpeechSSM.presets) == [
+        "speech_ssm_demo_en",
+        "speech_ssm_2b",
+        "speech_ssm_9b",
+    ]
+    assert "recurrent_gemma_2b_it_en" in models.GriffinBackbone.presets
+    for name in models.__all__:
+        presets = getattr(getattr(models, name), "presets", None)
+        if presets is not None:
+            assert presets, name
+            for preset in presets.values():
+                assert {"description", "params", "license", "weights"} <= set(preset)
+    models.SpeechSSM.presets.clear()
+    models.SpeechSSM.presets["speech_ssm_2b"]["params"] = 0
+    assert models.SpeechSSM.presets["speech_ssm_2b"]["params"] == 2_111_388_160
+
+
+def test_a_preset_that_has_to_be_downloaded_resolves_to_its_handle():
+    handle = "kaggle://google/recurrentgemma/flax/2b-it"
+    assert resolve_preset("recurrent_gemma_2b_it_en", "speech_lm") == handle
+
+
+def test_a_configuration_without_weights_says_what_to_do():
+    with pytest.raises(ValueError, match="'speech_ssm_2b' is a config") as error:
+        models.SpeechSSM.from_preset("speech_ssm_2b")
+    assert "load_weights=False" in one_line(error) and "from_text_preset" in one_line(error)
+    with pytest.raises(ValueError, match="without trained weights") as error:
+        models.SoundStorm.from_preset("soundstorm_600m")
+    assert "from_text_preset" not in one_line(error)
+
+
+def test_a_misspelled_argument_gets_the_nearest_name(saved):
+    with pytest.raises(ValueError, match="no argument 'hiden_dim'. Did you mean 'hidden_dim'"):
+        TinyBackbone.from_preset(str(saved[1]), hiden_dim=4)

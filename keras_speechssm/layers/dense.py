@@ -1,4 +1,8 @@
-"""Dense layers with the initialization of the Griffin reference."""
+"""Dense layers and depthwise convolutions in the forms that XLA compiles well on CPU.
+
+The results are those of the plain Keras layers. Each workaround says which weakness of XLA's CPU
+compiler it avoids; once one no longer pays off, the plain form can replace it here.
+"""
 
 import math
 
@@ -8,15 +12,15 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class Projection(keras.layers.Dense):
-    """`keras.layers.Dense` that is quick for a single token in int8 too.
+    """`keras.layers.Dense` that is fast for a single token in int8 as well.
 
-    XLA's CPU compiler has a fast int8 product of matrices, but none of a vector and a matrix,
-    which takes as long as in float32: a single row gets a second one beside it, a third of the
-    time in all. Same arguments, weights and result.
+    It has the same arguments, weights and result. XLA on CPU has a fast int8 product of two
+    matrices but none of a vector and a matrix, which takes as long as in float32. A second row
+    of zeros makes it a product of matrices, in a third of the time.
     """
 
     def quantize(self, mode=None, type_check=True, config=None):
-        # Keras quantizes a subclass only where it is told to.
+        # By default Keras refuses to quantize a subclass.
         super().quantize(mode, type_check=False, config=config)
 
     def quantized_call(self, *args, **kwargs):
@@ -34,14 +38,15 @@ def _is_single_row(inputs) -> bool:
 def make_dense(
     units: int, name: str, dtype, variance: float = 1.0, use_bias: bool = True
 ) -> Projection:
-    """Returns a `Projection` whose kernel starts normal with variance `variance / fan-in`.
+    """Returns a `Projection` with the initialization of the Griffin reference.
 
     Args:
-        units: dimension of the output.
-        name: name of the layer; the names are what LoRA's patterns match.
-        dtype: dtype policy, that of the owner.
-        variance: variance scale. Defaults to 1.
-        use_bias: Defaults to True.
+        units: Dimension of the output.
+        name: Name of the layer, which LoRA's patterns match.
+        dtype: Dtype policy, that of the owner.
+        variance: The kernel is drawn from a normal distribution of variance
+            `variance / fan_in`. Defaults to `1.0`.
+        use_bias: Defaults to `True`.
     """
     return Projection(
         units,
@@ -56,12 +61,11 @@ def make_dense(
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class PointwiseDense(keras.layers.Dense):
-    """`keras.layers.Dense` over the last axis, as one flat matrix product.
+    """`keras.layers.Dense` over the last axis, as one product of two matrices.
 
-    Same arguments, weights and result. On a (batch, time, dim) input XLA's CPU compiler
-    picks transposed layouts for the gradient of a batched product, and every
-    elementwise neighbor pays for it: a residual unit of the codec trains 2.5 times
-    faster with the leading axes folded into one.
+    It has the same arguments, weights and result. For the gradient of a batched product on (batch,
+    time, dim), XLA on CPU chooses transposed layouts that slow down every elementwise neighbor: a
+    residual unit of the codec trains 2.5 times faster with the leading axes merged into one.
     """
 
     def call(self, inputs, training=None):
@@ -71,3 +75,24 @@ class PointwiseDense(keras.layers.Dense):
 
     def compute_output_spec(self, inputs, training=None):
         return keras.KerasTensor((*inputs.shape[:-1], self.units), dtype=self.compute_dtype)
+
+
+def depthwise_conv(x, taps, dilation: int = 1):
+    """Convolves each channel with a filter of its own, as a sum of shifted products.
+
+    XLA on CPU runs a depthwise (grouped) convolution many times slower than this sum, which it
+    fuses on every platform.
+
+    Args:
+        x: (batch, time + (kernel_size - 1) * dilation, channels), padded by the caller.
+        taps: List of `kernel_size` arrays (channels,). The last one meets the newest input.
+        dilation: Distance between the inputs of neighboring taps. Defaults to `1`.
+
+    Returns:
+        (batch, time, channels).
+    """
+    length = ops.shape(x)[1] - (len(taps) - 1) * dilation
+    return sum(
+        tap * x[:, number * dilation : number * dilation + length]
+        for number, tap in enumerate(taps)
+    )

@@ -15,32 +15,7 @@ import functools
 import keras
 from keras import ops
 
-_IMPLEMENTATIONS = ("auto", "scan", "associative", "pallas")
-_chosen = "auto"
-
-
-def set_recurrence_implementation(name: str) -> None:
-    """Chooses how `linear_recurrence` runs on JAX, for functions that are compiled from now on.
-
-    Args:
-        name: `"scan"` goes step by step; `"associative"` is `jax.lax.associative_scan`, of
-            logarithmic depth; `"pallas"` is a kernel for TPU and GPU. `"auto"`, the default,
-            takes the kernel on a TPU, or the associative form where `keras.distribution` is set,
-            the associative form on a GPU and the scan on a CPU, by the platform that a function
-            is compiled for.
-
-    Raises:
-        ValueError: another name, or one that the running backend does not have: TensorFlow and
-            torch have the scan only.
-    """
-    global _chosen
-    names = _IMPLEMENTATIONS if keras.backend.backend() == "jax" else _IMPLEMENTATIONS[:2]
-    if name not in names:
-        raise ValueError(
-            f"set_recurrence_implementation got {name!r}; on {keras.backend.backend()} choose one "
-            f"of {names}."
-        )
-    _chosen = name
+from keras_speechssm.config import recurrence_implementation
 
 
 def linear_recurrence(a, b, initial_state=None):
@@ -72,7 +47,7 @@ def linear_recurrence(a, b, initial_state=None):
         return a * initial_state[:, None] + b
     backend = keras.backend.backend()
     if backend == "jax":
-        return _make_jax_recurrence(_chosen)(a, b, initial_state)
+        return _make_jax_recurrence(recurrence_implementation())(a, b, initial_state)
     # Time goes first, so that each step of the scan reads one contiguous slab.
     a, b = ops.swapaxes(a, 0, 1), ops.swapaxes(b, 0, 1)
     states = _time_major_recurrence(backend)(a, b, initial_state)

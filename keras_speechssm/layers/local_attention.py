@@ -170,7 +170,7 @@ def _attend_to_slab(queries, keys, values, mask):
 
 
 def window_mask(query_start, num_queries, key_start, num_keys, window):
-    """bool (1, num_queries, num_keys): 0 <= query position - key position <= window."""
+    """Bool (1, num_queries, num_keys): 0 <= query position - key position <= window."""
     distance = (
         query_start
         - key_start

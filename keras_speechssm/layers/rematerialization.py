@@ -1,4 +1,4 @@
-"""Elementwise work that a gradient computes anew in place of keeping it."""
+"""Rematerialization of cheap elementwise functions."""
 
 from collections.abc import Callable
 
@@ -6,20 +6,20 @@ import keras
 
 
 def rematerialize(function: Callable, *tensors):
-    """`function(*tensors)`, of which training keeps the arguments only.
+    """Returns `function(*tensors)`; training stores the arguments and recomputes the rest.
 
-    For gates, gated branches, normalization and attention's shares, whose results are many and
-    quickly had: a training step on 24,576 tokens takes 7 GiB of 20 less for it, and no time that
-    stands out of the noise.
+    It is meant for gates, gated branches, normalization and attention weights, whose outputs are
+    large and cheap to recompute. A training step on 24,576 tokens needs 13 GiB instead of 20, and
+    no measurable extra time.
 
     Args:
-        function: gives one tensor or a tuple of them; it may read nothing that has a gradient
-            but its arguments, since TensorFlow would lose that gradient.
+        function: Returns a tensor or a tuple of tensors. Every input that needs a gradient must be
+            an argument: TensorFlow loses the gradient of any other.
         *tensors: (batch, time, ...) each.
     """
-    if tensors[0].shape[1] == 1:  # decoding: there is no gradient to save memory for
+    if tensors[0].shape[1] == 1:  # a decoding step has no gradient to save memory for
         return function(*tensors)
-    # TensorFlow recomputes functions of numbers only: masks are read from outside.
+    # TensorFlow recomputes functions of numbers only, so masks are captured.
     numbers = [keras.backend.standardize_dtype(tensor.dtype) != "bool" for tensor in tensors]
 
     def of_numbers(*given):

@@ -1,7 +1,7 @@
-"""Files of named tensors, opened without reading them: safetensors, torch, orbax.
+"""Checkpoint files of other libraries, read one tensor at a time: safetensors, torch, orbax.
 
-Each class gives `names()`, `shape(name)`, `dtype(name)` and `read(name)`, arrays being
-NumPy's with bfloat16 of ml_dtypes, and `place`, what to call it in an error.
+Each class has `names()`, `shape(name)`, `dtype(name)` and `read(name)`. Arrays are NumPy arrays;
+bfloat16 is that of `ml_dtypes`. `place` is the name of the checkpoint in error messages.
 """
 
 import json
@@ -16,8 +16,8 @@ _SAFETENSORS_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "
 class SafetensorsTensors:
     """The tensors of a Hugging Face folder, in one file or in shards.
 
-    A file is opened for each tensor and closed again: what was read of it does not stay
-    mapped into memory.
+    The file is opened for each tensor and closed again, so the tensors that were read do not
+    stay mapped into memory.
     """
 
     def __init__(self, folder: Path):
@@ -26,7 +26,9 @@ class SafetensorsTensors:
         if index.is_file():
             files = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
             if not isinstance(files, dict):
-                raise ValueError(f"{str(index)!r} has no weight_map: fetch the checkpoint again.")
+                raise ValueError(
+                    f"{str(index)!r} has no weight_map; download the checkpoint again."
+                )
             self._files = {name: folder / file for name, file in files.items()}
         else:
             path = folder / "model.safetensors"
@@ -42,7 +44,9 @@ class SafetensorsTensors:
     def dtype(self, name: str) -> str:
         kind = self._slice(name, lambda part: part.get_dtype())
         if kind not in _SAFETENSORS_DTYPES:
-            raise ValueError(f"{self.place}: the tensor {name!r} has the dtype {kind}, no float.")
+            raise ValueError(
+                f"{self.place}: the tensor {name!r} has dtype {kind}; expected a float."
+            )
         return _SAFETENSORS_DTYPES[kind]
 
     def read(self, name: str) -> np.ndarray:
@@ -51,7 +55,7 @@ class SafetensorsTensors:
 
     def _slice(self, name: str, ask):
         with self._open(self._files[name]) as file:
-            if name not in file.keys():
+            if name not in file.keys():  # noqa: SIM118 (not a dictionary)
                 raise ValueError(f"{self._files[name]}: missing the tensor {name}.")
             return ask(file.get_slice(name))
 
@@ -59,15 +63,15 @@ class SafetensorsTensors:
         import safetensors
 
         if not path.is_file():
-            raise ValueError(f"{str(path)!r} is missing: fetch the checkpoint again.")
+            raise ValueError(f"{str(path)!r} is missing; download the checkpoint again.")
         try:
             return safetensors.safe_open(str(path), framework="numpy")
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is broken or cut short: {error}.") from None
+            raise ValueError(f"{str(path)!r} is damaged or truncated: {error}.") from None
 
 
 class TorchTensors:
-    """The tensors of a torch state dictionary, mapped from the file, never unpickled as code."""
+    """The tensors of a PyTorch state dictionary, memory-mapped; no code is unpickled."""
 
     def __init__(self, path: Path):
         try:
@@ -77,11 +81,14 @@ class TorchTensors:
         self.place = str(path)
         try:
             state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # unpickling raises anything
+        except Exception as error:  # The unpickler raises errors of any class.
             reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"{str(path)!r} cannot be read as tensors only: {reason}") from None
+            raise ValueError(f"{str(path)!r} cannot be read as tensors alone: {reason}") from None
         if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-            raise ValueError(f"{str(path)!r} is no dictionary of tensors: give the model's alone.")
+            raise ValueError(
+                f"{str(path)!r} is not a dictionary of tensors; save only the state dictionary "
+                "of the model."
+            )
         self._state = {name.removeprefix("params."): value for name, value in state.items()}
 
     def names(self) -> list[str]:
@@ -103,7 +110,7 @@ class TorchTensors:
 
 
 class OrbaxTensors:
-    """The tensors of an orbax checkpoint, restored a layer at a time."""
+    """The tensors of an orbax checkpoint, restored one layer at a time."""
 
     def __init__(self, folder: Path):
         try:
@@ -124,7 +131,7 @@ class OrbaxTensors:
 
     @staticmethod
     def exists_in(folder: Path) -> bool:
-        """Whether a folder is an orbax checkpoint."""
+        """Returns whether a folder is an orbax checkpoint."""
         marks = ("_METADATA", "_CHECKPOINT_METADATA", "checkpoint", "manifest.ocdbt")
         return any((folder / mark).exists() for mark in marks)
 
@@ -140,12 +147,12 @@ class OrbaxTensors:
     def read(self, name: str) -> np.ndarray:
         layer = name.split("/")[0]
         if self._layer[0] != layer:
-            self._layer = ("", {})  # let go of the last one first
+            self._layer = ("", {})  # Free the previous layer first.
             self._layer = (layer, self._restore(layer))
         return self._layer[1][name]
 
     def _restore(self, layer: str) -> dict[str, np.ndarray]:
-        """The tensors of one top-level group."""
+        """Restores the tensors of one top-level group."""
         import orbax.checkpoint
 
         names = [name for name in self._leaves if name.split("/")[0] == layer]
@@ -166,7 +173,7 @@ class OrbaxTensors:
 
 
 def _flatten(tree: dict, prefix: str = ""):
-    """Leaves of a nested dictionary by their keys, joined with slashes."""
+    """Yields the leaves of a nested dictionary with their keys joined by slashes."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}/")

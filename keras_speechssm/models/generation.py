@@ -1,9 +1,8 @@
-"""Sampling from a language model in compiled blocks, from state to state.
+"""Sampling from a language model in compiled blocks, and the state of a generation.
 
-It knows nothing about what the tokens mean. A model here is anything with
-`advance(token_ids, state)`. Randomness is counter-based: token n of session b is drawn
-with a number that depends on (seed, b, n) only, so neither the size of the blocks nor a
-stop in between changes what is sampled.
+A model is anything with `advance(token_ids, state)`. Random numbers are counter-based: token n of
+session b is drawn with a number that depends on (seed, b, n) only. Neither the size of the blocks
+nor an interruption changes what is sampled.
 """
 
 import os
@@ -18,17 +17,17 @@ from keras import ops
 from keras_speechssm.files import atomic_write
 
 BLOCK_SIZE = 256
-"""Tokens that one call of the compiled sampler can make, and a chunk of a prompt."""
+"""Most tokens that one call of the compiled sampler makes, and tokens of a chunk of a prompt."""
 
 
 class GenerationState(NamedTuple):
-    """All that a generation needs to go on; plain arrays and two integers.
+    """The state of a generation: arrays and two integers. It can be saved and continued later.
 
     Attributes:
-        model: the model's state, a nested structure of arrays.
-        logits: float32 (batch, vocabulary), the scores of the token to come.
-        num_generated: int. Tokens of each session sampled so far.
-        seed: int. Seed of the whole generation.
+        model: State of the model, a nested structure of arrays.
+        logits: float32 (batch, vocabulary), logits of the next token.
+        num_generated: Number of tokens sampled so far per session.
+        seed: Seed of the whole generation.
     """
 
     model: Any
@@ -38,13 +37,18 @@ class GenerationState(NamedTuple):
 
 
 def copy_generation_state(state: GenerationState) -> GenerationState:
-    """The same state in arrays of its own, which a compiled block may take over."""
+    """Returns a copy of the state, whose buffers a compiled block may reuse."""
     model, logits = keras.tree.map_structure(ops.copy, (state.model, state.logits))
     return state._replace(model=model, logits=logits)
 
 
 def save_generation_state(state: GenerationState, path: str | os.PathLike) -> None:
-    """Writes the state of a generation as one `.npz` file, whole or not at all."""
+    """Writes the state of a generation to one `.npz` file, atomically.
+
+    Args:
+        state: From `start_generation` or `continue_generation`.
+        path: Path of the file.
+    """
     arrays = {
         f"leaf_{number}": ops.convert_to_numpy(ops.cast(leaf, _plain_dtype(leaf)))
         for number, leaf in enumerate(keras.tree.flatten((state.model, state.logits)))
@@ -54,14 +58,15 @@ def save_generation_state(state: GenerationState, path: str | os.PathLike) -> No
 
 
 def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationState:
-    """Reads a state that `save_generation_state` has written for the same model.
+    """Reads a state that `save_generation_state` wrote for the same model.
 
     Args:
-        model: the `SpeechSSM` or `SpeechTransformer` that goes on.
-        path: the `.npz` file.
+        model: The `SpeechSSM` or `SpeechTransformer` that continues.
+        path: Path of the `.npz` file.
 
     Raises:
-        ValueError: the file is damaged or of something else, or belongs to a model of other sizes.
+        ValueError: If the file is damaged, is something else, or belongs to a model of other
+            sizes.
     """
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -69,7 +74,9 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
         batch = arrays["leaf_0"].shape[0]
         num_generated, seed = int(arrays["num_generated"]), int(arrays["seed"])
     except (ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile):
-        raise ValueError(f"{os.fspath(path)!r} is damaged, or no state of a generation.") from None
+        raise ValueError(
+            f"{os.fspath(path)!r} is damaged or is not the state of a generation."
+        ) from None
     logits = ops.zeros((batch, model.backbone.vocabulary_size), dtype="float32")
     like = (model.initial_state(batch), logits)
     leaves = keras.tree.flatten(like)
@@ -77,8 +84,8 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
     expected = [tuple(leaf.shape) for leaf in leaves]
     if found != expected:
         raise ValueError(
-            f"The state in {os.fspath(path)!r} does not fit this model: load it with the "
-            "preset that it was saved with."
+            f"The state in {os.fspath(path)!r} does not fit this model; load it with the model "
+            "that it was saved with."
         )
     loaded = [
         ops.convert_to_tensor(arrays[f"leaf_{number}"], dtype=leaf.dtype)
@@ -89,12 +96,12 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
 
 
 def reorder_state(state: Any, indices: Any) -> Any:
-    """The state whose row n is row `indices[n]` of `state`, as a beam search asks for.
+    """Returns the state whose row n is row `indices[n]` of `state`, for beam search.
 
     Rows may be repeated or left out, so this also widens or narrows a batch.
 
     Args:
-        state: a model's state or any nested structure of arrays (batch, ...), such as
+        state: The state of a model, or any nested structure of arrays (batch, ...), such as
             `(generation.model, generation.logits)` of a `GenerationState`.
         indices: int (new_batch,).
 
@@ -106,12 +113,18 @@ def reorder_state(state: Any, indices: Any) -> Any:
 
 
 def draw_uniforms(seed: int, batch_size: int, start: int, count: int) -> np.ndarray:
-    """Uniform numbers in (0, 1] for tokens `start` to `start + count` of each session.
+    """Draws uniform numbers in (0, 1] for tokens `start` to `start + count` of each session.
+
+    Args:
+        seed: Seed of the generation.
+        batch_size: Number of sessions.
+        start: Index of the first token.
+        count: Number of tokens.
 
     Returns:
         float32 (count, batch_size). Column b depends on (seed, b) only.
     """
-    # A counter of Philox gives four numbers; a float32 in (0, 1] holds 24 bits.
+    # One counter of Philox gives four numbers, and a float32 in (0, 1] has 24 bits.
     first, skip = start // 4, start % 4
     columns = []
     for row in range(batch_size):
@@ -123,15 +136,15 @@ def draw_uniforms(seed: int, batch_size: int, start: int, count: int) -> np.ndar
 
 
 def sample_tokens(logits, uniform, temperature, top_k: int | None = None, top_p=None):
-    """Draws one token a session by inverting the cumulative distribution.
+    """Draws one token per session by inverting the cumulative distribution.
 
     Args:
         logits: float32 (batch, vocabulary).
         uniform: float32 (batch,) in (0, 1].
-        temperature: scalar array. At 0 the likeliest token is taken.
-        top_k: int or `None`. Only the k likeliest tokens can be drawn.
-        top_p: scalar array or `None`. Only the fewest tokens that together have this
-            probability can be drawn (nucleus sampling, arXiv 1904.09751).
+        temperature: Scalar array. 0 takes the most likely token.
+        top_k: Samples from the k most likely tokens. Defaults to `None`: from all.
+        top_p: Scalar array: samples from the smallest set of tokens whose probabilities sum to at
+            least `top_p` (nucleus sampling, arXiv 1904.09751). Defaults to `None`: from all.
 
     Returns:
         int32 (batch,).
@@ -144,11 +157,11 @@ def sample_tokens(logits, uniform, temperature, top_k: int | None = None, top_p=
     if top_p is not None:
         ordered = ops.flip(ops.sort(probabilities, axis=-1), axis=-1)
         before = ops.cumsum(ordered, axis=-1) - ordered
-        inside = before < ops.maximum(top_p, 1e-6)  # float32 has no room for every top_p
+        inside = before < ops.maximum(top_p, 1e-6)  # a tiny top_p is 0 in float32
         threshold = ops.min(ops.where(inside, ordered, np.inf), axis=-1, keepdims=True)
         probabilities = ops.where(probabilities < threshold, 0.0, probabilities)
     possible = probabilities > 0
-    # A parallel sum need not be monotone: impossible tokens are kept out explicitly.
+    # A parallel cumulative sum need not be monotone, so exclude impossible tokens explicitly.
     cumulative = ops.where(possible, ops.cumsum(probabilities, axis=-1), 0.0)
     target = uniform[:, None] * ops.max(cumulative, axis=-1, keepdims=True)
     reached = ops.logical_and(cumulative >= target, possible)
@@ -157,18 +170,18 @@ def sample_tokens(logits, uniform, temperature, top_k: int | None = None, top_p=
 
 
 def _first_true(mask):
-    """The first index at which `mask` (batch, vocabulary) is True: int32 (batch,)."""
-    # Not argmax: XLA on CPU does not vectorize its pairs of value and index.
+    """The first index at which `mask` (batch, vocabulary) is `True`: int32 (batch,)."""
+    # Not `argmax`: XLA reduces pairs of value and index, which it does not vectorize on CPU.
     indices = ops.arange(mask.shape[-1], dtype="int32")
     return ops.min(ops.where(mask, indices, mask.shape[-1] - 1), axis=-1)
 
 
 def make_sample_block(model: Any, top_k: int | None, use_top_p: bool) -> Callable:
-    """A function that samples up to `BLOCK_SIZE` tokens, to be compiled once.
+    """Returns a function that samples up to `BLOCK_SIZE` tokens, to be compiled once.
 
-    The number of tokens is an argument of the compiled function, so that every request
-    runs in the same executable. Each sampled token is fed to the model once, at once:
-    the state that is returned has seen all the tokens that are returned.
+    The number of tokens is an argument of the compiled function, so every request runs the same
+    executable. Each sampled token is fed to the model immediately: the state that is returned has
+    seen all the tokens that are returned.
     """
 
     def sample_block(state, logits, uniforms, count, temperature, top_p):
@@ -192,10 +205,10 @@ def make_sample_block(model: Any, top_k: int | None, use_top_p: bool) -> Callabl
 
 
 def make_prefill(model: Any) -> Callable:
-    """A function that consumes one chunk of a prompt, to be compiled once.
+    """Returns a function that reads one chunk of a prompt, to be compiled once.
 
-    Logits are computed at each session's last real token only, and stay as they were
-    where a chunk holds padding alone.
+    It computes logits at the last real token of each session only, and keeps the old logits
+    if a chunk is all padding.
     """
 
     def read_chunk(state, logits, token_ids, padding_mask):
@@ -210,7 +223,7 @@ def make_prefill(model: Any) -> Callable:
 
 
 def make_score_chunk(model: Any) -> Callable:
-    """A function that scores the tokens after each one of a chunk, to be compiled once."""
+    """Returns a function that scores the token after each one of a chunk, to be compiled once."""
 
     def score_chunk(state, token_ids, targets, padding_mask):
         logits, state = model.advance(token_ids, state, padding_mask)

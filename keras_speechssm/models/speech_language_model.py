@@ -1,16 +1,19 @@
-"""The interface that SpeechSSM and SpeechTransformer share."""
+"""What SpeechSSM and SpeechTransformer share: generation, streaming, scoring and `fit`."""
 
+import dataclasses
 import math
 import operator
-import secrets
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import keras
+import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_speechssm.checks import token_array
 from keras_speechssm.compilation import CompiledFunctions
-from keras_speechssm.models import speech_language_model as requests
+from keras_speechssm.config import draw_seed
 from keras_speechssm.models.generation import (
     BLOCK_SIZE,
     GenerationState,
@@ -23,54 +26,58 @@ from keras_speechssm.models.generation import (
 from keras_speechssm.models.optional_inputs import OptionalInputs
 
 
-def read_tokens(token_ids, padding_mask, vocabulary_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Checked token ids, int32 (batch, time), and mask, bool (batch, time).
+class Prompts(NamedTuple):
+    """Checked token ids of a batch.
+
+    Attributes:
+        token_ids: int32 (batch, time), 0 at padding.
+        mask: bool (batch, time), `True` at real tokens.
+        batched: Whether the caller passed a batch, and not a single sequence.
+    """
+
+    token_ids: np.ndarray
+    mask: np.ndarray
+    batched: bool
+
+
+def read_prompts(token_ids: Any, padding_mask: Any, vocabulary_size: int | None) -> Prompts:
+    """Checks token ids (time,) or (batch, time) and their mask.
+
+    Args:
+        token_ids: int (time,) or (batch, time).
+        padding_mask: bool of the same shape, `True` at real tokens, or `None`.
+        vocabulary_size: Number of ids, or `None` if it is unknown.
 
     Raises:
-        ValueError: not two axes, not integers, empty, ids out of range, or a mask of
-            another shape.
+        ValueError: If the shape or dtype is wrong, an id is out of range, or a row has no real
+            token.
     """
-    token_ids = _to_numpy("token_ids", token_ids)
-    if token_ids.ndim != 2:
-        raise ValueError(
-            f"token_ids has shape {token_ids.shape}; give (batch, time), such as tokens[None]."
-        )
-    if 0 in token_ids.shape:
-        raise ValueError(
-            f"token_ids is empty, shape {token_ids.shape}: give at least one token a prompt."
-        )
-    if not np.issubdtype(token_ids.dtype, np.integer):
-        raise ValueError(f"token_ids has dtype {token_ids.dtype}; give integers.")
-    mask = np.ones(token_ids.shape, bool)
     if padding_mask is not None:
-        mask = _to_numpy("padding_mask", padding_mask).astype(bool)
-    if mask.shape != token_ids.shape:
-        raise ValueError(
-            f"padding_mask has shape {mask.shape} and token_ids {token_ids.shape}; make them equal."
-        )
+        padding_mask = padding_mask.cpu() if hasattr(padding_mask, "cpu") else padding_mask
+        padding_mask = np.asarray(padding_mask).astype(bool)
+    tokens = token_array(token_ids, "token_ids", vocabulary_size=vocabulary_size, mask=padding_mask)
+    batched = tokens.ndim == 2
+    mask = np.ones(tokens.shape, bool) if padding_mask is None else padding_mask
+    tokens, mask = np.atleast_2d(tokens), np.atleast_2d(mask)
     if not mask.any(axis=1).all():
         row = int(np.argmin(mask.any(axis=1)))
-        raise ValueError(f"Prompt {row} of token_ids is empty: give at least one real token.")
-    real = token_ids[mask]
-    if real.min() < 0 or real.max() >= vocabulary_size:
         raise ValueError(
-            f"token_ids holds ids from {real.min()} to {real.max()}; this model's vocabulary "
-            f"is 0 to {vocabulary_size - 1}."
+            f"Row {row} of token_ids is all padding; expected at least one real token."
         )
-    return np.where(mask, token_ids, 0).astype("int32"), mask
+    return Prompts(np.where(mask, tokens, 0).astype("int32"), mask, batched)
 
 
 def align(
     token_ids: np.ndarray, mask: np.ndarray, side: str, multiple: int, extra: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moves each row's real tokens together to one side and pads to a static length.
+    """Moves the real tokens of each row to one side, and pads to one of few lengths.
 
     Args:
         token_ids: int32 (batch, time).
-        mask: bool (batch, time), True = real.
+        mask: bool (batch, time), `True` at real tokens.
         side: `"left"`: real tokens first; `"right"`: real tokens last.
-        multiple: the new length is a multiple of this, plus `extra`.
-        extra: int. Defaults to `0`.
+        multiple: The new length is a multiple of this, plus `extra`.
+        extra: Defaults to `0`.
 
     Returns:
         Token ids and mask of the new length.
@@ -86,65 +93,110 @@ def align(
     return tokens, new_mask
 
 
-def read_count(name: str, value) -> int:
-    """A positive int, or `ValueError`."""
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from the logits.
+
+    Attributes:
+        temperature: At least 0; 0 takes the most likely token.
+        top_k: Samples from the k most likely tokens; `None` from all.
+        top_p: Nucleus sampling: samples from the smallest set of tokens whose probabilities sum
+            to at least `top_p`; `None` from all.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def check(self, vocabulary_size: int) -> "Sampling":
+        """Raises `ValueError` if a setting is out of range; returns itself."""
+        temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
+        numbers = int | float | np.number
+        if not (isinstance(temperature, numbers) and 0 <= temperature < math.inf):
+            raise ValueError(
+                f"temperature is {temperature}; expected a finite number of at least 0."
+            )
+        if top_k is not None and not 1 <= _to_int("top_k", top_k) <= vocabulary_size:
+            raise ValueError(f"top_k is {top_k}; expected an integer from 1 to {vocabulary_size}.")
+        if top_p is not None and not (isinstance(top_p, numbers) and 0 < top_p <= 1):
+            raise ValueError(f"top_p is {top_p}; expected a number above 0 and at most 1.")
+        return self
+
+
+def read_sampler(sampler: Any) -> Sampling:
+    """Converts a KerasHub sampler, or its name, to the settings of `generate`.
+
+    Args:
+        sampler: `"greedy"`, `"random"`, `"top_k"` or `"top_p"`, or a `GreedySampler`,
+            `RandomSampler`, `TopKSampler` or `TopPSampler` of `keras_hub.samplers`. A seed of the
+            sampler is ignored: pass `seed` to `generate`.
+
+    Raises:
+        ValueError: If the sampler is unknown or is not supported.
+    """
+    names = "'greedy', 'random', 'top_k' and 'top_p'"
+    try:
+        found = keras_hub.samplers.get(sampler)
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"sampler is {sampler!r}; expected one of {names}.") from None
+    kind = type(found)
+    if kind is keras_hub.samplers.GreedySampler:
+        return Sampling(temperature=0.0)
+    if kind is keras_hub.samplers.RandomSampler:
+        return Sampling(found.temperature)
+    if kind is keras_hub.samplers.TopKSampler:
+        return Sampling(found.temperature, top_k=found.k)
+    if kind is keras_hub.samplers.TopPSampler:
+        return Sampling(found.temperature, top_k=found.k, top_p=found.p)
+    raise ValueError(f"{kind.__name__} is not supported; the supported samplers are {names}.")
+
+
+def read_count(name: str, value: Any) -> int:
+    """Returns a positive int, or raises `ValueError`."""
     count = _to_int(name, value)
     if count < 1:
-        raise ValueError(f"{name} is {value}; give an integer of at least 1.")
+        raise ValueError(f"{name} is {value}; expected an integer of at least 1.")
     return count
 
 
-def read_seed(seed) -> int:
-    """A non-negative int below 2^63, or `ValueError`."""
+def read_seed(seed: Any) -> int:
+    """Returns an int from 0 to 2^63 - 1, or raises `ValueError`."""
     number = _to_int("seed", seed)
     if not 0 <= number < 2**63:
-        raise ValueError(f"seed is {seed}; give an integer of at least 0 and below 2^63.")
+        raise ValueError(f"seed is {seed}; expected an integer from 0 to 2^63 - 1.")
     return number
 
 
-def check_sampling(temperature, top_k, top_p, vocabulary_size: int) -> None:
-    """`ValueError` where a sampling argument is out of its range."""
-    if not (isinstance(temperature, int | float | np.number) and 0 <= temperature < math.inf):
-        raise ValueError(f"temperature is {temperature}; give a finite number of at least 0.")
-    if top_k is not None and not 1 <= _to_int("top_k", top_k) <= vocabulary_size:
-        raise ValueError(f"top_k is {top_k}; give an integer from 1 to {vocabulary_size}.")
-    if top_p is not None and not (isinstance(top_p, int | float | np.number) and 0 < top_p <= 1):
-        raise ValueError(f"top_p is {top_p}; give a number above 0 and at most 1.")
-
-
-def _to_numpy(name: str, value) -> np.ndarray:
-    try:
-        # Tensors of any backend, on any device, and plain lists.
-        return np.asarray(value.cpu() if hasattr(value, "cpu") else value)
-    except (ValueError, TypeError, RuntimeError):
-        raise ValueError(
-            f"{name} is no array of (batch, time): pad its rows to one length."
-        ) from None
-
-
-def _to_int(name: str, value) -> int:
+def _to_int(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise ValueError(f"{name} is {value!r}; give an integer.") from None
+        raise ValueError(f"{name} is {value!r}; expected an integer.") from None
 
 
 class SpeechLanguageModel(OptionalInputs):
     """Mixin: generation, streaming, scoring and `fit` over explicit state.
 
-    A class gives `initial_state(batch_size)`, `advance_hidden(token_ids, state,
-    padding_mask)` -> (hidden states, state) and `project(hidden)` -> logits. Nothing of a
-    generation is kept on the model: whoever generates holds the state.
+    A class defines `initial_state(batch_size)`, `advance_hidden(token_ids, state, padding_mask)`
+    -> (hidden states, state) and `project(hidden)` -> logits. The model holds nothing of a
+    generation: the caller holds the state. It is a `keras_speechssm.layers.StreamingLayer`.
+
+    In KerasHub's `CausalLM` the corresponding names are `generate(max_length=, strip_prompt=)`,
+    `compile(sampler=)` and `score(scoring_mode="loss")`. The first two are accepted here too;
+    `score` here returns the log-likelihood of each sequence, and `log_probabilities` that of each
+    token.
     """
 
+    _sampler: Sampling | None = None
+
     def advance(self, token_ids, state, padding_mask=None):
-        """Continues from `state` over a chunk of any length.
+        """Processes the next chunk of a sequence, of any length.
 
         Args:
             token_ids: int (batch, time).
-            state: from `initial_state` or an earlier call; it is not changed.
-            padding_mask: bool (batch, time), True = real, or `None`. Padding anywhere
-                changes nothing.
+            state: From `initial_state` or an earlier call. It is not changed.
+            padding_mask: bool (batch, time), `True` at real tokens. Padding may be anywhere and
+                changes nothing. Defaults to `None`: all tokens are real.
 
         Returns:
             Logits float32 (batch, time, vocabulary) and the new state.
@@ -155,37 +207,68 @@ class SpeechLanguageModel(OptionalInputs):
     def generate(
         self,
         token_ids,
-        num_tokens: int,
-        temperature: float = 1.0,
+        num_tokens: int | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         padding_mask=None,
+        max_length: int | None = None,
+        strip_prompt: bool = True,
     ) -> np.ndarray:
         """Continues each prompt of a batch.
 
+        If none of `temperature`, `top_k` and `top_p` is given, the `sampler` of `compile` is
+        used; without one, tokens are sampled at temperature 1.
+
         Args:
-            token_ids: int (batch, time), the prompts.
-            num_tokens: int. New tokens of each prompt.
-            temperature: float, at least 0; 0 takes the likeliest token each time.
-            top_k: int or `None`. Draw from the k likeliest tokens only.
-            top_p: float in (0, 1] or `None`. Draw from the fewest tokens of this mass.
-            seed: int, at least 0; the same one gives the same tokens on the same backend.
-                Defaults to `None`: another one each time.
-            padding_mask: bool (batch, time), True = real, where prompts differ in length.
+            token_ids: int (batch, time) or (time,), the prompts.
+            num_tokens: Number of new tokens per prompt.
+            temperature: At least 0; 0 takes the most likely token each time. Defaults to `1.0`.
+            top_k: Samples from the k most likely tokens. Defaults to `None`: from all.
+            top_p: Nucleus sampling: samples from the smallest set of tokens whose probabilities
+                sum to at least `top_p` (Holtzman et al. 2019, arXiv 1904.09751). Defaults to
+                `None`: from all.
+            seed: The same seed gives the same tokens. Defaults to `None`: a new seed that
+                `keras.utils.set_random_seed` determines.
+            padding_mask: bool, of the shape of `token_ids`, `True` at real tokens, for prompts of
+                different lengths. Defaults to `None`: all tokens are real.
+            max_length: Number of tokens of the longest prompt and its continuation together,
+                instead of `num_tokens`.
+            strip_prompt: If `False`, the prompts are returned before the new tokens. Defaults to
+                `True`.
 
         Returns:
-            int32 (batch, num_tokens), the new tokens only.
+            int32 (batch, num_tokens), or (num_tokens,) for a single prompt.
+
+        Raises:
+            ValueError: If an argument is out of range, or neither or both of `num_tokens` and
+                `max_length` are given.
         """
-        num_tokens = requests.read_count("num_tokens", num_tokens)
-        state = self.start_generation(token_ids, seed=seed, padding_mask=padding_mask)
-        return self._continue_in_place(state, num_tokens, temperature, top_k, top_p)[0]
+        prompts = read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
+        if (num_tokens is None) == (max_length is None):
+            raise ValueError("generate takes either num_tokens or max_length; give one of them.")
+        if max_length is not None:
+            longest = int(prompts.mask.sum(axis=1).max())
+            num_tokens = read_count("max_length", max_length) - longest
+            if num_tokens < 1:
+                raise ValueError(
+                    f"max_length is {max_length}, but the longest prompt has {longest} tokens; "
+                    "expected more."
+                )
+        num_tokens = read_count("num_tokens", num_tokens)
+        sampling = self._read_sampling(temperature, top_k, top_p)
+        state = self._start(prompts, seed)
+        tokens = self._continue_in_place(state, num_tokens, sampling)[0]
+        if not strip_prompt:
+            tokens = np.concatenate([prompts.token_ids, tokens], axis=1)
+        return tokens if prompts.batched else tokens[0]
 
     def stream(
         self,
         token_ids=None,
         block_size: int = 250,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
@@ -193,66 +276,83 @@ class SpeechLanguageModel(OptionalInputs):
         padding_mask=None,
         state: GenerationState | None = None,
     ) -> Iterator[np.ndarray]:
-        """Continues each prompt without end, or for `num_tokens`, block by block.
+        """Continues each prompt block by block, without end or for `num_tokens`.
 
-        The tokens are those of `generate` with the same seed, whatever `block_size`.
+        With the same seed the tokens are those of `generate`, for any `block_size`.
 
         Args:
-            token_ids: int (batch, time), the prompts; `None` where `state` is given.
-            block_size: int. Tokens of a block (250 are 10 s).
-            num_tokens: int. Stop after this many tokens, the last block being shorter.
-                Defaults to `None`: without end.
-            state: a `GenerationState` to go on from, in place of a prompt.
-            temperature, top_k, top_p, seed, padding_mask: see `generate`.
+            token_ids: int (batch, time) or (time,), the prompts; `None` if `state` is given.
+            block_size: Number of tokens per block. Defaults to `250`, which is 10 s.
+            temperature: See `generate`.
+            top_k: See `generate`.
+            top_p: See `generate`.
+            seed: See `generate`.
+            num_tokens: Stops after this many tokens; the last block may be shorter. Defaults to
+                `None`: without end.
+            padding_mask: See `generate`.
+            state: A `GenerationState` to continue from, instead of a prompt.
 
         Returns:
-            Iterator of int32 (batch, block_size).
+            Iterator of int32 (batch, block_size), or (block_size,) for a single prompt.
+
+        Raises:
+            ValueError: If an argument is out of range, or neither or both of `token_ids` and
+                `state` are given. It is raised by this call, not by the iterator.
         """
-        block_size = requests.read_count("block_size", block_size)
+        block_size = read_count("block_size", block_size)
         if num_tokens is not None:
-            num_tokens = requests.read_count("num_tokens", num_tokens)
-        requests.check_sampling(temperature, top_k, top_p, self.backbone.vocabulary_size)
+            num_tokens = read_count("num_tokens", num_tokens)
+        sampling = self._read_sampling(temperature, top_k, top_p)
         if (state is None) == (token_ids is None):
-            raise ValueError("stream takes either token_ids or state: give exactly one of them.")
+            raise ValueError("stream takes either token_ids or state; give one of them.")
+        batched = True
         if state is None:
-            state = self.start_generation(token_ids, seed=seed, padding_mask=padding_mask)
+            prompts = read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
+            batched, state = prompts.batched, self._start(prompts, seed)
         else:
             state = copy_generation_state(state)
-        return self._stream_blocks(state, block_size, num_tokens, (temperature, top_k, top_p))
+        blocks = self._stream_blocks(state, block_size, num_tokens, sampling)
+        return blocks if batched else (block[0] for block in blocks)
 
     def _stream_blocks(self, state, block_size, num_tokens, sampling):
         while num_tokens is None or num_tokens > 0:
             size = block_size if num_tokens is None else min(block_size, num_tokens)
-            tokens, state = self._continue_in_place(state, size, *sampling)
+            tokens, state = self._continue_in_place(state, size, sampling)
             yield tokens
             num_tokens = None if num_tokens is None else num_tokens - size
 
     def start_generation(
         self, token_ids, seed: int | None = None, padding_mask=None
     ) -> GenerationState:
-        """Consumes the prompts; `continue_generation` goes on from what is returned.
+        """Reads the prompts; `continue_generation` continues from the state it returns.
 
-        The state can be kept on disk by `generation.save_generation_state`.
+        `keras_speechssm.models.generation` has functions to save, load and reorder the state.
+
+        Args:
+            token_ids: int (batch, time), or (time,) for a batch of one.
+            seed: See `generate`.
+            padding_mask: See `generate`.
         """
-        token_ids, padding_mask = requests.read_tokens(
-            token_ids, padding_mask, self.backbone.vocabulary_size
-        )
-        seed = secrets.randbits(63) if seed is None else requests.read_seed(seed)
-        # Padding goes to the left, so that the last chunk ends in real tokens; chunks of
-        # one size keep a prompt of another length from compiling anew.
-        token_ids, padding_mask = requests.align(token_ids, padding_mask, "right", BLOCK_SIZE)
+        prompts = read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
+        return self._start(prompts, seed)
+
+    def _start(self, prompts: Prompts, seed: int | None) -> GenerationState:
+        seed = draw_seed() if seed is None else read_seed(seed)
+        # Padding goes to the left, so that the last chunk ends in real tokens. Chunks of one
+        # size, so that a prompt of another length is not compiled again.
+        token_ids, mask = align(prompts.token_ids, prompts.mask, "right", BLOCK_SIZE)
         batch, time = token_ids.shape
         state = self.initial_state(batch)
-        self._check_room(state, int(padding_mask.sum(axis=1).max()))
+        self._check_capacity(state, int(mask.sum(axis=1).max()))
         logits = ops.zeros((batch, self.backbone.vocabulary_size), dtype="float32")
-        read_chunk = self._compiled("prompt", lambda: make_prefill(self), donated=(0, 1))
+        prefill = self._compiled("prompt", lambda: make_prefill(self), donated=(0, 1))
         for start in range(0, time, BLOCK_SIZE):
             chunk = slice(start, start + BLOCK_SIZE)
-            state, logits = read_chunk(
+            state, logits = prefill(
                 state,
                 logits,
                 ops.convert_to_tensor(token_ids[:, chunk]),
-                ops.convert_to_tensor(padding_mask[:, chunk]),
+                ops.convert_to_tensor(mask[:, chunk]),
             )
         return GenerationState(state, logits, 0, seed)
 
@@ -260,25 +360,41 @@ class SpeechLanguageModel(OptionalInputs):
         self,
         state: GenerationState,
         num_tokens: int,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> tuple[np.ndarray, GenerationState]:
-        """Samples `num_tokens` more; returns them, int32 (batch, num_tokens), and the new state.
+        """Samples more tokens from a state.
 
-        `state` is not changed: going on from it again gives the same tokens.
+        Args:
+            state: From `start_generation` or an earlier call. It is not changed: continuing from
+                it again gives the same tokens.
+            num_tokens: Number of new tokens per session.
+            temperature: See `generate`.
+            top_k: See `generate`.
+            top_p: See `generate`.
+
+        Returns:
+            The new tokens, int32 (batch, num_tokens), and the new state.
         """
-        own = copy_generation_state(state)
-        return self._continue_in_place(own, num_tokens, temperature, top_k, top_p)
+        sampling = self._read_sampling(temperature, top_k, top_p)
+        return self._continue_in_place(copy_generation_state(state), num_tokens, sampling)
 
-    def _continue_in_place(self, state, num_tokens, temperature, top_k, top_p):
-        """`continue_generation` of a state that nobody else holds."""
-        num_tokens = requests.read_count("num_tokens", num_tokens)
-        requests.check_sampling(temperature, top_k, top_p, self.backbone.vocabulary_size)
-        self._check_room(state.model, num_tokens)
+    def _read_sampling(self, temperature, top_k, top_p) -> Sampling:
+        if temperature is None and top_k is None and top_p is None and self._sampler is not None:
+            sampling = self._sampler
+        else:
+            sampling = Sampling(1.0 if temperature is None else temperature, top_k, top_p)
+        return sampling.check(self.backbone.vocabulary_size)
+
+    def _continue_in_place(self, state: GenerationState, num_tokens: int, sampling: Sampling):
+        """Like `continue_generation`, but may reuse the buffers of `state`."""
+        num_tokens = read_count("num_tokens", num_tokens)
+        self._check_capacity(state.model, num_tokens)
+        top_k, use_top_p = sampling.top_k, sampling.top_p is not None
         sample_block = self._compiled(
-            ("block", top_k, top_p is not None),
-            lambda: make_sample_block(self, top_k, top_p is not None),
+            ("block", top_k, use_top_p),
+            lambda: make_sample_block(self, top_k, use_top_p),
             donated=(0, 1),
         )
         blocks = []
@@ -292,8 +408,8 @@ class SpeechLanguageModel(OptionalInputs):
                 state.logits,
                 ops.convert_to_tensor(uniforms),
                 ops.convert_to_tensor(count, dtype="int32"),
-                ops.convert_to_tensor(temperature, dtype="float32"),
-                ops.convert_to_tensor(1.0 if top_p is None else top_p, dtype="float32"),
+                ops.convert_to_tensor(sampling.temperature, dtype="float32"),
+                ops.convert_to_tensor(sampling.top_p if use_top_p else 1.0, dtype="float32"),
             )
             blocks.append(ops.convert_to_numpy(tokens)[:count].T)
             state = GenerationState(model_state, logits, state.num_generated + count, state.seed)
@@ -301,25 +417,24 @@ class SpeechLanguageModel(OptionalInputs):
         return np.concatenate(blocks, axis=1), state
 
     def log_probabilities(self, token_ids, padding_mask=None) -> np.ndarray:
-        """Log-probability (nats) of each token given those before it.
+        """Returns the log-probability (nats) of each token given the tokens before it.
 
-        The first real token of a sequence has none before it: it and padding have 0.
-        Runs in chunks from state to state, so that any length fits into memory.
+        The first real token of a sequence has no token before it: it and padding get 0. The
+        sequence is processed in chunks, so any length fits into memory.
 
         Args:
-            token_ids: int (batch, time).
-            padding_mask: bool (batch, time), True = real; padding may lie anywhere.
+            token_ids: int (batch, time) or (time,).
+            padding_mask: bool, of the shape of `token_ids`, `True` at real tokens. Padding may
+                be anywhere. Defaults to `None`: all tokens are real.
 
         Returns:
-            float32 (batch, time).
+            float32 of the shape of `token_ids`.
         """
-        token_ids, given_mask = requests.read_tokens(
-            token_ids, padding_mask, self.backbone.vocabulary_size
-        )
-        # Each token must find the real token before it: real ones first, padding after.
-        tokens, mask = requests.align(token_ids, given_mask, "left", BLOCK_SIZE, extra=1)
+        prompts = read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
+        # Each token needs the real token before it: real tokens first, padding after them.
+        tokens, mask = align(prompts.token_ids, prompts.mask, "left", BLOCK_SIZE, extra=1)
         state = self.initial_state(tokens.shape[0])
-        self._check_room(state, int(mask.sum(axis=1).max()))
+        self._check_capacity(state, int(mask.sum(axis=1).max()))
         score_chunk = self._compiled("score", lambda: make_score_chunk(self))
         scores = []
         for start in range(0, tokens.shape[1] - 1, BLOCK_SIZE):
@@ -333,20 +448,44 @@ class SpeechLanguageModel(OptionalInputs):
             )
             scores.append(ops.convert_to_numpy(picked))
         scores = np.pad(np.concatenate(scores, axis=1), ((0, 0), (1, 0)))
-        order = np.maximum(np.cumsum(given_mask, axis=1) - 1, 0)
-        back = np.take_along_axis(scores, order, axis=1)
-        return np.where(given_mask, back, 0.0).astype("float32")
+        order = np.maximum(np.cumsum(prompts.mask, axis=1) - 1, 0)
+        scores = np.take_along_axis(scores, order, axis=1)
+        scores = np.where(prompts.mask, scores, 0.0).astype("float32")
+        return scores if prompts.batched else scores[0]
 
     def score(self, token_ids, padding_mask=None) -> np.ndarray:
-        """Log-likelihood (nats) of each sequence after its first token, float32 (batch,).
+        """Returns the log-likelihood (nats) of each sequence after its first token.
 
-        Takes the arguments of `log_probabilities`.
+        KerasHub's `CausalLM.score` returns logits or losses of each token instead.
+
+        Args:
+            token_ids: int (batch, time) or (time,).
+            padding_mask: bool, see `log_probabilities`.
+
+        Returns:
+            float32 (batch,), or a scalar for a single sequence.
         """
         log_probabilities = self.log_probabilities(token_ids, padding_mask)
-        return log_probabilities.sum(axis=1, dtype="float64").astype("float32")
+        return log_probabilities.sum(axis=-1, dtype="float64").astype("float32")
 
-    def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
-        """`keras.Model.compile` with next-token cross-entropy as the default."""
+    def compile(
+        self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler=None, **kwargs
+    ):
+        """Configures training, and sampling in `generate`.
+
+        Args:
+            optimizer: See `keras.Model.compile`. Defaults to `"auto"`: Adam at 2e-5.
+            loss: Defaults to `"auto"`: cross-entropy of the next token.
+            weighted_metrics: Defaults to `"auto"`: accuracy of the next token.
+            sampler: `"greedy"`, `"random"`, `"top_k"`, `"top_p"`, or such a sampler of
+                `keras_hub.samplers`: the default of `generate` and `stream`. Defaults to `None`:
+                sampling at temperature 1.
+            **kwargs: Further arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: If the sampler is unknown or is not supported.
+        """
+        self._sampler = None if sampler is None else read_sampler(sampler)
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.Adam(2e-5)
         if isinstance(loss, str) and loss == "auto":
@@ -355,10 +494,15 @@ class SpeechLanguageModel(OptionalInputs):
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy()]
         super().compile(optimizer=optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)
 
-    # KerasHub's tasks turn the data into a grain or tf.data pipeline, which need not be
-    # installed and take no PyDataset; without a preprocessor there is nothing to map.
-    def fit(self, *args, **kwargs):
-        return self._trainer("fit")(*args, **kwargs)
+    # KerasHub's tasks turn the data into a grain or tf.data pipeline. Those need not be installed
+    # and do not take a PyDataset, and without a preprocessor there is nothing to map.
+    def fit(self, x=None, y=None, *args, **kwargs):
+        if self.preprocessor is None and y is None and _is_array(x):
+            raise ValueError(
+                "fit got token ids without targets; pass x=tokens[:, :-1] and y=tokens[:, 1:], or "
+                "a dataset of (inputs, targets, weights)."
+            )
+        return self._trainer("fit")(x, y, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         return self._trainer("evaluate")(*args, **kwargs)
@@ -371,10 +515,25 @@ class SpeechLanguageModel(OptionalInputs):
             return getattr(keras.Model, name).__get__(self)
         return getattr(super(), name)
 
-    def _check_room(self, state, num_tokens: int) -> None:
-        """`ValueError` where the state cannot take so many tokens more; most always can."""
+    def get_config(self) -> dict:
+        preprocessor = self.preprocessor
+        if isinstance(preprocessor, keras.layers.Layer | None):
+            return super().get_config()
+        # A function cannot be saved, and Keras would raise.
+        return {
+            "backbone": keras.layers.serialize(self.backbone),
+            "preprocessor": None,
+            "name": self.name,
+        }
+
+    def _check_capacity(self, state, num_tokens: int) -> None:
+        """Raises `ValueError` if the state has no room for so many tokens; most states do."""
 
     def _compiled(self, key, make_function, donated=()):
-        """The compiled function of that key: executables only, no state of a generation."""
-        functions = self.__dict__.setdefault("_inference_functions", CompiledFunctions())
-        return functions.get(self, key, make_function, donated)
+        functions = self.__dict__.setdefault("_inference_functions", CompiledFunctions(self))
+        return functions.get(key, make_function, donated)
+
+
+def _is_array(x: Any) -> bool:
+    values = list(x.values()) if isinstance(x, dict) else [x]
+    return bool(values) and all(isinstance(v, list) or hasattr(v, "shape") for v in values)

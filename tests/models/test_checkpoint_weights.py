@@ -7,8 +7,11 @@ import pytest
 from keras import ops
 
 from keras_speechssm.models import GriffinBackbone, SpeechSSM, SpeechTransformer
-from keras_speechssm.models.checkpoint_weights import save_as_hugging_face, weight_reader
-from keras_speechssm.models.griffin.convert_recurrent_gemma import write_recurrent_gemma
+from keras_speechssm.models.griffin.convert_recurrent_gemma import (
+    save_as_hugging_face,
+    weight_reader,
+    write_recurrent_gemma,
+)
 
 TEXT, AUDIO = 17, 9
 

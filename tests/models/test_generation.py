@@ -115,7 +115,7 @@ def test_a_file_that_is_no_state_is_refused_in_one_line(model, tmp_path, damage)
         np.savez(path, leaf_0=1.0, num_generated=0, seed=0)
     else:
         np.savez(path, tokens=np.zeros(3))
-    with pytest.raises(ValueError, match="is damaged, or no state of a generation.$"):
+    with pytest.raises(ValueError, match="is damaged or is not the state of a generation.$"):
         load_generation_state(model, path)
 
 

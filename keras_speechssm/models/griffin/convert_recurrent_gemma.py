@@ -1,32 +1,42 @@
-"""RecurrentGemma's published checkpoints, read one tensor at a time.
+"""RecurrentGemma's published checkpoints: names of tensors, reading, writing.
 
-A checkpoint says its `config`, arguments of `GriffinBackbone`, and gives any of the
-backbone's variables by its path. No more than one tensor (one layer of a Flax checkpoint)
-is held, and nothing in a checkpoint is executed.
+`open_recurrent_gemma` gives the config of a checkpoint, as arguments of `GriffinBackbone`, and any
+variable of the backbone by its path. At most one tensor (one layer of a Flax checkpoint) is in
+memory at a time, and nothing in a checkpoint is executed. `write_recurrent_gemma` and
+`save_as_hugging_face` write a checkpoint that `transformers` loads.
 """
 
-import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
+import ml_dtypes
 import numpy as np
 
 from keras_speechssm.files import replace_folder, write_json
 from keras_speechssm.models.checkpoint_files import OrbaxTensors, SafetensorsTensors, TorchTensors
+from keras_speechssm.models.checkpoint_weights import is_embedding
+from keras_speechssm.presets import read_json_file
+
+PUBLISHED_WINDOW = 2048
+"""Attention window of both published sizes, which the Flax and torch forms do not state."""
+
+_SOFT_CAP = 30.0
 
 _DENSE, _PLAIN, _CONVOLUTION, _BRANCH_KERNEL, _BRANCH_BIAS = range(5)
 
 
 @dataclass(frozen=True)
 class ForeignTensor:
-    """Where one of our variables lies in a checkpoint, and how.
+    """The tensor of a checkpoint that corresponds to one variable of a `GriffinBackbone`.
 
     Attributes:
-        name: the tensor's name there.
-        form: "flax", "torch" or "hugging_face".
-        kind: how the forms lay it out.
-        branch: index of ours in a tensor that stacks both branches of the MLP.
+        name: Name of the tensor in the checkpoint.
+        form: Form of the checkpoint: "flax", "torch" or "hugging_face".
+        kind: How the forms lay the tensor out: one of the constants above.
+        branch: Index of the variable in a tensor that stacks both branches of the MLP.
     """
 
     name: str
@@ -35,7 +45,7 @@ class ForeignTensor:
     branch: int = 0
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape there of a variable of shape `ours` here."""
+        """Returns the tensor's shape for a variable of shape `ours`."""
         if self.kind == _DENSE and self.form != "flax":
             return ours[::-1]
         if self.kind == _CONVOLUTION and self.form == "hugging_face":
@@ -46,8 +56,8 @@ class ForeignTensor:
             return 2, 1, 1, *ours
         return ours[::-1] if self.kind == _BRANCH_KERNEL else ours
 
-    def to_ours(self, tensor: np.ndarray) -> np.ndarray:
-        """The tensor as our variable has it."""
+    def to_keras(self, tensor: np.ndarray) -> np.ndarray:
+        """Converts the tensor to the layout of the variable."""
         if self.kind == _CONVOLUTION and self.form == "hugging_face":
             return tensor[:, 0].T
         if self.form == "hugging_face":
@@ -58,14 +68,14 @@ class ForeignTensor:
             return tensor[self.branch, 0, 0]
         return tensor.T if self.kind == _DENSE and self.form == "torch" else tensor
 
-    def from_ours(self, array: np.ndarray) -> np.ndarray:
-        """Our variable as Hugging Face's form has it."""
+    def from_keras(self, array: np.ndarray) -> np.ndarray:
+        """Converts the variable to the layout of Hugging Face's form."""
         if self.kind == _CONVOLUTION:
             return np.ascontiguousarray(array.T[:, None])
         return np.ascontiguousarray(array.T if self.kind in (_DENSE, _BRANCH_KERNEL) else array)
 
 
-# Ours below a block -> Flax's, Hugging Face's, kind, branch.
+# Path of a variable below its block -> Flax name, Hugging Face name, kind, branch.
 _BLOCK = {
     "temporal_pre_norm/scale": ("temporal_pre_norm/scale", "temporal_pre_norm.weight", _PLAIN),
     "channel_pre_norm/scale": ("channel_pre_norm/scale", "channel_pre_norm.weight", _PLAIN),
@@ -148,7 +158,7 @@ _WHOLE = {
 
 
 def foreign_tensor(path: str, form: str) -> ForeignTensor:
-    """Where the variable `path` of a `GriffinBackbone` lies in a checkpoint of `form`."""
+    """Returns the tensor of the variable `path` of a `GriffinBackbone` in a form's checkpoint."""
     if path in _WHOLE:
         flax, hugging_face = _WHOLE[path]
         kind, branch = _PLAIN, 0
@@ -164,20 +174,18 @@ def foreign_tensor(path: str, form: str) -> ForeignTensor:
     return ForeignTensor(flax, form, kind, branch)
 
 
-PUBLISHED_WINDOW = 2048
-"""Attention window of both published sizes, which the Flax and torch forms do not state."""
-
-_SOFT_CAP = 30.0
-
-
 class RecurrentGemmaCheckpoint:
-    """One checkpoint, whatever its form.
+    """A checkpoint of any of the three forms.
 
     Args:
-        tensors: its tensors by their foreign names: `names()`, `shape(name)`,
-            `dtype(name)` and `read(name)`.
+        tensors: Reader of the tensors by their names in the checkpoint, with `names()`,
+            `shape(name)`, `dtype(name)` and `read(name)`; see `checkpoint_files`.
         form: "flax", "torch" or "hugging_face".
-        config: arguments of `GriffinBackbone`. Defaults to `None`: from the shapes.
+        config: Arguments of `GriffinBackbone`. Defaults to `None`: read off the shapes.
+
+    Attributes:
+        config: Arguments of `GriffinBackbone`.
+        dtype: Name of the dtype of the embeddings.
     """
 
     def __init__(self, tensors, form: str, config: dict | None = None):
@@ -189,10 +197,14 @@ class RecurrentGemmaCheckpoint:
         self.dtype = tensors.dtype(embedding)
 
     def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The variable `path` of a `GriffinBackbone`, in the checkpoint's dtype.
+        """Returns the variable `path` of a `GriffinBackbone`, in the checkpoint's dtype.
+
+        Args:
+            path: Path of the variable, such as `"final_norm/scale"`.
+            shape: Shape of the variable.
 
         Raises:
-            ValueError: the tensor is missing or of another shape; the message names it.
+            ValueError: If the tensor is missing or has another shape; the message names it.
         """
         foreign = foreign_tensor(path, self.form)
         self._check_names([foreign.name])
@@ -202,10 +214,10 @@ class RecurrentGemmaCheckpoint:
                 f"{self.tensors.place}: the tensor {foreign.name!r} has shape {found}; "
                 f"this config needs {expected}."
             )
-        return foreign.to_ours(self.tensors.read(foreign.name))
+        return foreign.to_keras(self.tensors.read(foreign.name))
 
     def check_complete(self) -> None:
-        """`ValueError` that names the tensors which the config needs and which are missing."""
+        """Raises a `ValueError` that names the tensors that are missing for the config."""
         self._check_names(
             [foreign_tensor(path, self.form).name for path in griffin_shapes(self.config)]
         )
@@ -219,19 +231,39 @@ class RecurrentGemmaCheckpoint:
             )
 
 
-def open_recurrent_gemma(folder: str | Path) -> RecurrentGemmaCheckpoint | None:
-    """The RecurrentGemma checkpoint in a folder, or `None` if there is none.
+def load_checkpoint_weights(
+    backbone: keras.Model, checkpoint: RecurrentGemmaCheckpoint, skip_embeddings: bool = False
+) -> None:
+    """Assigns the tensors of a checkpoint to the variables of a backbone, one by one.
 
-    Knows Hugging Face's form (config.json of model_type "recurrent_gemma" and
-    safetensors), Kaggle's torch form (a `.pt` file) and Kaggle's Flax form (an orbax
-    checkpoint, in the folder itself or one below it, beside the text tokenizer).
+    Args:
+        backbone: A `GriffinBackbone` of the checkpoint's config.
+        checkpoint: The checkpoint to read.
+        skip_embeddings: Keeps the values of the token embeddings, whose size may then differ.
+            Defaults to `False`.
 
     Raises:
-        ValueError: a config that Griffin has no room for, or a broken file.
+        ValueError: If a tensor is missing or has another shape; the message names it.
+    """
+    checkpoint.check_complete()
+    for variable in backbone.weights:
+        if not (skip_embeddings and is_embedding(variable.path)):
+            variable.assign(checkpoint.read(variable.path, variable.shape))
+
+
+def open_recurrent_gemma(folder: str | Path) -> RecurrentGemmaCheckpoint | None:
+    """Opens the RecurrentGemma checkpoint in a folder; returns `None` if there is none.
+
+    Three forms are supported: Hugging Face (config.json of model_type "recurrent_gemma", and
+    safetensors), Kaggle torch (a `.pt` file), and Kaggle Flax (an orbax checkpoint, in the folder
+    itself or in a subfolder next to the text tokenizer).
+
+    Raises:
+        ValueError: If a file is damaged, or `GriffinBackbone` cannot express the config.
     """
     folder = Path(folder)
     if (folder / "config.json").is_file():
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json_file(folder)
         if config.get("model_type") != "recurrent_gemma":
             return None
         ours = _config_of_hugging_face(config)
@@ -245,7 +277,11 @@ def open_recurrent_gemma(folder: str | Path) -> RecurrentGemmaCheckpoint | None:
 
 
 def griffin_shapes(config: dict) -> dict[str, tuple[int, ...]]:
-    """Shapes of all variables of a `GriffinBackbone`, by their paths."""
+    """Returns the shapes of all variables of a `GriffinBackbone` by their paths.
+
+    Args:
+        config: Arguments of `GriffinBackbone`.
+    """
     width, inner = config["hidden_dim"], config["intermediate_dim"]
     heads, lru = config["num_heads"], config.get("lru_width") or config["hidden_dim"]
     gate, head = lru // heads, width // heads
@@ -297,9 +333,11 @@ def _config_of_hugging_face(config: dict) -> dict:
     needed = "hidden_size num_attention_heads vocab_size num_hidden_layers intermediate_size"
     for name in (*needed.split(), "attention_window_size"):
         if not isinstance(config.get(name), int):
-            raise ValueError(f"config.json has no number {name}: it is no RecurrentGemma's.")
+            raise ValueError(
+                f"config.json has no number {name}; expected the config of a RecurrentGemma."
+            )
     if "block_types" not in config and "_block_types" not in config:
-        raise ValueError("config.json has no block_types: it is no RecurrentGemma's.")
+        raise ValueError("config.json has no block_types; expected the config of a RecurrentGemma.")
     rope = config.get("rope_parameters") or {}
     expected = {
         "num_key_value_heads": (config.get("num_key_value_heads", 1), 1),
@@ -320,12 +358,14 @@ def _config_of_hugging_face(config: dict) -> dict:
     }
     for name, (found, needed) in expected.items():
         if found != needed:
-            raise ValueError(f"config.json has {name} {found!r}; Griffin here needs {needed!r}.")
+            raise ValueError(
+                f"config.json has {name} {found!r}; GriffinBackbone supports {needed!r} only."
+            )
     return {
         "vocabulary_size": config["vocab_size"],
         "num_layers": config["num_hidden_layers"],
         "hidden_dim": config["hidden_size"],
-        # Theirs counts both branches of the gated MLP.
+        # Hugging Face counts both branches of the gated MLP.
         "intermediate_dim": config["intermediate_size"] // 2,
         "num_heads": config["num_attention_heads"],
         "lru_width": config.get("lru_width") or config["hidden_size"],
@@ -336,7 +376,7 @@ def _config_of_hugging_face(config: dict) -> dict:
 
 
 def _config_of_shapes(tensors) -> dict:
-    """Arguments of `GriffinBackbone` for a checkpoint of the reference, from its shapes."""
+    """Arguments of `GriffinBackbone` from the shapes of a Flax or torch checkpoint."""
     shapes = {name.replace("/", "."): tuple(tensors.shape(name)) for name in tensors.names()}
 
     def shape(name: str) -> tuple[int, ...]:
@@ -350,7 +390,7 @@ def _config_of_shapes(tensors) -> dict:
         for n in range(len(numbers))
     ]
     if "recurrent" not in kinds:
-        raise ValueError(f"{tensors.place}: no recurrent block, so this is no RecurrentGemma.")
+        raise ValueError(f"{tensors.place}: no recurrent block; expected a RecurrentGemma.")
     first = f"blocks.{kinds.index('recurrent')}"
     vocabulary_size, width = shape("embedder.input_embedding")
     return {
@@ -367,11 +407,11 @@ def _config_of_shapes(tensors) -> dict:
 
 
 def _shortest_pattern(kinds: list[str]) -> list[str]:
-    """The shortest beginning whose repetition gives all kinds."""
+    """The shortest prefix of `kinds` that, repeated, gives all of them."""
     for length in range(1, len(kinds) + 1):
         if all(kind == kinds[n % length] for n, kind in enumerate(kinds)):
             return kinds[:length]
-    raise ValueError("A checkpoint without layers.")
+    raise ValueError("The checkpoint has no layers.")
 
 
 def write_recurrent_gemma(
@@ -381,18 +421,19 @@ def write_recurrent_gemma(
     dtype: str,
     max_shard_bytes: int = 10**9,
 ) -> None:
-    """Writes config.json and sharded safetensors that `transformers` loads.
+    """Writes config.json and sharded safetensors that `transformers` loads, atomically.
+
+    At most one shard, or one array that is larger than a shard, is in memory.
 
     Args:
-        folder: where to; it appears whole or not at all.
-        config: arguments of `GriffinBackbone`.
-        read: function from a variable's path and shape to its array; called once for each,
-            and no more than a shard of arrays, or one array that is larger, is held.
-        dtype: "float32" or "bfloat16", of the file and of its config.
-        max_shard_bytes: int. Size of a shard. Defaults to 1 GB.
+        folder: Path of the folder to write.
+        config: Arguments of `GriffinBackbone`.
+        read: Function from the path and shape of a variable to its array, called once for each.
+        dtype: "float32" or "bfloat16": the dtype of the arrays, also stated in config.json.
+        max_shard_bytes: Size of a shard in bytes. Defaults to 10^9.
 
     Raises:
-        ValueError: a config that `RecurrentGemmaConfig` cannot express.
+        ValueError: If `RecurrentGemmaConfig` cannot express the config.
     """
     from safetensors.numpy import save_file
 
@@ -406,7 +447,7 @@ def write_recurrent_gemma(
             tensors = {}
             for path in paths:
                 foreign = foreign_tensor(path, "hugging_face")
-                array = foreign.from_ours(np.asarray(read(path, shapes[path])))
+                array = foreign.from_keras(np.asarray(read(path, shapes[path])))
                 tensors[foreign.name] = array.astype(_numpy_dtype(dtype), copy=False)
                 weight_map[foreign.name] = name
                 total += tensors[foreign.name].nbytes
@@ -416,9 +457,32 @@ def write_recurrent_gemma(
         write_json(partial / "config.json", content)
 
 
-def _numpy_dtype(dtype: str):
-    import ml_dtypes
+def save_as_hugging_face(
+    backbone: keras.Model, folder: str | os.PathLike, max_shard_bytes: int = 10**9
+) -> None:
+    """Writes a `GriffinBackbone` in the form that `transformers` loads, atomically.
 
+    Args:
+        backbone: The backbone. float32 and bfloat16 weights keep their dtype.
+        folder: Path of the folder to write.
+        max_shard_bytes: Size of a safetensors file in bytes. Defaults to 10^9.
+
+    Raises:
+        ValueError: If the backbone has no rotary positions or no soft cap.
+    """
+    dtype = keras.backend.standardize_dtype(backbone.weights[0].dtype)
+    write_recurrent_gemma(
+        Path(folder), backbone.get_config(), weight_reader(backbone), dtype, max_shard_bytes
+    )
+
+
+def weight_reader(backbone: keras.Model) -> Callable[[str, tuple[int, ...]], np.ndarray]:
+    """Returns a function from the path and shape of a variable to its array."""
+    variables = {variable.path: variable for variable in backbone.weights}
+    return lambda path, shape: keras.ops.convert_to_numpy(variables[path])
+
+
+def _numpy_dtype(dtype: str):
     return ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
 
 
@@ -437,7 +501,7 @@ def _plan_shards(shapes: dict, itemsize: int, max_shard_bytes: int) -> list[list
 def _hugging_face_config(config: dict, dtype: str) -> dict:
     if not config.get("use_rotary", True) or config.get("logit_soft_cap") is None:
         raise ValueError(
-            "Hugging Face's RecurrentGemma always has rotary positions and a soft cap: a "
+            "Hugging Face's RecurrentGemma always has rotary positions and a soft cap; a "
             "backbone with use_rotary=False or logit_soft_cap=None cannot be written in its form."
         )
     return {

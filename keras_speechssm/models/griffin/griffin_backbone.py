@@ -1,9 +1,8 @@
 """Griffin: gated linear recurrences mixed with local attention."""
 
-import json
+import contextlib
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import keras
 import keras_hub
@@ -15,261 +14,81 @@ from keras_speechssm.layers.dense import Projection
 from keras_speechssm.layers.griffin_block import BLOCK_TYPES, GriffinBlock
 from keras_speechssm.layers.padding import mask_padding
 from keras_speechssm.layers.rms_normalization import RMSNormalization
-from keras_speechssm.models.checkpoint_weights import build_without_init, load_checkpoint_weights
-from keras_speechssm.models.griffin.convert_recurrent_gemma import open_recurrent_gemma
+from keras_speechssm.models.checkpoint_weights import build_without_init, copy_all_but_embeddings
+from keras_speechssm.models.griffin.convert_recurrent_gemma import (
+    load_checkpoint_weights,
+    open_recurrent_gemma,
+)
 from keras_speechssm.models.optional_inputs import OptionalInputs
-from keras_speechssm.models.preset_mixin import PresetMixin
+from keras_speechssm.models.preset_mixin import PresetMixin, check_arguments
 from keras_speechssm.presets import fetch_folder
 
 
-class GriffinAdaptation:
-    """Mixin before `keras_hub.models.Backbone` that knows which weights of Griffin are which."""
-
-    def default_lora_layer_names(self) -> list[str]:
-        """Queries and values, as in all of KerasHub, and the projections around the recurrences.
-
-        Two layers of three have no attention: without `linear_*` they could not adapt. The
-        recurrence's own gates are left alone: low-rank changes of a state space model's inner
-        parameters do worse than those of its projections (Galim et al. 2024, arXiv 2410.09016).
-        """
-        return [*super().default_lora_layer_names(), "linear_x", "linear_y", "linear_out"]
-
-    def enable_lora(self, rank: int, target_layer_names: list[str] | None = None) -> None:
-        """Freezes the backbone and adds low-rank matrices that train in its place.
-
-        The token embeddings are frozen too: where they are fresh, as after
-        `SpeechSSM.from_text_preset`, train them first or set `token_embedding.trainable`
-        afterwards. `save_lora_weights` keeps the low-rank matrices only; `save_to_preset`
-        merges them into the weights.
-
-        Args:
-            rank: int, at least 1. Rank of the matrices.
-            target_layer_names: names of the layers that get them. Defaults to
-                `default_lora_layer_names()`.
-
-        Raises:
-            ValueError: a rank below 1, or LoRA has been enabled before.
-        """
-        if rank < 1:
-            raise ValueError(f"enable_lora got rank={rank}; give an integer of at least 1.")
-        super().enable_lora(rank, target_layer_names)
-        # KerasHub thaws each target as a whole, but `save_lora_weights` keeps no biases.
-        for variable in self.trainable_variables:
-            variable.trainable = "lora" in variable.name
-
-    def quantize(self, mode=None, config=None, filters=None, **kwargs) -> None:
-        """Quantizes the projections, in place: the weights that inference spends its memory on.
-
-        The gates of the recurrences, the token embeddings, the convolutions and the norms keep
-        their dtype (`projection_filter` says why).
-
-        Args:
-            mode: `"int8"`, `"int4"` or `"float8"`; see `keras.Model.quantize`.
-            config: a `keras.quantizers.QuantizationConfig` in place of `mode`.
-            filters: a regular expression of layer names, a list of them or a function
-                `layer -> bool` that leaves out further projections. Defaults to `None`.
-        """
-        super().quantize(mode, config=config, filters=projection_filter(filters), **kwargs)
-        self.keep_policies()
-
-    def keep_policies(self) -> None:
-        """Records each quantized layer's policy on the model, where `get_config` finds it.
-
-        KerasHub's own record leaves the dtype of all other layers to whatever is the default
-        when the preset is loaded (and takes the names off the layers' policies): a bfloat16
-        model would come back as a float32 one with other outputs.
-        """
-        layers = self._flatten_layers(include_self=False)
-        found = {x.path: x.dtype_policy for x in layers if x.quantization_mode is not None}
-        if not isinstance(self.dtype_policy, DTypePolicyMap) and found:
-            self.dtype_policy = DTypePolicyMap(default_policy=self.dtype_policy.name)
-        for path, policy in found.items():
-            if path not in self.dtype_policy:
-                self.dtype_policy[path] = policy
-
-    @classmethod
-    def from_config(cls, config: dict):
-        """The backbone of that config; a quantized one is built quantized."""
-        backbone = super().from_config(config)
-        policies = backbone.dtype_policy
-        if isinstance(policies, DTypePolicyMap):
-            for layer in backbone._flatten_layers(include_self=False):
-                if layer.quantization_mode is not None:
-                    # Keras 3.15 cannot save a quantized layer that holds the whole map (it
-                    # asks the map itself for the mode), and its setter would keep the map.
-                    layer._dtype_policy = policies[layer.path]
-        return backbone
-
-    @classmethod
-    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
-        """As KerasHub's, which forgets that a backbone was quantized (keras-hub #1705)."""
-        path = Path(preset) / "config.json"
-        if kwargs.get("dtype") is None and path.is_file():
-            saved = json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("dtype")
-            if isinstance(saved, dict) and saved.get("class_name") == "DTypePolicyMap":
-                kwargs["dtype"] = saved
-        return super().from_preset(preset, load_weights=load_weights, **kwargs)
-
-    @staticmethod
-    def get_layout_map(
-        device_mesh: keras.distribution.DeviceMesh,
-        model_parallel_dim_name: str = "model",
-        data_parallel_dim_name: str = "data",
-    ) -> keras.distribution.LayoutMap:
-        """The layout of the weights on a mesh of devices, for `keras.distribution.ModelParallel`.
-
-        Args:
-            device_mesh: a `keras.distribution.DeviceMesh` with both axes. The sizes of
-                `hidden_dim`, `intermediate_dim`, `lru_width` and the vocabulary must be
-                multiples of its axes.
-            model_parallel_dim_name: the axis that splits each layer. Defaults to `"model"`.
-            data_parallel_dim_name: the axis that splits the batch and, in the other dimension,
-                the weights. Defaults to `"data"`.
-
-        Returns:
-            `keras.distribution.LayoutMap`. Weights that it does not name are on every device.
-
-        Raises:
-            ValueError: `device_mesh` is no mesh or lacks an axis.
-
-        Example:
-
-        ```python
-        mesh = keras.distribution.DeviceMesh((1, 8), ("data", "model"))
-        layout_map = GriffinBackbone.get_layout_map(mesh)
-        keras.distribution.set_distribution(
-            keras.distribution.ModelParallel(layout_map=layout_map, batch_dim_name="data")
-        )
-        backbone = GriffinBackbone.from_preset(folder)
-        ```
-        """
-        if not isinstance(device_mesh, keras.distribution.DeviceMesh):
-            raise ValueError(
-                f"device_mesh is a {type(device_mesh).__name__}; give a "
-                "keras.distribution.DeviceMesh."
-            )
-        model, data = model_parallel_dim_name, data_parallel_dim_name
-        for name in (model, data):
-            if name not in device_mesh.axis_names:
-                raise ValueError(
-                    f"The mesh has the axes {list(device_mesh.axis_names)}, not {name!r}: name "
-                    "two of them as model_parallel_dim_name and data_parallel_dim_name."
-                )
-        layout_map = keras.distribution.LayoutMap(device_mesh)
-        layout_map[r"^token_embedding/embeddings$"] = (model, data)
-        for pattern, axes in _block_layout(model, data).items():
-            layout_map[rf"^griffin_block_\d+/{pattern}$"] = axes
-        return layout_map
-
-
-def projection_filter(filters=None) -> Callable:
-    """A filter for `keras.Model.quantize` that lets plain projections through and nothing else.
-
-    The gates set how fast a state that lives for minutes decays, an error that compounds from
-    step to step, and int8 would round their inputs too. They are 1 % of the weights and float32
-    always; over 500 tokens of the demo preset, quantized gates changed the logits no further,
-    so this is for long speech and for the promise, not a loss that was measured.
-    The embedding is read as the output projection too, whose logits Keras' quantized layer
-    leaves in the compute dtype, bfloat16 perhaps, where ours are float32 always; and it made
-    the logits' error a fifth larger in int8, a half in int4.
-
-    Args:
-        filters: what `keras.Model.quantize` takes, to let fewer through. Defaults to `None`.
-    """
-
-    def keep(layer):
-        if not isinstance(layer, Projection):
-            return False
-        if filters is None or callable(filters):
-            return filters is None or bool(filters(layer))
-        patterns = [filters] if isinstance(filters, str) else filters
-        return any(re.search(pattern, layer.name) for pattern in patterns)
-
-    return keep
-
-
-def _block_layout(model: str, data: str) -> dict[str, tuple]:
-    """Patterns of the variables in a block -> the mesh axis of each of their dimensions.
-
-    Projections into a branch are split by their outputs, those out of it by their inputs, so
-    that a block needs one exchange between devices a branch. Replicated, and so not named:
-    norms, biases of the outputs and the gates, small and of as many blocks as there are heads
-    (10 in the 2B model, which no common mesh divides).
-    """
-    return {
-        "temporal_block/linear_[xy]/kernel": (data, model),
-        "temporal_block/linear_[xy]/bias": (model,),
-        "temporal_block/conv_1d/kernel": (None, model),
-        "temporal_block/conv_1d/bias": (model,),
-        "temporal_block/rg_lru/a_param": (model,),
-        "temporal_block/linear_out/kernel": (model, data),
-        "temporal_block/query_dense/kernel": (data, model),
-        # One head of keys and values serves all query heads: each device needs it whole.
-        "temporal_block/(key|value)_dense/kernel": (data, None),
-        "temporal_block/output_dense/kernel": (model, data),
-        "mlp_block/(gate|up)_dense/kernel": (data, model),
-        "mlp_block/(gate|up)_dense/bias": (model,),
-        "mlp_block/down_dense/kernel": (model, data),
-    }
-
-
 @keras.saving.register_keras_serializable(package="keras_speechssm")
-class GriffinBackbone(OptionalInputs, PresetMixin, GriffinAdaptation, keras_hub.models.Backbone):
-    """The Griffin decoder: token ids -> hidden states, in constant memory.
+class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
+    """Griffin without a language model head: the backbone of `SpeechSSM` and RecurrentGemma.
 
-    What is it for: it is the body of `SpeechSSM`. Most layers carry a recurrent state of
-    fixed size, every third attends to a bounded window, so that a stream of any length
-    costs the same for each token (De et al. 2024, arXiv 2402.19427). RecurrentGemma is
-    this model on text.
+    The model embeds the tokens and scales them by the square root of `hidden_dim`, applies
+    residual blocks of gated linear recurrences and local attention, and normalizes the result.
 
-    Called as a model it takes a dictionary:
-        token_ids: int (batch, time).
-        padding_mask: bool (batch, time), `True` at real tokens, or `None` when all are.
-            Padding may lie anywhere and hold any ids.
-        reset_mask: bool (batch, time), `True` at the first token of each packed document,
-            or `None`. Nothing is seen across documents.
-    and returns hidden states (batch, time, hidden_dim), after the last normalization.
+    It is called with int token ids (batch, time), or with a dictionary of `token_ids` and,
+    optionally, `padding_mask` (bool, `True` at real tokens) and `reset_mask` (bool, `True` at the
+    first token of each packed document). It returns hidden states (batch, time, hidden_dim) in the
+    compute dtype. Padding may be anywhere and may contain any ids: it changes no real output.
+    `initial_state` and `advance` run it chunk by chunk with the same result, see
+    `keras_speechssm.layers.StreamingLayer`.
+
+    `from_preset` also loads the text model RecurrentGemma from a Hugging Face folder (safetensors),
+    a Kaggle Flax folder (orbax) or a Kaggle torch folder (`.pt`, read without unpickling code).
+    Such a checkpoint keeps its own dtype unless `dtype` is given. As in the Flax reference, a
+    query attends to `attention_window` tokens before itself, one more than in `transformers`.
 
     Args:
-        vocabulary_size: int.
-        num_layers: int.
-        hidden_dim: int. Width of the model.
-        intermediate_dim: int. Width of one branch of the gated MLPs.
-        num_heads: int. Query heads of the attention, and blocks of the recurrence's gates.
-        lru_width: int. Width of the recurrences. Defaults to `hidden_dim`.
-        attention_window: int. Tokens before itself that a query sees. Defaults to `2048`.
-        use_rotary: bool. Rotary positions in the attention. Defaults to `True`; SpeechSSM
-            uses no positions.
-        block_pattern: the kinds of the layers, repeated over the depth. Defaults to
+        vocabulary_size: Number of token ids.
+        num_layers: Number of blocks.
+        hidden_dim: Width of the model.
+        intermediate_dim: Width of one branch of the gated MLPs.
+        num_heads: Query heads of the attention, and blocks of the gates of the recurrence.
+        lru_width: Width of the recurrence. Defaults to `hidden_dim`.
+        attention_window: Tokens before itself that a query attends to. Defaults to `2048`.
+        use_rotary: Whether the attention has rotary positions. Defaults to `True`; SpeechSSM uses
+            no positions.
+        block_pattern: Kinds of the blocks, repeated over the depth. Defaults to
             `("recurrent", "recurrent", "attention")`.
-        logit_soft_cap: float or `None`. Logits become `cap * tanh(logits / cap)`.
-            Defaults to `30.0`.
-        dtype: dtype policy of the model; gates, recurrent state and softmax are float32
-            whatever it is. Train in `"mixed_bfloat16"`: in `"bfloat16"` Adam's `beta_2` of
-            0.999 rounds to 1, and its steps to 0.
+        logit_soft_cap: float or `None`. The logits of `token_embedding(x, reverse=True)` become
+            `cap * tanh(logits / cap)`. Defaults to `30.0`.
+        rematerialize: Whether training stores only the input of each block and recomputes the
+            rest for the gradient (gradient checkpointing), which needs less memory and more
+            time. Outputs and gradients are the same. Defaults to `False`.
+        dtype: Dtype policy of the model. Gates, recurrent state and softmax are float32 in any
+            policy. Train in `"mixed_bfloat16"`: in `"bfloat16"` a `beta_2` of 0.999 rounds to 1,
+            and Adam stops.
+
+    Raises:
+        ValueError: If `block_pattern` is empty or contains another kind.
 
     Example:
 
     ```python
-    backbone = keras_speechssm.models.GriffinBackbone(
+    import numpy as np
+    from keras_speechssm.models import GriffinBackbone
+
+    backbone = GriffinBackbone(
         vocabulary_size=512, num_layers=3, hidden_dim=64, intermediate_dim=192, num_heads=4
     )
+    hidden = backbone(np.array([[1, 2, 3]]))  # (1, 3, 64)
     state = backbone.initial_state(batch_size=1)
     hidden, state = backbone.advance(np.array([[1, 2, 3]]), state)
     ```
 
-    Training on long sequences can keep the blocks' inputs only, and compute the rest again
-    (gradient checkpointing):
-
-    ```python
-    blocks = [f"griffin_block_{number}" for number in range(26)]
-    with keras.RematScope("list_of_layers", layer_names=blocks):
-        backbone = keras_speechssm.models.GriffinBackbone.from_preset(folder)
-    ```
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2; Botev et al. 2024,
+        "RecurrentGemma" (arXiv 2404.07839).
     """
 
     preset_part = "speech_lm"
     preset_task = "keras_speechssm>SpeechSSM"
+    supports_quantization = True
     _input_names = ("token_ids", "padding_mask", "reset_mask")
 
     def __init__(
@@ -284,12 +103,15 @@ class GriffinBackbone(OptionalInputs, PresetMixin, GriffinAdaptation, keras_hub.
         use_rotary: bool = True,
         block_pattern: Sequence[str] = ("recurrent", "recurrent", "attention"),
         logit_soft_cap: float | None = 30.0,
+        rematerialize: bool = False,
         dtype=None,
         **kwargs,
     ):
         dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         if not block_pattern or set(block_pattern) - set(BLOCK_TYPES):
-            raise ValueError(f"block_pattern is {block_pattern}; give names among {BLOCK_TYPES}.")
+            raise ValueError(
+                f"block_pattern is {block_pattern}; expected names from {BLOCK_TYPES}."
+            )
 
         # === Layers ===
         self.token_embedding = keras.layers.ReversibleEmbedding(
@@ -303,21 +125,25 @@ class GriffinBackbone(OptionalInputs, PresetMixin, GriffinAdaptation, keras_hub.
             name="token_embedding",
         )
         self.blank_padding = MaskedIds(dtype=dtype, name="blank_padding")
-        self.griffin_blocks = [
-            GriffinBlock(
-                block_pattern[number % len(block_pattern)],
-                hidden_dim,
-                intermediate_dim,
-                num_heads,
-                num_layers=num_layers,
-                lru_width=lru_width,
-                attention_window=attention_window,
-                use_rotary=use_rotary,
-                dtype=dtype,
-                name=f"griffin_block_{number}",
-            )
-            for number in range(num_layers)
-        ]
+        names = [f"griffin_block_{number}" for number in range(num_layers)]
+        # A scope of `None` would turn off one that the caller has opened.
+        scope = keras.RematScope("list_of_layers", layer_names=names)
+        with scope if rematerialize else contextlib.nullcontext():
+            self.griffin_blocks = [
+                GriffinBlock(
+                    block_pattern[number % len(block_pattern)],
+                    hidden_dim,
+                    intermediate_dim,
+                    num_heads,
+                    num_layers=num_layers,
+                    lru_width=lru_width,
+                    attention_window=attention_window,
+                    use_rotary=use_rotary,
+                    dtype=dtype,
+                    name=name,
+                )
+                for number, name in enumerate(names)
+            ]
         self.final_norm = RMSNormalization(dtype=dtype, name="final_norm")
 
         # === Functional Model ===
@@ -344,6 +170,7 @@ class GriffinBackbone(OptionalInputs, PresetMixin, GriffinAdaptation, keras_hub.
         self.use_rotary = use_rotary
         self.block_pattern = tuple(block_pattern)
         self.logit_soft_cap = logit_soft_cap
+        self.rematerialize = rematerialize
 
     @staticmethod
     def _scale(x, hidden_dim):
@@ -351,47 +178,79 @@ class GriffinBackbone(OptionalInputs, PresetMixin, GriffinAdaptation, keras_hub.
         return x * ops.cast(np.sqrt(hidden_dim), x.dtype)
 
     @classmethod
-    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs) -> "GriffinBackbone":
-        """Builds the backbone from a preset of ours or from a RecurrentGemma checkpoint.
+    def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
+        checkpoint = open_recurrent_gemma(folder)
+        return (
+            None if checkpoint is None else cls._from_checkpoint(checkpoint, load_weights, kwargs)
+        )
+
+    @classmethod
+    def from_text_preset(
+        cls, preset: str, vocabulary_size: int, load_weights: bool = True, **kwargs
+    ) -> "GriffinBackbone":
+        """Builds a backbone that starts from a text model and has a vocabulary of its own.
+
+        All weights are those of the text model, except for the token embeddings, which are
+        random.
 
         Args:
-            preset: a preset's name, a folder, or an `hf://` or `kaggle://` handle; the
-                folder or what the handle names is a preset of ours, or RecurrentGemma as
-                Hugging Face (safetensors), Kaggle Flax (orbax) or Kaggle torch (`.pt`,
-                read without unpickling code) have it.
-            load_weights: bool. `False` gives fresh weights. Defaults to `True`.
-            **kwargs: arguments that override the preset's config. A foreign checkpoint
-                keeps its own dtype unless `dtype` is given. Windows follow the Flax
-                reference: a query sees `attention_window` tokens before itself, one
-                more than in `transformers`.
+            preset: Anything that `from_preset` takes: RecurrentGemma or a preset of this package.
+            vocabulary_size: Number of token ids.
+            load_weights: If `False`, only the sizes are taken. Defaults to `True`.
+            **kwargs: Further arguments that override the text model's, such as `use_rotary`.
 
         Raises:
-            ValueError: unknown preset, or a tensor that is missing or misshapen; the
-                message names it.
+            ValueError: If the preset cannot be loaded, or an argument changes the shape of a
+                weight.
         """
+        changes = {"vocabulary_size": vocabulary_size, **kwargs}
         folder = fetch_folder(preset, cls.preset_part)
         checkpoint = open_recurrent_gemma(folder)
-        if checkpoint is None:
-            return super().from_preset(folder, load_weights=load_weights, **kwargs)
+        if checkpoint is not None:
+            return cls._from_checkpoint(checkpoint, load_weights, changes, new_embeddings=True)
+        check_arguments(cls, kwargs, ["name", "trainable", "dtype"])
+        text = cls.from_preset(folder, load_weights=load_weights)
+        backbone = cls.from_config({**text.get_config(), **changes})
+        if load_weights:
+            copy_all_but_embeddings(text, backbone)
+        return backbone
+
+    @classmethod
+    def _from_checkpoint(cls, checkpoint, load_weights, kwargs, new_embeddings=False):
+        check_arguments(cls, kwargs, ["name", "trainable", "dtype"])
         config = {**checkpoint.config, "dtype": checkpoint.dtype, **kwargs}
         if not load_weights:
             return cls(**config)
-        backbone = build_without_init(lambda: cls(**config))
-        load_checkpoint_weights(backbone, checkpoint)
+        backbone = build_without_init(lambda: cls(**config), draw_embeddings=new_embeddings)
+        load_checkpoint_weights(backbone, checkpoint, skip_embeddings=new_embeddings)
+        return backbone
+
+    @classmethod
+    def from_config(cls, config: dict) -> "GriffinBackbone":
+        """Builds the backbone of a config; a quantized one is built quantized."""
+        backbone = super().from_config(config)
+        policies = backbone.dtype_policy
+        if isinstance(policies, DTypePolicyMap):
+            for layer in backbone._flatten_layers(include_self=False):
+                if layer.quantization_mode is not None:
+                    # Keras 3.15 cannot save a quantized layer that holds the whole map (it
+                    # asks the map itself for the mode), and its setter would keep the map.
+                    layer._dtype_policy = policies[layer.path]
         return backbone
 
     def initial_state(self, batch_size: int) -> list:
-        """The state before any token: one entry a layer, arrays of fixed sizes."""
+        """Returns the state before any token: one entry per block, arrays of fixed sizes."""
         return [block.initial_state(batch_size) for block in self.griffin_blocks]
 
     def advance(self, token_ids, state, padding_mask=None, reset_mask=None):
-        """Continues from `state` over a chunk of any length.
+        """Processes the next chunk of a sequence, of any length.
 
         Args:
             token_ids: int (batch, time).
-            state: from `initial_state` or an earlier call; it is not changed.
-            padding_mask: bool (batch, time), `True` at real tokens, or `None`.
-            reset_mask: bool (batch, time), `True` where a document starts, or `None`.
+            state: From `initial_state` or an earlier call. It is not changed.
+            padding_mask: bool (batch, time), `True` at real tokens. Defaults to `None`: all are.
+            reset_mask: bool (batch, time), `True` at the first token of each packed document.
+                Defaults to `None`.
 
         Returns:
             Hidden states (batch, time, hidden_dim) and the new state.
@@ -419,16 +278,190 @@ class GriffinBackbone(OptionalInputs, PresetMixin, GriffinAdaptation, keras_hub.
             use_rotary=self.use_rotary,
             block_pattern=list(self.block_pattern),
             logit_soft_cap=self.logit_soft_cap,
+            rematerialize=self.rematerialize,
         )
         return config
+
+    def default_lora_layer_names(self) -> list[str]:
+        """Returns the names of the layers that `enable_lora` adapts by default.
+
+        They are the queries and values, as in all of KerasHub, and the projections around the
+        recurrences. Two blocks of three have no attention and could not adapt without `linear_*`.
+        The gates of the recurrence are left out: low-rank changes of the inner parameters of a
+        state space model work less well than those of its projections (Galim et al. 2024, arXiv
+        2410.09016).
+        """
+        return [*super().default_lora_layer_names(), "linear_x", "linear_y", "linear_out"]
+
+    def enable_lora(self, rank: int, target_layer_names: list[str] | None = None) -> None:
+        """Freezes the backbone and adds low-rank matrices, which are trained instead.
+
+        The token embeddings are frozen too. If they are random, as after `from_text_preset`, train
+        them first, or set `token_embedding.trainable` after this call. `save_lora_weights` saves
+        the low-rank matrices only; `save_to_preset` merges them into the weights.
+
+        Args:
+            rank: Rank of the matrices, at least 1.
+            target_layer_names: Names of the layers to adapt. Defaults to
+                `default_lora_layer_names()`.
+
+        Raises:
+            ValueError: If the rank is below 1, or LoRA is already enabled.
+        """
+        if rank < 1:
+            raise ValueError(f"enable_lora got rank={rank}; expected an integer of at least 1.")
+        super().enable_lora(rank, target_layer_names)
+        # KerasHub unfreezes the target layers as a whole, but `save_lora_weights` has no biases.
+        for variable in self.trainable_variables:
+            variable.trainable = "lora" in variable.name
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs) -> None:
+        """Quantizes the projections in place: most of the memory that inference reads.
+
+        The gates of the recurrences, token embeddings, convolutions and norms keep their dtype;
+        `projection_filter` explains why.
+
+        Args:
+            mode: `"int8"`, `"int4"` or `"float8"`; see `keras.Model.quantize`.
+            config: A `keras.quantizers.QuantizationConfig` instead of `mode`.
+            filters: A regular expression of layer names, a list of them, or a function
+                `layer -> bool`, to quantize fewer projections. Defaults to `None`: all of them.
+            **kwargs: Further arguments of `keras.Model.quantize`.
+        """
+        super().quantize(mode, config=config, filters=projection_filter(filters), **kwargs)
+        self.restore_dtype_policies()
+
+    def restore_dtype_policies(self) -> None:
+        """Records the policy of each quantized layer on the model, for `get_config`.
+
+        KerasHub's own record loads all other layers in the default dtype of the moment, and
+        removes the names from the policies of the quantized ones: a bfloat16 model would come
+        back as a float32 model with different outputs.
+        """
+        layers = self._flatten_layers(include_self=False)
+        found = {x.path: x.dtype_policy for x in layers if x.quantization_mode is not None}
+        if not isinstance(self.dtype_policy, DTypePolicyMap) and found:
+            self.dtype_policy = DTypePolicyMap(default_policy=self.dtype_policy.name)
+        for path, policy in found.items():
+            if path not in self.dtype_policy:
+                self.dtype_policy[path] = policy
+
+    @staticmethod
+    def get_layout_map(
+        device_mesh: keras.distribution.DeviceMesh,
+        model_parallel_dim_name: str = "model",
+        data_parallel_dim_name: str = "data",
+    ) -> keras.distribution.LayoutMap:
+        """Returns the layout of the weights on a mesh, for `keras.distribution.ModelParallel`.
+
+        Args:
+            device_mesh: A `keras.distribution.DeviceMesh` with both axes. `hidden_dim`,
+                `intermediate_dim`, `lru_width` and the vocabulary size must be multiples of the
+                sizes of its axes.
+            model_parallel_dim_name: Name of the axis that splits each layer. Defaults to
+                `"model"`.
+            data_parallel_dim_name: Name of the axis that splits the batch and, in the other
+                dimension, the weights. Defaults to `"data"`.
+
+        Returns:
+            A `keras.distribution.LayoutMap`. Weights that it does not name are replicated.
+
+        Raises:
+            ValueError: If `device_mesh` is not a mesh or lacks an axis.
+
+        Example:
+
+        ```python
+        import keras
+        from keras_speechssm.models import GriffinBackbone
+
+        devices = keras.distribution.list_devices()
+        mesh = keras.distribution.DeviceMesh((1, len(devices)), ("data", "model"), devices)
+        layout_map = GriffinBackbone.get_layout_map(mesh)
+        keras.distribution.set_distribution(
+            keras.distribution.ModelParallel(layout_map=layout_map, batch_dim_name="data")
+        )
+        backbone = GriffinBackbone(512, 3, 64, 192, 4)
+        keras.distribution.set_distribution(None)
+        ```
+        """
+        if not isinstance(device_mesh, keras.distribution.DeviceMesh):
+            raise ValueError(
+                f"device_mesh is a {type(device_mesh).__name__}; expected a "
+                "keras.distribution.DeviceMesh."
+            )
+        model, data = model_parallel_dim_name, data_parallel_dim_name
+        for name in (model, data):
+            if name not in device_mesh.axis_names:
+                raise ValueError(
+                    f"The mesh has the axes {list(device_mesh.axis_names)}, but not {name!r}; pass "
+                    "two of them as model_parallel_dim_name and data_parallel_dim_name."
+                )
+        layout_map = keras.distribution.LayoutMap(device_mesh)
+        layout_map[r"^token_embedding/embeddings$"] = (model, data)
+        for pattern, axes in _block_layout(model, data).items():
+            layout_map[rf"^griffin_block_\d+/{pattern}$"] = axes
+        return layout_map
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class MaskedIds(keras.layers.Layer):
-    """Token ids with 0 where `padding_mask` is False: padding may hold ids out of range."""
+    """Replaces token ids by 0 where `padding_mask` is `False`: padding may be out of range."""
 
     def call(self, token_ids, padding_mask=None):
         return mask_padding(ops.cast(token_ids, "int32"), padding_mask)
 
     def compute_output_spec(self, token_ids, padding_mask=None):
         return keras.KerasTensor(token_ids.shape, dtype="int32")
+
+
+def projection_filter(filters=None) -> Callable[[keras.layers.Layer], bool]:
+    """Returns a filter for `keras.Model.quantize` that accepts plain projections only.
+
+    The gates set how fast a state that lives for minutes decays. An error there compounds from
+    step to step, and int8 would round their inputs too. They are 1 % of the weights and always
+    float32. (Over 500 tokens of the demo preset quantized gates did not change the logits more,
+    so this protects long speech rather than against a measured loss.)
+
+    The token embedding is also the output projection. Keras' quantized layer computes its logits
+    in the compute dtype, possibly bfloat16, instead of float32, and it increased the error of
+    the logits by a fifth in int8 and by half in int4.
+
+    Args:
+        filters: What `keras.Model.quantize` takes, to accept fewer. Defaults to `None`.
+    """
+
+    def keep(layer):
+        if not isinstance(layer, Projection):
+            return False
+        if filters is None or callable(filters):
+            return filters is None or bool(filters(layer))
+        patterns = [filters] if isinstance(filters, str) else filters
+        return any(re.search(pattern, layer.name) for pattern in patterns)
+
+    return keep
+
+
+def _block_layout(model: str, data: str) -> dict[str, tuple]:
+    """Patterns of the variables in a block -> the mesh axis of each of their dimensions.
+
+    Projections into a branch are split by their outputs and those out of it by their inputs, so
+    that a block needs one exchange between devices per branch. Norms, output biases and gates
+    are replicated, and not listed: they are small, and gates have one block per head (10 in
+    the 2B model, which common meshes do not divide).
+    """
+    return {
+        "temporal_block/linear_[xy]/kernel": (data, model),
+        "temporal_block/linear_[xy]/bias": (model,),
+        "temporal_block/conv_1d/kernel": (None, model),
+        "temporal_block/conv_1d/bias": (model,),
+        "temporal_block/rg_lru/a_param": (model,),
+        "temporal_block/linear_out/kernel": (model, data),
+        "temporal_block/query_dense/kernel": (data, model),
+        # One head of keys and values serves all query heads: each device needs it whole.
+        "temporal_block/(key|value)_dense/kernel": (data, None),
+        "temporal_block/output_dense/kernel": (model, data),
+        "mlp_block/(gate|up)_dense/kernel": (data, model),
+        "mlp_block/(gate|up)_dense/bias": (model,),
+        "mlp_block/down_dense/kernel": (model, data),
+    }

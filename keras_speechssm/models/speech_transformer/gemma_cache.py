@@ -1,7 +1,9 @@
-"""Gemma read in chunks from a cache of keys and values, row by row.
+"""Gemma, run in chunks over a cache of keys and values.
 
-KerasHub's own cache has one place to write at for the whole batch. Here each row has its own,
-so that prompts of any lengths and padding anywhere give what each row would give by itself.
+KerasHub's own cache has one write position for the whole batch. Here each row has its own, so
+that prompts of any length and padding anywhere give what each row would give alone.
+`_advance_block` repeats KerasHub's `GemmaDecoderBlock` on its layers; tests compare it with
+`GemmaCausalLM`.
 """
 
 import keras
@@ -12,14 +14,14 @@ from keras_speechssm.layers.padding import gather_time, left_align_order
 
 
 def has_cache(backbone: keras_hub.models.Backbone) -> bool:
-    """Whether `advance_cached` knows the backbone: Gemma without sliding windows."""
+    """Returns whether `advance_cached` supports the backbone: Gemma without sliding windows."""
     return isinstance(backbone, keras_hub.models.GemmaBackbone) and not (
         backbone.use_sliding_window_attention
     )
 
 
 def empty_cache(backbone, batch_size: int, max_length: int) -> list[dict]:
-    """`{"key", "value"}`, each (batch, max_length, key heads, head_dim), for each layer."""
+    """Returns `{"key", "value"}` per layer, each (batch, max_length, key heads, head_dim)."""
     shape = (batch_size, max_length, backbone.num_key_value_heads, backbone.head_dim)
     return [
         {name: ops.zeros(shape, dtype=layer.compute_dtype) for name in ("key", "value")}
@@ -28,18 +30,18 @@ def empty_cache(backbone, batch_size: int, max_length: int) -> list[dict]:
 
 
 def advance_cached(backbone, token_ids, cache: list[dict], length, padding_mask):
-    """Hidden states of a chunk that follows what is cached.
+    """Computes the hidden states of a chunk that follows the cached tokens.
 
     Args:
-        backbone: a `GemmaBackbone` that `has_cache` accepts.
+        backbone: A `GemmaBackbone` that `has_cache` accepts.
         token_ids: int32 (batch, time).
-        cache: from `empty_cache` or an earlier call.
-        length: int32 (batch,), tokens that each row has cached.
-        padding_mask: bool (batch, time), True = real, anywhere.
+        cache: From `empty_cache` or an earlier call.
+        length: int32 (batch,), number of cached tokens per row.
+        padding_mask: bool (batch, time), `True` at real tokens. Padding may be anywhere.
 
     Returns:
-        Hidden states (batch, time, hidden_dim), those of padding of no meaning; the new
-        cache; and the new lengths.
+        Hidden states (batch, time, hidden_dim), meaningless at padding; the new cache; and the
+        new lengths.
     """
     order, rank = left_align_order(padding_mask)
     count = ops.sum(ops.cast(padding_mask, "int32"), axis=1)
@@ -48,14 +50,14 @@ def advance_cached(backbone, token_ids, cache: list[dict], length, padding_mask)
     steps = ops.arange(time, dtype="int32")[None]
     places = ops.arange(slots, dtype="int32")[None]
     positions = length[:, None] + steps
-    # Slot j takes the chunk's token j - length, where there is one.
+    # Slot j takes token j - length of the chunk, if there is one.
     source = ops.clip(places - length[:, None], 0, time - 1)
     written = ops.logical_and(places >= length[:, None], places < (length + count)[:, None])
     seen = places[:, None, :] <= positions[:, :, None]
 
     def store(old, new):
         if time == 1 and old.shape[0] != 1:
-            # One slot of each row, in place: a decoding step need not copy the cache.
+            # One slot per row, in place, so that a decoding step does not copy the cache.
             slot = ops.clip(length, 0, slots - 1)
             place = ops.stack([ops.arange(old.shape[0], dtype="int32"), slot], axis=1)
             kept = ops.take_along_axis(old, slot[:, None, None, None], axis=1)[:, 0]
@@ -73,7 +75,7 @@ def advance_cached(backbone, token_ids, cache: list[dict], length, padding_mask)
 
 
 def _advance_block(block, x, cache: dict, positions, seen, store):
-    """What `GemmaDecoderBlock` computes, its keys and values taken from the cache."""
+    """Computes a `GemmaDecoderBlock` with its keys and values from the cache."""
     attention = block.attention
     normalized = block.pre_attention_norm(x)
     query = attention._apply_rope(attention.query_dense(normalized), 0, positions=positions)

@@ -1,38 +1,59 @@
-"""Slide-and-prompt: any language model with a longest sequence goes on beyond it."""
+"""Slide-and-prompt: continues beyond the longest sequence that a language model supports."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_speechssm.models.speech_language_model import read_count, read_tokens
+from keras_speechssm.config import draw_seed
+from keras_speechssm.models.speech_language_model import read_count, read_prompts
 from keras_speechssm.shapes import TOKEN_RATE
 
 PROMPT_TOKENS = 3 * TOKEN_RATE
+"""Default number of tokens that each later sequence starts from: 3 s."""
 
 
 class SlideAndPrompt:
-    """Extends a model by generating anew from the end of what it has generated.
+    """Extends a model by generating again from the end of what it has generated.
 
-    What is it for: the paper's baseline for models that fail, or may not go, beyond the length
-    that they were trained on. The model continues the prompt up to `limit` tokens, then the
-    last 3 s of that, and so on; everything before is forgotten.
+    This is the paper's baseline for models that fail beyond the length that they were trained
+    on, or do not support it. The model continues the prompt up to `limit` tokens, then the last
+    3 s of that, and so on. Everything before is forgotten.
 
     Args:
-        model: a `SpeechTransformer` or another model with its `stream`.
-        limit: int. Most tokens of a sequence, prompt and continuation together. Defaults to
-            the model's `max_length`.
-        prompt_tokens: int. Tokens that each later sequence begins with. Defaults to `75`, 3 s.
+        model: A `SpeechTransformer` or another model with its `stream`.
+        limit: Most tokens of a sequence, prompt and continuation together. Defaults to the
+            model's `max_length`.
+        prompt_tokens: Number of tokens that each later sequence starts from. Defaults to `75`,
+            which is 3 s.
 
-    Source: SpeechSSM, section 7; Borsos et al. 2023, "SoundStorm".
+    Raises:
+        ValueError: If there is no limit, or it is not above `prompt_tokens`.
+
+    Example:
+
+    ```python
+    import keras_hub
+    import numpy as np
+    from keras_speechssm.models import SpeechTransformer
+    from keras_speechssm.models.speech_transformer.slide_and_prompt import SlideAndPrompt
+
+    backbone = keras_hub.models.GemmaBackbone(12, 1, 1, 1, 8, 16, 8)
+    model = SlideAndPrompt(SpeechTransformer(backbone, max_length=20), prompt_tokens=5)
+    blocks = list(model.stream(np.array([[1, 2, 3]]), block_size=10, num_tokens=50, seed=0))
+    ```
+
+    Reference:
+        Park et al. 2024, "Long-Form Speech Generation with Spoken Language Models", section 7;
+        Borsos et al. 2023, "SoundStorm".
     """
 
     def __init__(self, model: Any, limit: int | None = None, prompt_tokens: int = PROMPT_TOKENS):
         limit = getattr(model, "max_length", None) if limit is None else limit
         if limit is None or not 0 < prompt_tokens < limit:
             raise ValueError(
-                f"SlideAndPrompt needs a limit above its {prompt_tokens} tokens of prompt; got "
-                f"{limit}."
+                f"SlideAndPrompt got limit={limit}; it needs a limit above the {prompt_tokens} "
+                "tokens of its prompts."
             )
         self.model = model
         self.limit = int(limit)
@@ -40,7 +61,7 @@ class SlideAndPrompt:
 
     @property
     def backbone(self):
-        """The extended model's."""
+        """The backbone of the extended model."""
         return self.model.backbone
 
     def stream(
@@ -51,27 +72,30 @@ class SlideAndPrompt:
         num_tokens: int | None = None,
         **sampling,
     ) -> Iterator[np.ndarray]:
-        """Continues prompts of one length without end, or for `num_tokens`, block by block.
+        """Continues prompts of one length block by block, without end or for `num_tokens`.
 
-        A prompt of more than `limit - 1` tokens is read from its last `prompt_tokens` on.
+        Of a prompt of more than `limit - 1` tokens only the last `prompt_tokens` are read.
 
         Args:
-            token_ids: int (batch, time), the prompts.
-            block_size: int. Tokens of a block, whatever sequences they come from.
-            seed: int; the same one gives the same tokens. Defaults to `None`.
-            num_tokens: int. Defaults to `None`: without end.
-            **sampling: `temperature`, `top_k`, `top_p` of the model's `stream`.
+            token_ids: int (batch, time) or (time,), the prompts.
+            block_size: Number of tokens per block. Defaults to `250`, which is 10 s.
+            seed: The same seed gives the same tokens. Defaults to `None`: a new seed that
+                `keras.utils.set_random_seed` determines.
+            num_tokens: Defaults to `None`: without end.
+            **sampling: `temperature`, `top_k` and `top_p` of the model's `stream`.
 
         Returns:
-            Iterator of int32 (batch, block_size), the last one shorter.
+            Iterator of int32 (batch, block_size), or (block_size,) for a single prompt. The last
+            block may be shorter.
         """
         block_size = read_count("block_size", block_size)
         if num_tokens is not None:
             num_tokens = read_count("num_tokens", num_tokens)
-        # Which ids there are, the model knows.
-        token_ids, _ = read_tokens(token_ids, None, np.iinfo("int32").max)
-        seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        return self._blocks(self._sequences(token_ids, seed, sampling), block_size, num_tokens)
+        prompts = read_prompts(token_ids, None, None)  # The model checks the range of the ids.
+        seed = draw_seed() if seed is None else seed
+        sequences = self._sequences(prompts.token_ids, seed, sampling)
+        blocks = self._blocks(sequences, block_size, num_tokens)
+        return blocks if prompts.batched else (block[0] for block in blocks)
 
     def _blocks(self, sequences, block_size: int, num_tokens: int | None) -> Iterator[np.ndarray]:
         pending = next(sequences)
@@ -84,7 +108,7 @@ class SlideAndPrompt:
             num_tokens = None if num_tokens is None else num_tokens - wanted
 
     def _sequences(self, context: np.ndarray, seed: int, sampling: dict) -> Iterator[np.ndarray]:
-        """New tokens, one sequence of the model after the other, in blocks."""
+        """Yields new tokens in blocks, one sequence of the model after the other."""
         number = 0
         if context.shape[1] >= self.limit:
             context = context[:, -self.prompt_tokens :]

@@ -1,4 +1,4 @@
-"""SpeechTransformer: the same language model on a Transformer decoder, to compare with."""
+"""SpeechTransformer: the language model on a Transformer decoder, the baseline of SpeechSSM."""
 
 import keras
 import keras_hub
@@ -20,35 +20,44 @@ from keras_speechssm.models.speech_transformer.gemma_cache import (
 class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
     """A language model of semantic tokens on a Transformer decoder of KerasHub.
 
-    What is it for: the paper's baseline. It has the interface of `SpeechSSM`, but its
-    state holds every token so far, up to `max_length`: what SpeechSSM does without.
+    This is the paper's baseline. It has the interface of `SpeechSSM`, but its state contains
+    every token so far, up to `max_length`, while the state of SpeechSSM has a fixed size.
 
-    On Gemma (without sliding windows) the state is a cache of keys and values, which a step
-    reads and writes once. On other backbones it is the tokens themselves, all of which `advance`
-    reads again: correct for any causal backbone, at a cost of `max_length` tokens a call.
+    On Gemma (without sliding windows) the state is a cache of keys and values. On other backbones
+    it is the tokens themselves, all of which `advance` reads again: that is correct for any
+    causal backbone, and costs `max_length` tokens per call.
 
-    `model(token_ids)` gives the logits of the token after each one, float32 (batch, time,
-    vocabulary); a dictionary may add `padding_mask`. In this whole call padding may lie at
-    either end of a row.
+    `model(token_ids)` returns the logits of the token after each one, float32 (batch, time,
+    vocabulary). A dictionary with `token_ids` may add `padding_mask`. In this call padding may
+    be at either end of a row.
 
     Args:
-        backbone: a `keras_hub.models.GemmaBackbone`. Other causal backbones that take
-            `token_ids` and `padding_mask` and have a reversible `token_embedding` work
-            too, except in `from_preset`.
-        max_length: int. Most tokens of a sequence, prompt and continuation together.
-            Defaults to `2048`.
-        preprocessor: a callable that `fit`, `evaluate` and `predict` apply to their
-            inputs, or `None`. Presets leave out one that is no Keras layer.
+        backbone: A `keras_hub.models.GemmaBackbone`. Other causal backbones that take `token_ids`
+            and `padding_mask` and have a reversible `token_embedding` work too, except in
+            `from_preset`.
+        max_length: Most tokens of a sequence, prompt and continuation together. Defaults to
+            `2048`.
+        preprocessor: A layer or function that `fit`, `evaluate` and `predict` apply to their
+            inputs. Presets leave out a function. Defaults to `None`.
 
     Example:
 
     ```python
+    import keras_hub
+    import numpy as np
+    from keras_speechssm.models import SpeechTransformer
+
+    backbone = keras_hub.models.GemmaBackbone(12, 1, 1, 1, 8, 16, 8)
     model = SpeechTransformer(backbone, max_length=1000)  # 40 s
-    new_tokens = model.generate(tokens[None], num_tokens=250, seed=0)
+    new_tokens = model.generate(np.array([[1, 2, 3]]), num_tokens=25, seed=0)  # (1, 25)
     ```
+
+    Reference:
+        Park et al. 2024, "Long-Form Speech Generation with Spoken Language Models", section 4.
     """
 
     preset_part = "speech_lm"
+    supports_quantization = True
     backbone_cls = keras_hub.models.GemmaBackbone
 
     def __init__(
@@ -79,27 +88,29 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         load_weights: bool = True,
         **kwargs,
     ) -> "SpeechTransformer":
-        """A speech model that begins with the weights of a text model.
+        """Builds a speech model that starts from the weights of a text model.
 
-        Everything is taken over but the embeddings of the text's tokens, in whose place
-        come fresh ones for semantic tokens. On Gemma this is the paper's baseline; on OPT
-        or Llama it is TWIST (Hassid et al. 2023).
+        All weights are those of the text model, except for the embeddings of its tokens: those
+        of the semantic tokens are random. On Gemma this is the paper's baseline; on OPT or Llama
+        it is TWIST (Hassid et al. 2023).
 
         Args:
-            preset: what `keras_hub.models.Backbone.from_preset` takes: a KerasHub preset,
-                a folder of it or of a Hugging Face checkpoint, or a handle of either.
-            vocabulary_size: int. Semantic tokens. Defaults to `32768`.
-            max_length: int. Most tokens of a sequence. Defaults to `2048`.
-            load_weights: bool. `False` takes the text model's sizes only.
-            **kwargs: further arguments of the backbone, such as `dtype`.
+            preset: Anything that `keras_hub.models.Backbone.from_preset` takes: a KerasHub
+                preset, a folder of one or of a Hugging Face checkpoint, or a handle of either.
+            vocabulary_size: Number of semantic tokens. Defaults to `32768`.
+            max_length: Most tokens of a sequence. Defaults to `2048`.
+            load_weights: If `False`, only the sizes are taken. Defaults to `True`.
+            **kwargs: Further arguments of the backbone, such as `dtype`.
 
         Raises:
-            ValueError: a model that is no decoder of tokens.
+            ValueError: If the model is not a decoder of tokens.
         """
         text = keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights)
         config = text.get_config()
         if not hasattr(text, "token_embedding") or "vocabulary_size" not in config:
-            raise ValueError(f"{preset!r} is a {type(text).__name__}, no decoder of tokens.")
+            raise ValueError(
+                f"{preset!r} is a {type(text).__name__}; expected a decoder of token ids."
+            )
         changes = {"vocabulary_size": vocabulary_size, **kwargs}
         backbone = type(text).from_config({**config, **changes})
         if load_weights:
@@ -113,11 +124,14 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         return inputs
 
     def initial_state(self, batch_size: int) -> dict:
-        """The state before any token: what is known of the tokens so far, and their number.
+        """Returns the state before any token.
+
+        Args:
+            batch_size: Number of sequences.
 
         Returns:
-            `{"length": int32 (batch,)}` with `"cache"`, see `gemma_cache.empty_cache`, or
-            `"token_ids"`, int32 (batch, max_length).
+            `{"length": int32 (batch,)}`, the number of tokens so far, with `"cache"`, see
+            `gemma_cache.empty_cache`, or `"token_ids"`, int32 (batch, max_length).
         """
         length = ops.zeros((batch_size,), dtype="int32")
         if has_cache(self.backbone):
@@ -129,9 +143,9 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         return {"token_ids": tokens, "length": length}
 
     def advance_hidden(self, token_ids, state, padding_mask=None):
-        """As `advance`, but returns hidden states (batch, time, hidden_dim), not logits.
+        """Like `advance`, but returns hidden states (batch, time, hidden_dim), not logits.
 
-        Past `max_length` they are NaN; `generate`, `stream` and `score` raise instead.
+        Beyond `max_length` they are NaN; `generate`, `stream` and `score` raise instead.
         """
         token_ids = ops.cast(token_ids, "int32")
         if padding_mask is None:
@@ -162,15 +176,15 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         return gather_time(hidden, places), {"token_ids": tokens, "length": length}
 
     def project(self, hidden):
-        """Logits float32 (..., vocabulary) of hidden states (..., hidden_dim)."""
+        """Returns the logits float32 (..., vocabulary) of hidden states (..., hidden_dim)."""
         return ops.cast(self.backbone.token_embedding(hidden, reverse=True), "float32")
 
-    def _check_room(self, state: dict, num_tokens: int) -> None:
+    def _check_capacity(self, state: dict, num_tokens: int) -> None:
         needed = int(ops.convert_to_numpy(state["length"]).max()) + num_tokens
         if needed > self.max_length:
             raise ValueError(
-                f"The sequence would have {needed} tokens; this SpeechTransformer holds "
-                f"{self.max_length}: ask for fewer, or build it with a larger max_length."
+                f"The sequence would have {needed} tokens; this SpeechTransformer supports "
+                f"{self.max_length}. Ask for fewer, or build it with a larger max_length."
             )
 
     def get_config(self) -> dict:

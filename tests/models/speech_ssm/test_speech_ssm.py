@@ -344,7 +344,7 @@ def test_unknown_inputs_are_refused(model):
 
 
 def test_bad_requests_are_refused_at_once(model):
-    with pytest.raises(ValueError, match="vocabulary is 0 to 12"):
+    with pytest.raises(ValueError, match="expected 0 to 12"):
         model.generate([[99]], 5)
     with pytest.raises(ValueError, match="num_tokens is 0"):
         model.generate([[1]], 0)

@@ -46,6 +46,12 @@ def test_blocks_of_any_size_hold_the_same_tokens(block_size, prompt, wanted):
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1)[0], prompt + np.arange(wanted))
 
 
+def test_a_single_prompt_gives_blocks_without_a_batch_axis():
+    model = SlideAndPrompt(CountsUp(), prompt_tokens=5)
+    blocks = list(model.stream(np.array([1, 2, 3]), block_size=8, num_tokens=30, seed=3))
+    np.testing.assert_array_equal(np.concatenate(blocks), np.arange(4, 34))
+
+
 def test_without_a_number_it_has_no_end():
     stream = SlideAndPrompt(CountsUp(), prompt_tokens=4).stream(np.array([[0]]), block_size=3)
     assert [int(next(stream)[0, 0]) for _ in range(30)] == list(range(1, 91, 3))
@@ -53,9 +59,9 @@ def test_without_a_number_it_has_no_end():
 
 @pytest.mark.parametrize("limit", [4, 3, 0])
 def test_a_limit_without_room_is_refused(limit):
-    with pytest.raises(ValueError, match="needs a limit"):
+    with pytest.raises(ValueError, match="needs a limit above"):
         SlideAndPrompt(CountsUp(), limit=limit, prompt_tokens=4)
-    with pytest.raises(ValueError, match="needs a limit"):
+    with pytest.raises(ValueError, match="needs a limit above"):
         SlideAndPrompt(object())
 
 
@@ -64,6 +70,6 @@ def test_what_the_models_refuse_is_refused_at_once():
     for wrong in ({"block_size": 0}, {"num_tokens": 0}, {"num_tokens": 1.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             extended.stream(np.array([[1]]), **wrong)
-    for tokens in ([1, 2], [[1.5]], [[]]):
+    for tokens in ([[[1]]], [[1.5]], [[]]):
         with pytest.raises(ValueError, match="token_ids"):
             extended.stream(np.array(tokens))

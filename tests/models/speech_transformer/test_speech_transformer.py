@@ -111,7 +111,9 @@ def test_score_is_the_log_likelihood_of_the_whole_forward(model, whole):
 
 
 def test_more_tokens_than_it_holds_are_refused(model):
-    with pytest.raises(ValueError, match="would have 25 tokens; this SpeechTransformer holds 24"):
+    with pytest.raises(
+        ValueError, match="have 25 tokens; this SpeechTransformer supports 24"
+    ):
         model.generate(tokens_of(1, 5), 20)
     with pytest.raises(ValueError, match="would have 30 tokens"):
         model.score(tokens_of(1, 30))
