@@ -60,6 +60,8 @@ class SpeechContinuation:
     Example:
 
     ```python
+    import keras_speechssm
+
     speech = keras_speechssm.SpeechContinuation.from_preset("speech_ssm_demo_en")
     waveform = speech.continue_speech("examples/prompt.flac", seconds=10, seed=0)
     for block in speech.stream("examples/prompt.flac", seed=0):  # Never ends on its own.

@@ -75,6 +75,8 @@ class SynthesisConfig:
     Example:
 
     ```python
+    from keras_speechssm.synthesis import SynthesisConfig
+
     config = SynthesisConfig(window_seconds=12.0, overlap_seconds=2.0, guidance_scale=2.5)
     config.window  # 300 tokens
     ```
@@ -180,6 +182,10 @@ class Synthesizer:
     Example:
 
     ```python
+    import keras_speechssm
+    from keras_speechssm.audio import read_speech
+    from keras_speechssm.synthesis import SynthesisConfig, Synthesizer
+
     speech = keras_speechssm.SpeechContinuation.from_preset("speech_ssm_demo_en")
     synthesizer = Synthesizer(speech.soundstorm, speech.soundstream, SynthesisConfig())
     recording = read_speech("examples/prompt.flac")

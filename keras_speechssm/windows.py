@@ -74,6 +74,8 @@ def plan_windows(
     Example:
 
     ```python
+    from keras_speechssm.windows import plan_windows
+
     plan_windows(16, window=10, overlap=4)  # [(0, 0, 8), (6, 8, 16)]
     ```
     """
@@ -112,6 +114,8 @@ class StreamingWindows:
     Example:
 
     ```python
+    from keras_speechssm.windows import StreamingWindows
+
     windows = StreamingWindows(window=10, overlap=4)
     windows.feed(9)  # []
     windows.feed(7)  # [(0, 0, 8)]

@@ -63,6 +63,8 @@ def read_audio(
     Example:
 
     ```python
+    from keras_speechssm.audio import read_audio
+
     waveform = read_audio("examples/prompt.flac", duration=3.0)  # float32 (48000,)
     ```
     """
@@ -165,6 +167,9 @@ class AudioWriter:
     Example:
 
     ```python
+    import numpy as np
+    from keras_speechssm.audio import AudioWriter
+
     with AudioWriter("noise.wav") as writer:
         for _ in range(3):
             writer.write(np.random.uniform(-0.1, 0.1, 16000))

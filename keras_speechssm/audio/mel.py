@@ -59,6 +59,9 @@ def spectrogram(waveform: np.ndarray, window: int, hop: int, power: float = 1.0)
     Example:
 
     ```python
+    import numpy as np
+    from keras_speechssm.audio import log_mel, spectrogram
+
     waveform = np.random.uniform(-1, 1, 16000)
     log_mel(spectrogram(waveform, 1024, 256), 80, floor=1e-2)  # (59, 80)
     ```

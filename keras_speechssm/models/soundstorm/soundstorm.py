@@ -49,6 +49,9 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
     Example:
 
     ```python
+    import keras_speechssm
+    import numpy as np
+
     soundstorm = keras_speechssm.models.SoundStorm.from_preset("speech_ssm_demo_en")
     semantic_tokens = np.zeros(50, "int32")
     acoustic_tokens = soundstorm.generate(semantic_tokens, seed=0)  # (100, 6)

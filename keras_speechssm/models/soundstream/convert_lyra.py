@@ -88,7 +88,9 @@ def _read(model, tensor, path) -> np.ndarray:
     }
     data = model.buffers[tensor.buffer].data
     if data is None or tensor.type not in types:
-        raise ValueError(f"{path}: the weight {tensor.name.decode()!r} is not stored as a constant.")
+        raise ValueError(
+            f"{path}: the weight {tensor.name.decode()!r} is not stored as a constant."
+        )
     values = np.frombuffer(bytes(data), types[tensor.type]).reshape(tensor.shape)
     if tensor.type == TensorType.FLOAT32:
         return values

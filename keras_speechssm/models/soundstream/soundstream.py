@@ -52,6 +52,9 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
     Example:
 
     ```python
+    import keras_speechssm
+    import numpy as np
+
     codec = keras_speechssm.models.SoundStream.from_preset("speech_ssm_demo_en")
     tokens = codec.encode(np.random.uniform(-0.1, 0.1, 16000))  # int32 (50, 6)
     decoded = codec.decode(tokens)  # float32 (16000,)

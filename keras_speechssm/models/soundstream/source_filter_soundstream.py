@@ -57,6 +57,9 @@ class SourceFilterSoundStream(SoundStream):
     Example:
 
     ```python
+    import keras_speechssm
+    import numpy as np
+
     codec = keras_speechssm.models.SourceFilterSoundStream(num_quantizers=6)
     tokens = codec.encode(np.random.uniform(-0.1, 0.1, 16000))  # int32 (50, 6)
     decoded = codec.decode(tokens)  # float32 (16000,)
