@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_speechssm.audio.mel import mel_filters
+from keras_speechssm.audio.mel import log_mel
 from keras_speechssm.shapes import SAMPLES_PER_TOKEN
 
 WINDOW = 400
@@ -29,12 +29,11 @@ High enough that a synthesizer's digital silence and a quiet room look alike.
 class LogMelFrames(keras.layers.Layer):
     """Log-mel frames of 10 ms, four of them stacked to one step of 40 ms.
 
-    What is it for: the front end of the semantic tokenizer, inside the model so that
-    a preset needs nothing beside it. Step t is made of the four frames centerd in
+    The default front end of the semantic tokenizer. Step t is made of the four frames centered in
     samples [640 t, 640 (t + 1)); their windows reach 120 samples beyond on each side
     (zeros beyond the ends).
 
-    Normalization uses one mean and one deviation a band, kept as weights and set once
+    Normalization uses one mean and one deviation per band, kept as weights and set once
     by `adapt`: statistics of the utterance itself would make the tokens of a window
     depend on where it was cut. Everything runs in float32.
 
@@ -43,6 +42,7 @@ class LogMelFrames(keras.layers.Layer):
 
     Call arguments:
         waveform: float (batch, samples) in [-1, 1] at 16 kHz; samples a multiple of 640.
+        padding_mask: ignored; each step depends on its own samples only.
 
     Returns:
         float32 (batch, samples / 640, 4 * num_mels).
@@ -60,7 +60,6 @@ class LogMelFrames(keras.layers.Layer):
             raise ValueError(f"num_mels must be at least 1, got {num_mels}.")
         self.num_mels = num_mels
         self.frames_per_step = SAMPLES_PER_TOKEN // HOP
-        self._mel = mel_filters(num_mels, FFT_LENGTH, LOWEST, HIGHEST)
         self._window = np.hanning(WINDOW + 1)[:-1].astype("float32")
 
     def build(self, input_shape):
@@ -80,7 +79,7 @@ class LogMelFrames(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, waveform):
+    def call(self, waveform, padding_mask=None):
         frames = (self._log_mel(waveform) - self.mean) / self.deviation
         shape = (ops.shape(frames)[0], -1, self.frames_per_step * self.num_mels)
         return ops.reshape(frames, shape)
@@ -102,11 +101,11 @@ class LogMelFrames(keras.layers.Layer):
         parts = [halves[:, i : (i - last) or None : 2] for i in range(last + 1)]
         frames = ops.concatenate(parts, axis=-1) * ops.convert_to_tensor(self._window)
         real, imaginary = ops.rfft(frames, fft_length=FFT_LENGTH)
-        power = ops.matmul(real**2 + imaginary**2, ops.convert_to_tensor(self._mel))
-        return ops.log(power + POWER_FLOOR)
+        power = real**2 + imaginary**2
+        return log_mel(power, self.num_mels, POWER_FLOOR, LOWEST, HIGHEST)
 
     def adapt(self, waveforms) -> None:
-        """Sets the mean and deviation of each band from example speech.
+        """Set the mean and deviation of each band from example speech.
 
         Args:
             waveforms: float (batch, samples), samples a multiple of 640; minutes suffice.
@@ -118,7 +117,7 @@ class LogMelFrames(keras.layers.Layer):
         self.mean.assign(frames.mean(axis=0))
         self.deviation.assign(np.maximum(frames.std(axis=0), 0.1))
 
-    def compute_output_spec(self, waveform):
+    def compute_output_spec(self, waveform, padding_mask=None):
         steps = waveform.shape[1] and waveform.shape[1] // SAMPLES_PER_TOKEN
         width = self.frames_per_step * self.num_mels
         return keras.KerasTensor((waveform.shape[0], steps, width), dtype="float32")

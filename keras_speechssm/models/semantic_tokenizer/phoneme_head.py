@@ -1,4 +1,4 @@
-"""The auxiliary speech recognizer: features -> logits of phonemes and the CTC blank."""
+"""The auxiliary phoneme recognizer: features -> logits of phonemes and the CTC blank."""
 
 import keras
 from keras import ops
@@ -11,9 +11,9 @@ BLANK = 0
 class PhonemeHead(keras.layers.Layer):
     """Linear logits of the CTC classes; at padding, the blank with certainty.
 
-    What is it for: the transcripts' way into the tokens. Because a CTC path of certain
-    blanks costs nothing and says nothing, the loss of the padded length is that of the
-    real length, and no lengths need to travel with the logits.
+    Transcripts teach the tokens through this layer. Because a CTC path of certain
+    blanks costs nothing, the loss of the padded length is that of the real length, and no
+    lengths need to travel with the logits.
 
     Args:
         num_phonemes: int. Phonemes, the blank not counted.
@@ -57,8 +57,8 @@ class PhonemeHead(keras.layers.Layer):
 class CodeHead(PhonemeHead):
     """A `PhonemeHead` that reads each token alone.
 
-    A class of its own, because Keras stores the weights of equal layers by their order, which
-    backends disagree on.
+    It is a separate class, because Keras stores the weights of equal layers by their order,
+    which differs between backends.
     """
 
 

@@ -1,9 +1,4 @@
-"""BEST-RQ: hide spans of the input, and predict what a frozen random quantizer makes of them.
-
-Chiu et al. 2022, "Self-supervised learning with random-projection quantizer for speech
-recognition". It teaches the encoder from speech without transcripts. Both layers do
-nothing outside of training.
-"""
+"""Pre-training of a semantic tokenizer, and the layers that only training needs."""
 
 import keras
 import numpy as np
@@ -11,14 +6,172 @@ from keras import ops
 
 from keras_speechssm.audio.mel import mel_centers
 from keras_speechssm.layers.vector_quantizer import VectorQuantizer
-from keras_speechssm.models.semantic_tokenizer.log_mel_frames import HIGHEST, LOWEST
+from keras_speechssm.models.semantic_tokenizer.log_mel_frames import (
+    HIGHEST,
+    LOWEST,
+    LogMelFrames,
+)
+from keras_speechssm.models.semantic_tokenizer.phoneme_head import CodeHead
+from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class SemanticTokenizerPretraining(keras.Model):
+    """Trains a `SemanticTokenizer`: its graph, with the losses and noise of training.
+
+    Three losses teach the tokens to carry words and not voices:
+
+    - CTC on phonemes, where transcripts exist (`training.tokenizer.PhonemeLoss`). It reads the
+      *quantized* vectors, so that the tokens themselves must tell phonemes apart; with
+      `code_head` it also reads each token alone.
+    - BEST-RQ masked prediction on all speech. It reads the encoder *before* the
+      quantizer: its targets are acoustic, and routed through the codes they would
+      spend them on voice and channel.
+    - Agreement of the vectors before the quantizer, where rows come in pairs that say the
+      same in two voices (`PairAgreement`).
+
+    The weights are those of `tokenizer`, which is ready to use after `fit`. Only a
+    `LogMelFrames` front end has a spectrum to perturb.
+
+    Args:
+        tokenizer: a `SemanticTokenizer`, or its serialized config.
+        max_warp, coloration: see `VoicePerturbation`. Both default to `0.0`.
+        mask_start_rate, mask_span: see `SpanMasking`.
+        masked_codebook_size: int. Random codes of BEST-RQ. Defaults to `8192`.
+        masked_loss_weight: float. Weight of masked prediction beside CTC. Defaults to
+            `1.0`.
+        commitment_weight: float. See `VectorQuantizer`. Defaults to `1.0`.
+        agreement_weight: float. See `PairAgreement`. Defaults to `0.0`: no pairs.
+        code_head: bool. Whether phonemes are read from each token alone too. Defaults to
+            `False`.
+        seed: int or None. Seed of masking and the random projection.
+
+    Inputs:
+        As `SemanticTokenizer`.
+
+    Returns:
+        A dict as `SemanticTokenizer` returns it, with `code_head` also `code_logits`, float32
+        (batch, time, num_phonemes + 1), read from each token alone.
+
+    Example:
+
+    ```python
+    model = SemanticTokenizerPretraining(tokenizer, code_head=True)
+    compile_tokenizer(model)
+    model.fit(batches)
+    model.tokenizer.save_to_preset("my_tokenizer")
+    ```
+
+    Reference:
+        - [Chiu et al., 2022](https://arxiv.org/abs/2202.01855)
+    """
+
+    def __init__(
+        self,
+        tokenizer: SemanticTokenizer | dict,
+        max_warp: float = 0.0,
+        coloration: float = 0.0,
+        mask_start_rate: float = 0.04,
+        mask_span: int = 10,
+        masked_codebook_size: int = 8192,
+        masked_loss_weight: float = 1.0,
+        commitment_weight: float = 1.0,
+        agreement_weight: float = 0.0,
+        code_head: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        if isinstance(tokenizer, dict):
+            tokenizer = keras.saving.deserialize_keras_object(tokenizer)
+        spectral = isinstance(tokenizer.front_end, LogMelFrames)
+        if (max_warp or coloration) and not spectral:
+            raise ValueError(
+                "max_warp and coloration need a LogMelFrames front end, got "
+                f"{type(tokenizer.front_end).__name__}; set both to 0."
+            )
+        # === Layers ===
+        self.tokenizer = tokenizer
+        tokenizer.quantizer.commitment_weight = commitment_weight
+        dtype = tokenizer.input_dense.dtype_policy
+        self.masking = SpanMasking(
+            mask_start_rate, mask_span, seed=seed, dtype="float32", name="masking"
+        )
+        self.masked_prediction = MaskedPrediction(
+            masked_codebook_size,
+            loss_weight=masked_loss_weight,
+            seed=seed,
+            dtype=dtype,
+            name="masked_prediction",
+        )
+        self.agreement = PairAgreement(agreement_weight, dtype="float32", name="agreement")
+        self.quantizer = GradualQuantization(tokenizer.quantizer, seed=seed, name="gradual")
+
+        # === Functional Model ===
+        waveform = keras.Input((None,), dtype="float32", name="waveform")
+        padding_mask = keras.Input((None,), dtype="bool", name="padding_mask")
+        features = tokenizer.front_end(waveform, padding_mask=padding_mask)
+        if spectral:
+            self.perturbation = VoicePerturbation(
+                tokenizer.front_end.num_mels,
+                max_warp,
+                coloration,
+                seed=seed,
+                dtype="float32",
+                name="perturbation",
+            )
+            features = self.perturbation(features)
+        masked, mask = self.masking(features, padding_mask)
+        x = self.masked_prediction(tokenizer.encode(masked, padding_mask), features, mask)
+        latents = self.agreement(tokenizer.to_latents(x), padding_mask)
+        quantized, tokens = self.quantizer(latents, padding_mask=padding_mask)
+        widened = tokenizer.decoder_dense(quantized)
+        logits = tokenizer.recognize(widened, padding_mask)
+        outputs = {"phoneme_logits": logits, "tokens": tokens}
+        if code_head:
+            # Linear in the code all the same; read from its few numbers a head learns slower.
+            head = CodeHead(tokenizer.num_phonemes, dtype=dtype, name="code_head")
+            outputs["code_logits"] = head(widened, padding_mask=padding_mask)
+        inputs = {"waveform": waveform, "padding_mask": padding_mask}
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+
+        # === Config ===
+        self.max_warp = max_warp
+        self.coloration = coloration
+        self.mask_start_rate = mask_start_rate
+        self.mask_span = mask_span
+        self.masked_codebook_size = masked_codebook_size
+        self.masked_loss_weight = masked_loss_weight
+        self.commitment_weight = commitment_weight
+        self.agreement_weight = agreement_weight
+        self.code_head = code_head
+        self.seed = seed
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
+            "max_warp": self.max_warp,
+            "coloration": self.coloration,
+            "mask_start_rate": self.mask_start_rate,
+            "mask_span": self.mask_span,
+            "masked_codebook_size": self.masked_codebook_size,
+            "masked_loss_weight": self.masked_loss_weight,
+            "commitment_weight": self.commitment_weight,
+            "agreement_weight": self.agreement_weight,
+            "code_head": self.code_head,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects=None):
+        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class SpanMasking(keras.layers.Layer):
     """Replaces random spans of features by noise, in training only.
 
-    What is it for: the input side of masked prediction. Each step begins a span with
+    The input side of BEST-RQ's masked prediction. Each step begins a span with
     probability `mask_start_rate`; spans may overlap. The noise is N(0, 0.1), as BEST-RQ
     has it for normalized features. Defaults are BEST-RQ's 0.01 a frame of 10 ms and 40
     frames, in steps of 40 ms; they hide a third of the input.
@@ -49,7 +202,7 @@ class SpanMasking(keras.layers.Layer):
         super().__init__(**kwargs)
         if not 0.0 <= mask_start_rate <= 1.0 or mask_span < 1:
             raise ValueError(
-                "mask_start_rate must lie in [0, 1] and mask_span be at least 1, got "
+                "mask_start_rate must be in [0, 1] and mask_span at least 1, got "
                 f"{mask_start_rate} and {mask_span}."
             )
         self.mask_start_rate = mask_start_rate
@@ -88,7 +241,7 @@ class SpanMasking(keras.layers.Layer):
 class MaskedPrediction(keras.layers.Layer):
     """Passes its input on; in training adds the BEST-RQ loss of the hidden positions.
 
-    What is it for: learning from speech without transcripts. The target of a position is
+    This is BEST-RQ: learning from speech without transcripts. The target of a position is
     the nearest of `codebook_size` frozen random codes to a frozen random projection of
     its clean features, both of unit length; the loss is the cross-entropy of a linear
     read-out, averaged over the hidden positions.
@@ -180,11 +333,11 @@ class MaskedPrediction(keras.layers.Layer):
 class PairAgreement(keras.layers.Layer):
     """Passes its input on; in training draws the rows of each pair together.
 
-    What is it for: tokens that do not change with the voice. Rows 2 i and 2 i + 1 hold the
+    It teaches tokens that do not change with the voice. Rows 2 i and 2 i + 1 hold the
     same speech, perturbed each in its own way (`VoicePerturbation`); the loss is the mean
     squared distance of their vectors, as invariant clustering has it (Chang et al. 2023,
     "Self-supervised fine-tuning for improved content representations by speaker-invariant
-    clustering", with codes in place of vectors). The vectors must be normalized before, and
+    clustering", with codes instead of vectors). The vectors must be normalized before, and
     other losses keep them apart, else all of them become one.
 
     Args:
@@ -225,7 +378,7 @@ class PairAgreement(keras.layers.Layer):
 class VoicePerturbation(keras.layers.Layer):
     """Moves the frequencies of each example by a factor, and colors its spectrum.
 
-    What is it for: tokens that say what is spoken and not by whom, from few training voices.
+    It teaches tokens that say what is spoken and not by whom, from few training voices.
     A longer or shorter vocal tract moves formants by about a common factor (vocal tract
     length perturbation, Jaitly & Hinton 2013, section 2; Lee & Rose 1996); a smooth curve over
     the bands, the first four terms of a cosine series, stands for levels, rooms and
@@ -292,7 +445,7 @@ class VoicePerturbation(keras.layers.Layer):
     def _interpolation(self, factor):
         """Weights (batch, bands in, bands out): band i takes what was at `factor` its frequency."""
         hertz = factor * ops.convert_to_tensor(self._centers)
-        # Back to a place between the centers; beyond the outermost bands these go on.
+        # Back to a place between the centers; beyond the outermost bands these continue.
         mel = ops.log(1.0 + hertz / 700.0)
         first, last = (float(np.log1p(self._centers[i] / 700.0)) for i in (0, -1))
         place = ops.clip((mel - first) / (last - first), 0.0, 1.0) * (self.num_mels - 1)
@@ -314,42 +467,68 @@ class VoicePerturbation(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
-class GradualVectorQuantizer(VectorQuantizer):
-    """`VectorQuantizer` that in training quantizes only a share of the positions.
+class GradualQuantization(keras.layers.Layer):
+    """Calls a `VectorQuantizer`, in training for a fraction of the positions only.
 
-    What is it for: CTC begins with a long plateau that tells the encoder nothing. The
-    commitment loss, then alone, is least when every vector is the same; the codes
-    follow, and nothing is left to tell phonemes apart by. So training starts with
-    `quantized_share` at 0: vectors pass as they are and feel no commitment, while the
-    codebook already follows them. Once the phonemes come, the share is raised to 1.
+    CTC begins with a long plateau that teaches the encoder nothing. The commitment loss, then
+    alone, is least when every vector is the same; the codes follow, and no difference between
+    phonemes is left. So training starts with `quantized_fraction` at 0: vectors pass unchanged
+    and feel no commitment, while the codebook already follows them. Once the phonemes come,
+    the fraction rises to 1.
 
-    `quantized_share` is a weight (saved with the model, 1 at first) that
-    `training.tokenizer.QuantizerPhaseIn` sets. Outside of training everything is
-    quantized.
+    `quantized_fraction` is a weight (1 at first) that `training.tokenizer.QuantizerPhaseIn`
+    sets. Outside of training every position is quantized.
 
-    Args, call arguments and results: as `VectorQuantizer`.
+    Args:
+        quantizer: the `VectorQuantizer`.
+        seed: int or None. Seed of the choice of positions.
+
+    Call arguments and results: as `VectorQuantizer`.
     """
 
-    def build(self, input_shape):
-        super().build(input_shape)
-        self.quantized_share = self.add_weight(
-            name="quantized_share",
+    def __init__(self, quantizer: VectorQuantizer, seed: int | None = None, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.quantizer = quantizer
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, x_shape, padding_mask_shape=None):
+        if not self.quantizer.built:
+            self.quantizer.build(x_shape)
+        self.quantized_fraction = self.add_weight(
+            name="quantized_fraction",
             shape=(),
             initializer="ones",
             trainable=False,
             dtype="float32",
             autocast=False,
         )
+        self.built = True
 
     def call(self, x, padding_mask=None, training=None):
-        if not (training and self.trainable):
-            return super().call(x, padding_mask=padding_mask, training=training)
+        if not (training and self.quantizer.trainable):
+            return self.quantizer(x, padding_mask=padding_mask, training=training)
         if padding_mask is not None:
             x = ops.where(padding_mask[..., None], x, 0.0)
-        share = ops.cast(ops.convert_to_tensor(self.quantized_share), x.dtype)
-        # The same values, but commitment pulls at them with `share` of its force only.
-        committed = share * x + ops.stop_gradient(x - share * x)
-        quantized, indices = super().call(committed, padding_mask=padding_mask, training=True)
+        fraction = ops.cast(ops.convert_to_tensor(self.quantized_fraction), x.dtype)
+        # The same values, but commitment pulls at them with `fraction` of its force only.
+        committed = fraction * x + ops.stop_gradient(x - fraction * x)
+        quantized, indices = self.quantizer(committed, padding_mask=padding_mask, training=True)
         quantized = x + ops.stop_gradient(quantized - x)
         draws = keras.random.uniform(ops.shape(x)[:2], seed=self.seed_generator)
-        return ops.where((draws < share)[..., None], quantized, x), indices
+        return ops.where((draws < fraction)[..., None], quantized, x), indices
+
+    def compute_output_spec(self, x, padding_mask=None, training=None):
+        return (
+            keras.KerasTensor(x.shape, dtype=self.compute_dtype),
+            keras.KerasTensor(x.shape[:-1], dtype="int32"),
+        )
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.update(quantizer=keras.layers.serialize(self.quantizer), seed=self.seed)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict):
+        return cls(keras.layers.deserialize(config.pop("quantizer")), **config)

@@ -87,7 +87,7 @@ def test_the_random_quantizer_is_frozen():
 def test_configs_and_errors():
     for layer in (SpanMasking(0.1, 3, seed=1), MaskedPrediction(5, 3, 0.2, seed=2)):
         assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
-    with pytest.raises(ValueError, match="mask_span be at least 1, got 0.1 and 0"):
+    with pytest.raises(ValueError, match="mask_span at least 1, got 0.1 and 0"):
         SpanMasking(0.1, 0)
     with pytest.raises(ValueError, match="at least 2, got 1"):
         MaskedPrediction(1)

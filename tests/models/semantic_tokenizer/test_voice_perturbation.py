@@ -39,7 +39,7 @@ def test_a_tone_moves_by_a_factor_that_each_example_has_for_itself():
     )
     assert 0.8 < factors.min() < 0.9 and 1.1 < factors.max() < 1.25
     assert len(np.unique(factors[1])) > 6  # of the nine that the bands tell apart
-    # Both tones by the same factor, but for the bands' width.
+    # Both tones by the same factor, except for the bands' width.
     np.testing.assert_allclose(factors[0], factors[1], rtol=0.08)
 
 
