@@ -45,7 +45,7 @@ from keras_speechssm.audio.io import read_audio, write_audio
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.data.prepare import prepare_sequences
-from keras_speechssm.data.token_store import SequenceStore
+from keras_speechssm.data.token_store import TokenStore
 
 folder = Path(__file__).parent if "__file__" in globals() else Path(".")
 PRESET = os.environ.get("SPEECHSSM_PRESET", "speech_ssm_demo_en")
@@ -85,8 +85,8 @@ marks where a sequence begins, and the model resets its state there. A row consi
 targets (the next tokens), and weights (0 where there is no next token, and 1 on average).
 """
 
-rows = PackedSequences.from_store(SequenceStore(OUTPUT / "train"), sequence_length=750)
-held_out_rows = PackedSequences.from_store(SequenceStore(OUTPUT / "held_out"), sequence_length=750)
+rows = PackedSequences.from_store(TokenStore(OUTPUT / "train"), sequence_length=750)
+held_out_rows = PackedSequences.from_store(TokenStore(OUTPUT / "held_out"), sequence_length=750)
 print(f"{len(rows)} rows to train on, {len(held_out_rows)} held out.")
 
 BATCH = min(8, len(rows))

@@ -41,8 +41,9 @@ import keras
 
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.data.prepare import prepare_sequences
-from keras_speechssm.data.token_store import SequenceStore
+from keras_speechssm.data.token_store import TokenStore
 from keras_speechssm.models import GriffinBackbone, SpeechSSM
+from keras_speechssm.training import learning_rate_schedule
 
 folder = Path(__file__).parent if "__file__" in globals() else Path(".")
 TEXT_PRESET = os.environ.get("SPEECHSSM_TEXT_PRESET", "hf://google/recurrentgemma-2b-it")
@@ -60,7 +61,7 @@ use the command, which runs several processes or Apache Beam: `speechssm prepare
 """
 
 counts = prepare_sequences([RECORDINGS], OUTPUT / "store", preset=TOKENIZER, target_seconds=240.0)
-store = SequenceStore(OUTPUT / "store")
+store = TokenStore(OUTPUT / "store")
 rows = PackedSequences.from_store(store, SEQUENCE_LENGTH)
 print(f"{counts['hours']:.2f} h, {counts['tokens']} tokens, {len(rows)} rows.")
 
@@ -101,18 +102,16 @@ print(f"{model.count_params() / 1e6:.1f} M parameters")
 
 We use the paper's optimizer: AdamW with a learning rate of 5e-4 and a weight decay of 0.6, a
 warm-up of 1,000 steps, and a cosine down to a twentieth. The paper's batches are large, so one step
-accumulates the gradients of 16 batches.
+accumulates the gradients of 16 batches. `speechssm train speech-lm` uses the same schedule.
 """
 
 ACCUMULATED = 16
-warmup = min(1000, STEPS // 10 + 1)
-rate = keras.optimizers.schedules.CosineDecay(
-    0.0,
-    # Keras counts batches here, not optimizer steps.
-    (STEPS - warmup) * ACCUMULATED,
-    alpha=0.05,
-    warmup_target=5e-4,
-    warmup_steps=warmup * ACCUMULATED,
+rate = learning_rate_schedule(
+    learning_rate=5e-4,
+    total_steps=STEPS,
+    warmup_steps=min(1000, STEPS // 10 + 1),
+    final_learning_rate=0.05,
+    batches_per_step=ACCUMULATED,  # a step of the optimizer consists of so many batches
 )
 model.compile(
     optimizer=keras.optimizers.AdamW(

@@ -15,10 +15,8 @@ from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 from keras_speechssm import cli
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.token_store import (
-    finish_token_folder,
-    read_manifest,
-    read_token_folder,
-    write_tokens,
+    TokenStore,
+    write_token_store,
 )
 from keras_speechssm.models import GriffinBackbone
 from keras_speechssm.pipeline import SpeechContinuation
@@ -172,22 +170,27 @@ def test_tokenize_one_recording(capsys, tmp_path, prompt, preset):
     np.testing.assert_array_equal(np.load(out, allow_pickle=False), expected)
 
 
+def recordings_of(folder):
+    sequences = [*TokenStore(folder)]
+    return {sequence.recording: len(sequence.tokens) for sequence in sequences}
+
+
 def test_tokenize_folders(capsys, tmp_path, preset):
     for name in ("a/x", "a/deep/y", "b/x"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write_audio(tmp_path / f"{name}.wav", noise(0.6))
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(capsys, "tokenize", tmp_path / "a", "-o", one, "--preset", preset)[0] == 0
-    assert read_manifest(one).recordings == {"x": 15, "deep/y": 15}
+    assert recordings_of(one) == {"x": 15, "deep/y": 15}
     folders = (tmp_path / "a", tmp_path / "b")
     assert run(capsys, "tokenize", *folders, "-o", two, "--preset", preset)[0] == 0
-    assert read_manifest(two).recordings == {"a/x": 15, "a/deep/y": 15, "b/x": 15}
-    assert len(read_token_folder(two)) == 3
-    # Run again, it goes on with what is missing and leaves the rest alone.
-    (two / "b" / "x.npy").unlink()
-    kept = (two / "a" / "x.npy").stat().st_mtime_ns
+    assert recordings_of(two) == {"a/x": 15, "a/deep/y": 15, "b/x": 15}
+    # A second run resumes with what is missing and leaves the rest alone.
+    kept = (two / "shard-00000.array_record").stat().st_mtime_ns
+    (two / "manifest.json").unlink()
     assert run(capsys, "tokenize", *folders, "-o", two, "--preset", preset)[0] == 0
-    assert (two / "a" / "x.npy").stat().st_mtime_ns == kept and (two / "b" / "x.npy").is_file()
+    assert (two / "shard-00000.array_record").stat().st_mtime_ns == kept
+    assert recordings_of(two) == {"a/x": 15, "a/deep/y": 15, "b/x": 15}
 
 
 def bad_audio(folder: Path) -> dict[str, Path]:
@@ -295,8 +298,7 @@ def test_verbs_of_functions_take_their_arguments(capsys, tmp_path):
 
 def test_evaluate_prints_json(capsys, tmp_path, monkeypatch, preset):
     for name in ("train", "held_out"):
-        write_tokens(tmp_path / name / "a.npy", np.arange(60) % 12)
-        finish_token_folder(tmp_path / name, vocabulary_size=12)
+        write_token_store(tmp_path / name, {"a": np.arange(60) % 12}, vocabulary_size=12)
     argv = ("evaluate", "speech-lm", "--training-folders", tmp_path / "train", "--preset", preset)
     status = cli.main([*map(str, argv), "--held-out-folders", str(tmp_path / "held_out")])
     printed = json.loads(capsys.readouterr().out)

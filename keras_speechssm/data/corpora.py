@@ -1,7 +1,7 @@
-"""Folders of audio as a corpus: which files there are, and what is known to be said in them.
+"""Folders of audio as a corpus: their files, and what is known about their content.
 
-A corpus is any folder tree of audio files. Beside `X.wav` (or .flac, .ogg, .mp3) an
-optional `X.json` says what is spoken where:
+A corpus is any folder tree of audio files. Next to `X.wav` (or .flac, .ogg, .mp3), an
+optional `X.json` describes what is spoken where:
 
     {"voice": str, "segments": [{"start": seconds, "end": seconds,
                                  "text": str, "phonemes": ["hh", "ax", ...]}]}
@@ -20,21 +20,21 @@ PHONEMES = tuple(
     "aa ae ah ao aw ax axr ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th "
     "uh uw v w y z zh".split()
 )
-"""The phonemes of US English as flite names them, without its pause. In a CTC loss the
-blank is 0 and phoneme i of this tuple has the id i + 1."""
+"""The phonemes of American English by flite's names, without its pause. In a CTC loss the blank
+is 0 and phoneme i of this tuple has the id i + 1."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a recording whose words are known.
+    """A stretch of a recording with known words.
 
     Attributes:
-        start: Where it begins, in seconds from the start of the recording.
-        end: Where it ends, in seconds.
+        start: Start in seconds from the start of the recording.
+        end: End in seconds from the start of the recording.
         text: The words.
-        phonemes: Names out of `PHONEMES`, in order; empty where not known.
+        phonemes: Names from `PHONEMES`, in order; empty if unknown.
         phoneme_spans: Start and end of each phoneme in seconds from the start of the
-            recording; empty where not known.
+            recording; empty if unknown.
     """
 
     start: float
@@ -45,17 +45,17 @@ class Segment:
 
 
 def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Every audio file in the folders and below them.
+    """Find every audio file in folders and their subfolders.
 
     Args:
-        folders: One folder or several. A path of an audio file stands for itself.
+        folders: One or several folders or audio files.
 
     Returns:
-        The paths in sorted order, each once. Hidden files (a name that begins with a
-        dot: unfinished output) are left out.
+        The paths in sorted order, each once. Hidden files (names that start with a dot, such as
+        unfinished output) are left out.
 
     Raises:
-        ValueError: If a folder does not exist, or nothing is found in any.
+        ValueError: If a folder does not exist, or nothing is found.
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
     found = set()
@@ -71,15 +71,16 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def name_recordings(inputs: Sequence[str | Path]) -> dict[str, Path]:
-    """Names for recordings: their paths without ending, in order.
+    """Name recordings by their paths without suffix, in order.
 
     Args:
-        inputs: folders of recordings, or recordings. Names are relative to a single folder;
-            of several, each begins with the folder's own name. Recordings have their own
-            names, or where these are equal, paths from the folder that holds them all.
+        inputs: Folders of recordings, or recordings. Names are relative to a single folder;
+            with several folders, each name begins with the folder's name. Single recordings are
+            named by their file names or, if these are equal, by their paths below the common
+            parent folder.
 
     Raises:
-        ValueError: two recordings would have one name, or what `find_audio` refuses.
+        ValueError: If two recordings would have the same name, or `find_audio` raises it.
     """
     names = {}
     files = [path.absolute() for path in map(Path, inputs) if not path.is_dir()]
@@ -102,17 +103,17 @@ def name_recordings(inputs: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def read_segments(audio_path: str | Path) -> list[Segment] | None:
-    """What is said in a recording, from the `.json` beside it.
+    """Read the segments of a recording from the `.json` next to it.
 
     Args:
         audio_path: Path of the audio file (not of the `.json`).
 
     Returns:
-        The segments in the order of the file, or None where there is no `.json`, or one of
-        LibriLight's, which knows no words.
+        The segments in the order of the file; None if there is no `.json`, or one of LibriLight,
+        which has no words.
 
     Raises:
-        ValueError: If the `.json` is damaged or holds a phoneme that is not in `PHONEMES`.
+        ValueError: If the `.json` is damaged or has a phoneme that is not in `PHONEMES`.
     """
     sidecar = Path(audio_path).with_suffix(".json")
     if not sidecar.is_file():
@@ -140,24 +141,24 @@ def read_segments(audio_path: str | Path) -> list[Segment] | None:
     unknown = {name for segment in segments for name in segment.phonemes} - set(PHONEMES)
     if unknown:
         raise ValueError(
-            f"{sidecar} holds unknown phonemes {sorted(unknown)}; expected names out of "
+            f"{sidecar} holds unknown phonemes {sorted(unknown)}; expected names from "
             "keras_speechssm.data.corpora.PHONEMES."
         )
     return segments
 
 
 def read_turns(audio_path: str | Path) -> list[tuple[float, float]] | None:
-    """When somebody speaks in a recording, from the `.json` beside it.
+    """Read the turns of speech of a recording from the `.json` next to it.
 
     Args:
-        audio_path: path of the audio file. Its `.json` is LibriLight's, with a list of start
-            and end in seconds under `voice_activity`, or one with `segments`.
+        audio_path: Path of the audio file. Its `.json` has `segments` or, as in LibriLight, a
+            list of start and end in seconds under `voice_activity`.
 
     Returns:
-        Spans in seconds, in order; `None` where there is no `.json`.
+        Spans in seconds, in order; `None` if there is no `.json`.
 
     Raises:
-        ValueError: the `.json` is damaged.
+        ValueError: If the `.json` is damaged.
     """
     sidecar = Path(audio_path).with_suffix(".json")
     segments = read_segments(audio_path)
@@ -184,10 +185,10 @@ def _is_audio(path: Path) -> bool:
 
 
 def number_and_voice(path: Path) -> tuple[str, str]:
-    """The two parts of a synthesized recording's name, `<number>_<voice>.<suffix>`.
+    """Split the name of a synthesized recording, `<number>_<voice>.<suffix>`.
 
     Raises:
-        ValueError: another name.
+        ValueError: If the name has another form.
     """
     number, separator, voice = path.stem.partition("_")
     if not separator:
@@ -198,24 +199,24 @@ def number_and_voice(path: Path) -> tuple[str, str]:
 def recordings_of_speakers(
     speaker_folders: Sequence[str | Path], audio_folders: Sequence[str | Path]
 ) -> list[tuple[str, Path]]:
-    """Recordings with their speakers.
+    """List recordings with their speakers.
 
     Args:
-        speaker_folders: a folder of recordings for each speaker.
-        audio_folders: in place of them, folders of synthesized speech, whose files are named
-            after their voices.
+        speaker_folders: One folder of recordings per speaker.
+        audio_folders: Alternatively, folders of synthesized speech, whose files are named after
+            their voices.
 
     Returns:
         (speaker, path) of each recording, in the order of the folders and of the names.
 
     Raises:
-        ValueError: both or neither are given, a folder is given twice, or a file is not named
-            after a voice.
+        ValueError: If both or neither are given, a folder is given twice, or a file is not
+            named after a voice.
     """
     if bool(speaker_folders) == bool(audio_folders):
-        raise ValueError("Give speaker_folders, or audio_folders of synthesized speech.")
+        raise ValueError("Pass either speaker_folders, or audio_folders of synthesized speech.")
     if len({Path(folder).resolve() for folder in speaker_folders}) < len(speaker_folders):
-        raise ValueError("speaker_folders has a folder twice.")
+        raise ValueError("speaker_folders has the same folder twice.")
     if speaker_folders:
         return [(str(folder), path) for folder in speaker_folders for path in find_audio([folder])]
     return [(number_and_voice(path)[1], path) for path in find_audio(audio_folders)]

@@ -1,4 +1,4 @@
-"""Token sequences of many lengths, packed into rows of one length without splitting any."""
+"""Packing of token sequences of many lengths into rows of one length."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,21 +6,21 @@ import numpy as np
 
 
 def pack_rows(lengths: Sequence[int], capacity: int, seed: int = 0) -> list[list[int]]:
-    """Which sequences share a row: each one in exactly one row, whole.
+    """Assign sequences to rows: each sequence is in exactly one row, unsplit.
 
-    Best fit, the longest first, over groups of shuffled sequences: so rows are nearly full and
-    who shares one is nearly by chance.
+    Best fit, longest first, over groups of shuffled sequences. Rows are nearly full, and which
+    sequences share a row is nearly random.
 
     Args:
-        lengths: tokens of each sequence, 1 to `capacity`.
-        capacity: tokens of a row.
-        seed: of the shuffle.
+        lengths: Number of tokens of each sequence, 1 to `capacity`.
+        capacity: Number of tokens of a row.
+        seed: Seed of the shuffle.
 
     Returns:
         Lists of indices into `lengths`.
 
     Raises:
-        ValueError: a length out of range.
+        ValueError: If a length is out of range.
     """
     lengths = np.asarray(lengths, "int64")
     if lengths.size and not 1 <= lengths.min() <= lengths.max() <= capacity:
@@ -53,28 +53,29 @@ def _best_fit(indices: np.ndarray, lengths: np.ndarray, capacity: int) -> list[l
 
 
 class PackedSequences:
-    """Rows of packed sequences that know where each begins: `len(rows)`, `rows[index]`.
+    """Rows of packed sequences with reset masks: `len(rows)`, `rows[index]`.
 
-    It is a data source of Grain, for a plain `fit`:
+    It is a data source for Grain, and for a plain `fit`:
 
     ```python
-    rows = PackedSequences.from_store(SequenceStore("store"), sequence_length=5760)
+    rows = PackedSequences.from_store(TokenStore("store"), sequence_length=5760)
     dataset = grain.MapDataset.source(rows).shuffle(seed=0).repeat().batch(8)
     model.fit(dataset, steps_per_epoch=100, shuffle=False)
     ```
 
     The weights of a row are 0 and 1. Those of `batch` and `batches` are 1 on average, so that
-    the loss is a mean over the tokens that are foretold; through Grain it is their sum by all
-    places, a little less.
+    the loss is a mean over the predicted tokens; through Grain the sum is divided by all
+    positions, padding included, which gives slightly less.
 
     Args:
-        lengths: tokens of each sequence; longer ones than a row are cut into rows and a rest.
-        read: function from a sequence's index to its tokens, int (time,).
-        sequence_length: int. Tokens of a row.
-        seed: int. Of the packing and of the order of the rows.
+        lengths: Number of tokens of each sequence. Longer ones than a row are cut into rows
+            and a rest.
+        read: Function from a sequence's index to its tokens, int (time,).
+        sequence_length: Number of tokens of a row.
+        seed: Seed of the packing and of the order of the rows.
 
     Raises:
-        ValueError: there are no tokens.
+        ValueError: If there are no tokens.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class PackedSequences:
         self.read = read
         self.sequence_length = sequence_length
         self.seed = seed
-        # One token alone foretells nothing.
+        # A single token has no target.
         self.pieces = [
             (index, start, min(start + sequence_length, length))
             for index, length in enumerate(map(int, lengths))
@@ -103,14 +104,14 @@ class PackedSequences:
 
     @classmethod
     def from_store(cls, store, sequence_length: int, seed: int = 0) -> "PackedSequences":
-        """Rows of a `SequenceStore`, which are read when they are asked for."""
+        """Return rows of a `TokenStore`, which are read on demand."""
         return cls(store.lengths, lambda index: store[index].tokens, sequence_length, seed)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> tuple[dict, np.ndarray, np.ndarray]:
-        """One row, as `fit` takes it.
+        """Return one row in the form that `fit` takes.
 
         Returns:
             Inputs (`token_ids` int32 and `reset_mask` bool, (sequence_length,)), targets
@@ -133,15 +134,15 @@ class PackedSequences:
             weights[position : end - 1] = 1.0
             starts[position] = True
             position = end
-        # What fills the row is a sequence of its own, of no weight.
+        # Padding at the end of a row is a separate document with zero weight.
         starts[position : position + 1] = True
         return {"token_ids": tokens, "reset_mask": starts}, targets, weights
 
     def batch(self, numbers: Sequence[int]) -> tuple[dict, np.ndarray, np.ndarray]:
-        """Rows as one batch, (batch, sequence_length) each.
+        """Stack rows into one batch, (batch, sequence_length) each.
 
-        The weights are scaled to a mean of one, so that the loss is the mean over the tokens
-        that are foretold, in nats: Keras divides by all places.
+        The weights are scaled to a mean of one, so that the loss is the mean over the
+        predicted tokens, in nats: Keras divides by all positions.
         """
         inputs, targets, weights = zip(*(self[number] for number in numbers), strict=True)
         stacked = {name: np.stack([row[name] for row in inputs]) for name in inputs[0]}
@@ -151,26 +152,27 @@ class PackedSequences:
     def batches(
         self, batch_size: int, process: int = 0, num_processes: int = 1
     ) -> Callable[[int], tuple]:
-        """A function from the step to its batch: every row once an epoch, in a new order each.
+        """Return a function from the step to its batch: every row once per epoch, shuffled.
 
         Args:
-            batch_size: int. Rows of a batch.
-            process: int. Of several hosts' processes, which share each batch, this one's
-                number. Defaults to `0`.
-            num_processes: int. How many they are; a divisor of `batch_size`. Defaults to `1`.
+            batch_size: Number of rows of a batch.
+            process: Index of this process among the hosts that split each batch. Defaults
+                to `0`.
+            num_processes: Number of processes; a divisor of `batch_size`. Defaults to `1`.
 
         Raises:
-            ValueError: the batch cannot be shared so.
+            ValueError: If the batch cannot be split among the processes.
         """
         if batch_size % num_processes or not 0 <= process < num_processes:
             raise ValueError(
-                f"Process {process} of {num_processes} cannot have its share of {batch_size} rows."
+                f"{batch_size} rows cannot be split: process {process} of {num_processes}."
             )
-        share = batch_size // num_processes
+        rows_per_process = batch_size // num_processes
 
         def make_batch(step: int) -> tuple:
-            places = step * batch_size + process * share + np.arange(share)
-            return self.batch([self._row(*divmod(int(place), len(self))) for place in places])
+            start = step * batch_size + process * rows_per_process
+            places = range(start, start + rows_per_process)
+            return self.batch([self._row(*divmod(place, len(self))) for place in places])
 
         return make_batch
 
@@ -181,7 +183,7 @@ class PackedSequences:
         return int(self._orders[epoch][place])
 
     def held_out_batches(self, batch_size: int, max_batches: int) -> list[tuple]:
-        """Batches of the same rows every time, for validation; whole ones where there are any."""
+        """Return the same batches every time, for validation; full ones if there are any."""
         wanted = min(len(self), max_batches * batch_size)
         wanted = max(wanted - wanted % batch_size, min(len(self), batch_size))
         return [

@@ -1,12 +1,12 @@
-"""Folders of recordings -> a store of training sequences: `speechssm prepare sequences`."""
+"""Recordings to tokens: `speechssm tokenize` and `speechssm prepare sequences`."""
 
 import functools
 import json
+import logging
 import multiprocessing
 import shlex
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,52 +14,50 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.audio.io import read_audio
+from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.data.corpora import name_recordings, read_turns
 from keras_speechssm.data.segmentation import Span, cut_at_pauses, cut_at_turns, monologue_spans
 from keras_speechssm.data.token_store import (
-    MANIFEST,
     TokenSequence,
     check_shard,
-    finish_token_folder,
-    read_manifest,
+    write_manifest,
     write_shard,
-    write_store_manifest,
     write_tokens,
 )
-from keras_speechssm.files import (
-    check_run_config,
-    remove_partial_files,
-    save_run_config,
-    write_json,
-)
+from keras_speechssm.files import remove_partial_files, write_json
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.presets import DEFAULT_PRESET, has_weights
-from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
+from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
 
+logger = logging.getLogger(__name__)
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
+SPEECH_KINDS = ("read", "spontaneous", "whole")
+MAX_DEFAULT_SHARDS = 1024
+# A shard file has at least 128 KiB, and an interrupt costs at most one shard.
+MIN_DEFAULT_RECORDINGS = 16
+# What a cut leaves over of less than one token is dropped.
+_SHORTEST_SECONDS = 1 / TOKEN_RATE
 
 
 def tokenize_file(
     audio_path: str | Path, output_path: str | Path, preset: str = DEFAULT_PRESET
 ) -> int:
-    """Writes the semantic tokens of one recording as a `.npy` file.
+    """Write the semantic tokens of one recording as a `.npy` file.
 
     Args:
-        audio_path: the recording.
-        output_path: ends in `.npy`; appears whole or not at all.
-        preset: of a `SemanticTokenizer` or a pipeline.
+        audio_path: The recording.
+        output_path: Path that ends in `.npy`. Written atomically.
+        preset: Preset of a `SemanticTokenizer` or a pipeline.
 
     Returns:
-        The number of tokens, 25 for each second.
+        The number of tokens, 25 per second.
 
     Raises:
-        ValueError: the recording, the output's name or the preset cannot be used.
+        ValueError: If the recording, the name of the output or the preset cannot be used.
     """
     output_path = Path(output_path)
     if output_path.suffix != ".npy":
-        raise ValueError(f"Cannot write tokens to {output_path}: the name must end in .npy.")
+        raise ValueError(f"Token files must end in .npy. Received: {output_path}.")
     waveform = read_audio(audio_path)
     tokens = SemanticTokenizer.from_preset(preset).tokenize(waveform)
     write_tokens(output_path, tokens)
@@ -67,76 +65,47 @@ def tokenize_file(
 
 
 def tokenize_recordings(
-    audio: Sequence[str | Path],
-    output_folder: str | Path,
-    preset: str = DEFAULT_PRESET,
-    progress: Callable[[str], None] | None = _to_stderr,
+    audio: Sequence[str | Path], output_folder: str | Path, preset: str = DEFAULT_PRESET
 ) -> int:
-    """Writes a folder of tokens, as `keras_speechssm.data.token_store` describes it.
+    """Write a token store with one sequence per recording, without cutting.
 
-    Run again after an interrupt, it goes on with the recordings that are missing.
+    If interrupted, run it again to resume with the missing shards.
 
     Args:
-        audio: folders of recordings, or recordings. Below a single folder the paths are
-            mirrored; of several, each goes to a folder of its own name.
-        output_folder: made if missing.
-        preset: of a `SemanticTokenizer` or a pipeline.
-        progress: called with a line now and then; `None` for silence.
+        audio: Folders of recordings, or recordings. Names in the store are the paths below a
+            single folder; with several, each begins with the name of its folder.
+        output_folder: Folder of the store. Created if missing.
+        preset: Preset of a `SemanticTokenizer` or a pipeline.
 
     Returns:
-        The number of tokens in the folder.
+        The number of tokens in the store.
 
     Raises:
-        ValueError: a recording or the preset cannot be used, two recordings have the
-            same name, or the folder was made with another preset.
+        ValueError: If a recording or the preset cannot be used, two recordings have the same
+            name, or the store was started with other recordings or another preset.
     """
-    output_folder = Path(output_folder)
-    if output_folder.is_file():
-        raise ValueError(f"Cannot write tokens to {output_folder}: a file lies there.")
-    if (output_folder / MANIFEST).is_file() and read_manifest(output_folder).preset != preset:
-        raise ValueError(
-            f"{output_folder} was made with preset {read_manifest(output_folder).preset!r}, not "
-            f"{preset!r}; give an empty folder."
-        )
-    names = name_recordings(audio)
-    check_run_config(output_folder, preset=preset)
-    tokenizer = SemanticTokenizer.from_preset(preset)
-    save_run_config(output_folder, preset=preset)
-    missing = [name for name in names if not (output_folder / f"{name}.npy").is_file()]
-    began, shown, seconds = time.monotonic(), time.monotonic(), 0.0
-    for number, name in enumerate(missing, start=1):
-        tokens = tokenizer.tokenize(read_audio(names[name]))
-        write_tokens(output_folder / f"{name}.npy", tokens)
-        seconds += len(tokens) * SAMPLES_PER_TOKEN / SAMPLE_RATE
-        if progress and (time.monotonic() - shown > 5 or number == len(missing)):
-            shown = time.monotonic()
-            speed = seconds / (shown - began)
-            progress(f"{number} of {len(missing)} recordings, {speed:.0f} s of audio a second")
-    return finish_token_folder(
-        output_folder, tokenizer.vocabulary_size, preset=preset, names=names
-    ).num_tokens
-
-
-_SHORTEST = 1 / TOKEN_RATE
-"""Seconds; what a cut leaves over of less than a token is nothing."""
+    counts = prepare_sequences(
+        audio, output_folder, preset=preset, speech="whole", max_unreadable_fraction=0.0
+    )
+    return counts["tokens"]
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """How sequences are made; what `plan.json` keeps beside the names of the recordings.
+    """How sequences are made. `plan.json` stores it with the names of the recordings.
 
     Attributes:
-        preset: of the tokenizer.
-        vocabulary_size: of the tokenizer.
-        target_seconds: longest sequence, before its end is dropped.
-        drop_last_seconds: what is dropped of each sequence's end, after tokenizing.
-        speech: `"read"` or `"spontaneous"`.
-        recordings_per_shard: recordings that make one shard.
+        preset: Preset of the tokenizer.
+        vocabulary_size: Vocabulary size of the tokenizer.
+        target_seconds: Longest sequence before its end is dropped; None without cuts.
+        drop_last_seconds: Seconds of each sequence's end to drop after tokenization.
+        speech: One of `SPEECH_KINDS`.
+        recordings_per_shard: Number of recordings per shard.
     """
 
     preset: str
     vocabulary_size: int
-    target_seconds: float
+    target_seconds: float | None
     drop_last_seconds: float
     speech: str
     recordings_per_shard: int
@@ -144,7 +113,11 @@ class SequencePlan:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What one worker does: a shard's number and its recordings."""
+    """The work of one worker: a shard's number and its recordings.
+
+    A shard depends on the plan and its own recordings only, so it is the same whoever makes
+    it: one process, several, or a worker of Apache Beam.
+    """
 
     folder: str
     number: int
@@ -153,17 +126,19 @@ class ShardTask:
 
     @property
     def name(self) -> str:
+        """Name of the shard's files without suffix."""
         return f"shard-{self.number:05d}"
 
     @property
     def report(self) -> Path:
+        """Path of the shard's report."""
         return Path(self.folder) / f"{self.name}.json"
 
 
 def make_shard(task: ShardTask) -> dict:
-    """Makes a shard, unless it lies there intact, and returns what `shard-*.json` says of it.
+    """Make a shard unless it exists intact, and return its report.
 
-    A shard in which recordings were skipped is made again: they may have been mended.
+    A shard with skipped recordings is made again, because they may have been repaired.
 
     Returns:
         dict: `file`, `bytes`, `sha256`, `lengths`; `skipped`, a list of `recording` and `error`;
@@ -176,14 +151,14 @@ def make_shard(task: ShardTask) -> dict:
         check_shard(folder, shard)
         return shard
     skipped, unused, seconds = [], [], []
-    sequences = _sequences(task, skipped, unused, seconds)
+    sequences = _tokenize_spans(task, skipped, unused, seconds)
     shard = write_shard(path, sequences, task.plan.vocabulary_size)
     shard.update(skipped=skipped, unused=unused, seconds=round(sum(seconds), 3))
     write_json(task.report, shard)
     return shard
 
 
-def _sequences(task: ShardTask, skipped, unused, seconds) -> Iterator[TokenSequence]:
+def _tokenize_spans(task: ShardTask, skipped, unused, seconds) -> Iterator[TokenSequence]:
     plan = task.plan
     dropped = round(plan.drop_last_seconds * TOKEN_RATE)
     for name, path in task.recordings:
@@ -196,8 +171,9 @@ def _sequences(task: ShardTask, skipped, unused, seconds) -> Iterator[TokenSeque
         seconds.append(len(waveform) / SAMPLE_RATE)
         kept = 0
         for span in spans:
-            start, stop = (round(second, 3) for second in span)  # what the record says is cut
-            if stop - start < _SHORTEST:
+            # Round first, so that the record describes exactly what was cut.
+            start, stop = (round(second, 3) for second in span)
+            if stop - start < _SHORTEST_SECONDS:
                 continue
             piece = waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
             tokens = _tokenizer(plan.preset).tokenize(piece)
@@ -210,15 +186,15 @@ def _sequences(task: ShardTask, skipped, unused, seconds) -> Iterator[TokenSeque
 
 
 def read_report(task: ShardTask) -> dict:
-    """What `make_shard` has written of a shard.
+    """Read the report that `make_shard` wrote.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: If it is damaged.
     """
     try:
         shard = json.loads(task.report.read_text(encoding="utf-8"))
-        whole = all(isinstance(shard[key], list) for key in ("lengths", "skipped", "unused"))
-        if whole and shard["seconds"] >= 0 and shard["bytes"] > 0 and shard["file"]:
+        has_lists = all(isinstance(shard[key], list) for key in ("lengths", "skipped", "unused"))
+        if has_lists and shard["seconds"] >= 0 and shard["bytes"] > 0 and shard["file"]:
             return shard
     except (ValueError, KeyError, TypeError):
         pass
@@ -226,26 +202,28 @@ def read_report(task: ShardTask) -> dict:
 
 
 def find_spans(waveform: np.ndarray, turns: list[Span] | None, plan: SequencePlan) -> list[Span]:
-    """The spans of a recording that become sequences.
+    """Return the spans of a recording that become sequences.
 
     Args:
         waveform: float (samples,) at 16 kHz.
-        turns: when somebody speaks, where a sidecar tells; else `None`.
-        plan: read speech is cut between turns or, where none are known, at pauses, and all of
-            it is kept. Of spontaneous speech the monologues are kept.
+        turns: Turns of speech in seconds from a sidecar; `None` if there is none.
+        plan: Read speech is cut between turns or, without turns, at pauses, and all of it is
+            kept. Of spontaneous speech the monologues are kept. "whole" does not cut.
     """
     duration = len(waveform) / SAMPLE_RATE
+    if plan.speech == "whole":
+        return [(0.0, duration)]
     if turns is not None:
         turns = [(max(0.0, start), min(stop, duration)) for start, stop in turns]
         turns = [turn for turn in turns if turn[1] > turn[0]]
     if plan.speech == "spontaneous":
-        return _monologue(waveform, turns, plan.target_seconds)
+        return _find_monologues(waveform, turns, plan.target_seconds)
     if turns is None:
         return cut_at_pauses(waveform, plan.target_seconds)
     return cut_at_turns(turns, duration, plan.target_seconds)
 
 
-def _monologue(waveform, turns, target_seconds) -> list[Span]:
+def _find_monologues(waveform, turns, target_seconds) -> list[Span]:
     if turns is None:
         from keras_speechssm.data.segmentation import speech_turns
 
@@ -270,22 +248,17 @@ def _speaker_embedder():
     return open_speaker_embedder()
 
 
-def plan_content(plan: SequencePlan, names: list[str]) -> dict:
-    """What `plan.json` holds: a store is gone on with only by the same."""
-    return {**asdict(plan), "token_rate": TOKEN_RATE, "recordings": names}
-
-
 def make_shards_with_beam(
     tasks: Sequence[ShardTask], options: Sequence[str]
 ) -> Iterator[tuple[int, dict]]:
-    """Makes the shards in a Beam pipeline, waits for its end, and gives what they hold.
+    """Make the shards in a Beam pipeline, wait for its end, and yield their reports.
 
     Args:
-        tasks: one a shard. Their folders must be mounted under the same paths on all workers
-            and here.
-        options: of the pipeline, as on its command line: `--runner=DataflowRunner`, ...
+        tasks: One task per shard. Their folders must be mounted under the same paths on all
+            workers and on this machine.
+        options: Options of the pipeline as on its command line: `--runner=DataflowRunner`, ...
 
-    Returns:
+    Yields:
         Number and report of each shard, in order.
     """
     import apache_beam as beam
@@ -302,11 +275,6 @@ def make_shards_with_beam(
         yield task.number, read_report(task)
 
 
-MAX_DEFAULT_SHARDS = 1024
-MIN_DEFAULT_RECORDINGS = 16
-"""A file has at least 128 KiB, and what a kill costs is one shard."""
-
-
 def prepare_sequences(
     audio_folders: Sequence[str | Path],
     output_folder: str | Path,
@@ -316,34 +284,35 @@ def prepare_sequences(
     drop_last_seconds: float | None = None,
     speech: str = "read",
     recordings_per_shard: int | None = None,
-    max_unreadable_share: float = 0.02,
+    max_unreadable_fraction: float = 0.02,
     workers: int = 1,
     beam_options: str | None = None,
 ) -> dict:
-    """Cuts and tokenizes recordings into a store of sequences to train a language model on.
+    """Cut and tokenize recordings into a token store for training language models.
 
-    The paper's (sections 3 and 5, appendix B.1): sequences of up to 30 s, 4 min or 16 min, cut
-    along utterances, tokenized in windows of 30 s, of which the last goes on with the
-    sequence's own beginning. Run again after an interrupt or a kill, it goes on with the
-    shards that are missing. The result does not depend on `workers` or Beam.
+    Follows the paper (sections 3 and 5, appendix B.1): sequences of up to 30 s, 4 min or
+    16 min are cut along utterances and tokenized in windows of 30 s, the last of which is
+    filled with the beginning of the sequence. If interrupted, run it again to resume with the
+    missing shards. The result does not depend on `workers` or Beam.
 
     Args:
-        audio_folders: folders of recordings. A `.json` beside a recording may tell when
+        audio_folders: Folders of recordings. A `.json` next to a recording may say when
             somebody speaks (`voice_activity` as in LibriLight, or `segments`); read speech
             without one is cut at its quietest places.
-        output_folder: of the store; made if missing.
-        preset: of a `SemanticTokenizer` or a pipeline.
-        target_seconds: longest sequence: 30, 240 or 960 in the paper.
-        drop_last_seconds: dropped from each sequence's end, so that shorter ones vanish.
-            Defaults to 10 above 30 s (the paper found that generation stops there without),
-            else 0.
-        speech: `read`, all of it, or `spontaneous`: only contiguous turns of monologues
-            (the paper's appendix B.4), found by voice activity and speaker embeddings.
-        recordings_per_shard: defaults to 16, or as many more as make at most 1024 shards.
-        max_unreadable_share: share of the recordings that may be unreadable, 0 to 1. They
-            are listed and skipped; beyond the share the run stops.
-        workers: processes at once.
-        beam_options: options of an Apache Beam pipeline as on its command line, such as
+        output_folder: Folder of the store. Created if missing.
+        preset: Preset of a `SemanticTokenizer` or a pipeline.
+        target_seconds: Longest sequence: 30, 240 or 960 in the paper.
+        drop_last_seconds: Seconds to drop from each sequence's end; shorter sequences
+            vanish. Defaults to 10 above 30 s (the paper found that generation stops there
+            otherwise), else 0.
+        speech: `read` keeps all speech, `spontaneous` keeps contiguous turns of monologues (the
+            paper's appendix B.4), found by voice activity and speaker embeddings, and `whole`
+            makes one sequence of each recording, without cutting or dropping anything.
+        recordings_per_shard: Defaults to 16, or more if there would be more than 1024 shards.
+        max_unreadable_fraction: Fraction of the recordings that may be unreadable, 0 to 1. They
+            are listed and skipped; above the fraction the run stops.
+        workers: Number of processes.
+        beam_options: Options of an Apache Beam pipeline as on its command line, such as
             `--runner=DirectRunner`, which then makes the shards (extra `beam`). All its workers
             must see both folders under the same paths. In a shell write
             `--beam-options="--runner=..."`.
@@ -352,34 +321,46 @@ def prepare_sequences(
         dict of counts: recordings, skipped, unused, sequences, tokens, shards, hours of audio.
 
     Raises:
-        ValueError: too many unreadable recordings, none of which anything is left, a folder
-            made with other options, a damaged shard, or arguments out of range.
+        ValueError: If there are too many unreadable recordings, nothing is left of any, the
+            folder was made with other options, a shard is damaged, or an argument is out of
+            range.
     """
     names = name_recordings([*audio_folders])
     plan = _make_plan(
         preset, target_seconds, drop_last_seconds, speech, recordings_per_shard, len(names)
     )
-    if not 0 <= max_unreadable_share <= 1:
-        raise ValueError(f"max_unreadable_share is {max_unreadable_share}; expected 0 to 1.")
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; expected at least 1.")
-    pipeline_options = None if beam_options is None else _split(beam_options)
+    check_between(0, 1, max_unreadable_fraction=max_unreadable_fraction)
+    check_at_least(1, workers=workers)
+    try:
+        pipeline_options = None if beam_options is None else shlex.split(beam_options)
+    except ValueError as error:
+        raise ValueError(f"beam_options is {beam_options!r}: {error}.") from None
     folder = Path(output_folder)
-    content = plan_content(plan, list(names))
-    _keep_plan(folder, content)
-    tasks = _make_tasks(folder, names, plan)
+    content = {**asdict(plan), "token_rate": TOKEN_RATE, "recordings": list(names)}
+    _save_plan(folder, content)
+    recordings = [(name, str(path.resolve())) for name, path in names.items()]
+    starts = range(0, len(recordings), plan.recordings_per_shard)
+    tasks = [
+        ShardTask(
+            str(folder.resolve()),
+            number,
+            tuple(recordings[start : start + plan.recordings_per_shard]),
+            plan,
+        )
+        for number, start in enumerate(starts)
+    ]
     if pipeline_options is not None:
         made = make_shards_with_beam(tasks, pipeline_options)
     else:
         made = _make_shards(tasks, workers)
-    shards = _collect(made, len(tasks), max_unreadable_share * len(names))
+    shards = _collect_shards(made, len(tasks), max_unreadable_fraction * len(names))
     if not any(shard["lengths"] for shard in shards):
         raise ValueError(
-            f"Nothing is left of the recordings: none has speech of more than the "
+            f"Nothing is left of the recordings: none has more speech than the "
             f"{plan.drop_last_seconds:g} s that are dropped at its end; give a smaller "
-            "--drop-last-seconds (or --target-seconds 30, which drops none) and another folder."
+            "--drop-last-seconds (or --target-seconds 30, which drops nothing) and another folder."
         )
-    manifest = write_store_manifest(folder, content, shards)
+    manifest = write_manifest(folder, content, shards)
     return {
         "recordings": len(names),
         "skipped": len(manifest["skipped"]),
@@ -392,45 +373,38 @@ def prepare_sequences(
 
 
 def _make_plan(preset, target_seconds, drop_last_seconds, speech, per_shard, count) -> SequencePlan:
-    if not 1 <= target_seconds < float("inf"):
-        raise ValueError(f"target_seconds is {target_seconds}; expected at least 1.")
+    if speech not in SPEECH_KINDS:
+        raise ValueError(f"speech is {speech!r}; expected one of {', '.join(SPEECH_KINDS)}.")
+    check_at_least(1, target_seconds=target_seconds)
     if drop_last_seconds is None:
         drop_last_seconds = 10.0 if target_seconds > 30 else 0.0
-    if not 0 <= drop_last_seconds < target_seconds:
+    if speech == "whole":
+        target_seconds, drop_last_seconds = None, 0.0
+    elif not 0 <= drop_last_seconds < target_seconds:
         raise ValueError(
             f"drop_last_seconds is {drop_last_seconds}; expected 0 to less than {target_seconds}."
         )
-    if speech not in ("read", "spontaneous"):
-        raise ValueError(f"speech is {speech!r}; expected 'read' or 'spontaneous'.")
     if per_shard is None:
         per_shard = max(MIN_DEFAULT_RECORDINGS, -(-count // MAX_DEFAULT_SHARDS))
-    if per_shard < 1:
-        raise ValueError(f"recordings_per_shard is {per_shard}; expected at least 1.")
+    check_at_least(1, recordings_per_shard=per_shard)
     if not has_weights(SemanticTokenizer, preset):
         raise ValueError(f"The preset {preset!r} has no weights to tokenize with.")
     tokenizer = SemanticTokenizer.from_preset(preset, load_weights=False)
     return SequencePlan(
         preset,
         tokenizer.vocabulary_size,
-        float(target_seconds),
+        None if target_seconds is None else float(target_seconds),
         float(drop_last_seconds),
         speech,
         per_shard,
     )
 
 
-def _split(beam_options: str) -> list[str]:
-    try:
-        return shlex.split(beam_options)
-    except ValueError as error:
-        raise ValueError(f"beam_options is {beam_options!r}: {error}.") from None
-
-
-def _keep_plan(folder: Path, content: dict) -> None:
-    """Writes `plan.json`, or compares with the one that is there."""
+def _save_plan(folder: Path, content: dict) -> None:
+    """Write `plan.json`, or compare with the one that exists."""
     path = folder / "plan.json"
     if folder.is_file():
-        raise ValueError(f"Cannot write a store to {folder}: a file lies there.")
+        raise ValueError(f"Cannot write a store to {folder}: it is a file; give a folder.")
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder} holds other things; give an empty folder.")
@@ -442,27 +416,19 @@ def _keep_plan(folder: Path, content: dict) -> None:
         raise ValueError(f"{path} is damaged; give an empty folder.") from None
     other = [key for key in content if known.get(key) != content[key]]
     if other:
-        raise ValueError(f"{folder} was begun with other {', '.join(other)}; give an empty folder.")
+        raise ValueError(
+            f"{folder} was started with other {', '.join(other)}; give an empty folder."
+        )
     remove_partial_files(folder)
 
 
-def _make_tasks(folder: Path, names: dict[str, Path], plan: SequencePlan) -> list[ShardTask]:
-    recordings = [(name, str(path.resolve())) for name, path in names.items()]
-    size = plan.recordings_per_shard
-    starts = range(0, len(recordings), size)
-    return [
-        ShardTask(str(folder.resolve()), number, tuple(recordings[start : start + size]), plan)
-        for number, start in enumerate(starts)
-    ]
-
-
 def _make_shards(tasks: list[ShardTask], workers: int) -> Iterator[tuple[int, dict]]:
-    """The shards as they are made, each with its number."""
+    """Yield number and report of each shard as it is made."""
     if workers == 1 or len(tasks) == 1:
         for task in tasks:
             yield task.number, make_shard(task)
         return
-    # Spawned: a fork would share JAX's threads, which do not survive it.
+    # Spawned, because JAX's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context)
     try:
@@ -473,25 +439,27 @@ def _make_shards(tasks: list[ShardTask], workers: int) -> Iterator[tuple[int, di
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _collect(made: Iterable[tuple[int, dict]], count: int, may_skip: float) -> list[dict]:
-    """All shards in order; stops as soon as too much has been skipped."""
-    shards, began, shown = {}, time.monotonic(), 0.0
+def _collect_shards(made: Iterable[tuple[int, dict]], count: int, may_skip: float) -> list[dict]:
+    """Return all shards in order; raise as soon as too many recordings were skipped."""
+    shards, start, reported = {}, time.monotonic(), 0.0
     for number, shard in made:
         shards[number] = shard
         skipped = [entry for shard in shards.values() for entry in shard["skipped"]]
         if len(skipped) > may_skip:
             raise ValueError(
-                f"{len(skipped)} of the recordings cannot be read, of which {may_skip:g} may be "
-                f"(max_unreadable_share); the first: {skipped[0]['error']}"
+                f"{len(skipped)} of the recordings cannot be read; at most {may_skip:g} may be "
+                f"unreadable (max_unreadable_fraction). The first: {skipped[0]['error']}"
             )
         now = time.monotonic()
-        if now - shown > 5 or len(shards) == count:
-            shown = now
+        if now - reported > 5 or len(shards) == count:
+            reported = now
             hours = sum(shard["seconds"] for shard in shards.values()) / 3600
-            print(
-                f"{len(shards)} of {count} shards, {hours:.2f} h of audio, {len(skipped)} skipped, "
-                f"{now - began:.0f} s",
-                file=sys.stderr,
-                flush=True,
+            logger.info(
+                "%d of %d shards, %.2f h of audio, %d skipped, %.0f s left",
+                len(shards),
+                count,
+                hours,
+                len(skipped),
+                (now - start) / len(shards) * (count - len(shards)),
             )
     return [shards[number] for number in sorted(shards)]

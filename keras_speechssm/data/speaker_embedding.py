@@ -1,7 +1,7 @@
-"""Whose voice it is: embedders that stand in for the paper's closed classifier.
+"""Speaker embeddings, instead of the paper's classifier, which is not public.
 
-`resemblyzer` runs offline; any speaker verification model of Hugging Face, such as
-`microsoft/wavlm-base-plus-sv`, goes by its name. The values of one compare with one another only.
+`resemblyzer` runs offline. Any speaker verification model on Hugging Face, such as
+`microsoft/wavlm-base-plus-sv`, can be used by its name. Compare values of one embedder only.
 """
 
 from typing import Protocol
@@ -14,18 +14,20 @@ OFFLINE_SPEAKER_EMBEDDER = "resemblyzer"
 
 
 class SpeakerEmbedder(Protocol):
-    """Waveform float (samples,) at 16 kHz -> unit vector float32 (dimensions,)."""
+    """A function from a waveform, float (samples,) at 16 kHz, to a unit vector, float32."""
 
     name: str
 
-    def __call__(self, waveform: np.ndarray) -> np.ndarray: ...
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """Return the unit vector of a voice."""
+        ...
 
 
 def open_speaker_embedder(name: str = OFFLINE_SPEAKER_EMBEDDER) -> SpeakerEmbedder:
-    """An embedder by its name.
+    """Open a speaker embedder by name.
 
     Args:
-        name: `resemblyzer`, or a name or folder of a model of `transformers` with an x-vector
+        name: `resemblyzer`, or the name or folder of a `transformers` model with an x-vector
             head, such as `microsoft/wavlm-base-plus-sv`.
     """
     if name == OFFLINE_SPEAKER_EMBEDDER:
@@ -34,7 +36,7 @@ def open_speaker_embedder(name: str = OFFLINE_SPEAKER_EMBEDDER) -> SpeakerEmbedd
 
 
 class ResemblyzerEmbedder:
-    """GE2E, 256-d, weights inside the package `resemblyzer`, which it needs."""
+    """GE2E with 256 dimensions. Needs the package `resemblyzer`, which contains the weights."""
 
     name = OFFLINE_SPEAKER_EMBEDDER
 
@@ -50,19 +52,19 @@ class ResemblyzerEmbedder:
 
 
 class TransformersSpeakerEmbedder:
-    """A speaker verification model of `transformers`, which it needs, and PyTorch.
+    """A speaker verification model of `transformers`. Needs `transformers` and PyTorch.
 
-    Its attention would not hold minutes: windows of 10 s are embedded, and averaged by length.
+    Its attention cannot span minutes: windows of 10 s are embedded and averaged by length.
 
     Args:
-        name: of the model, or its folder.
+        name: Name of the model, or its folder.
 
     Raises:
-        ValueError: there is none of that name, or it has no x-vector head.
+        ValueError: If the model does not exist, or has no x-vector head.
     """
 
     _WINDOW = 10 * SAMPLE_RATE
-    _SHORTEST = SAMPLE_RATE  # what is left of less is no voice to tell
+    _SHORTEST = SAMPLE_RATE  # A shorter rest does not identify a voice.
 
     def __init__(self, name: str):
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
@@ -73,7 +75,7 @@ class TransformersSpeakerEmbedder:
             self._model = AutoModelForAudioXVector.from_pretrained(name).eval()
         except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise ValueError(f"No speaker embedder {name!r} can be loaded ({reason})") from None
+            raise ValueError(f"Cannot load the speaker embedder {name!r} ({reason}).") from None
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         import torch

@@ -1,219 +1,46 @@
-"""Folders of semantic tokens: one `.npy` for each recording, and a manifest.
+"""Stores of semantic tokens: ArrayRecord shards, checksums, and a manifest.
 
-    <folder>/manifest.json        what the tokens are, and every recording's length
-    <folder>/<book>/0000.npy      uint16 (time,), or int32 for vocabularies above 65536
+    <folder>/plan.json                      what is prepared, and how; written first
+    <folder>/shard-00000.array_record       one record per sequence
+    <folder>/shard-00000.json               its sequences, checksum, skipped recordings
+    <folder>/manifest.json                  all of it, written last; it completes the store
 
-The paths mirror those of the recordings. Everything appears whole or not at all, so a
-preparation that was interrupted goes on where it was: `recording_names` of the folder
-tells what is there.
+A record is one line of JSON (`recording`, `start`, `stop`, `width`) followed by the tokens,
+little-endian, `width` bytes each. Needs the package `array-record` (extra `prepare`).
+
+Folders of `.npy` files, which earlier versions wrote, are read too:
+
+    <folder>/manifest.json                  vocabulary size, and every recording's length
+    <folder>/<book>/0000.npy                uint16 or int32 (time,)
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from keras_speechssm.checks import token_array
 from keras_speechssm.files import atomic_write, checksum, write_json
 from keras_speechssm.shapes import TOKEN_RATE
 
 MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a folder of tokens holds.
-
-    Attributes:
-        vocabulary_size: Every token is below it.
-        preset: Name or handle of the tokenizer that made the tokens.
-        token_rate: Tokens in a second.
-        recordings: Name of a recording (its path in the folder, without ending, with
-            forward slashes) -> its number of tokens.
-    """
-
-    vocabulary_size: int
-    preset: str = ""
-    token_rate: float = TOKEN_RATE
-    recordings: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in all recordings together."""
-        return sum(self.recordings.values())
-
-
-def write_tokens(path: str | Path, tokens: np.ndarray) -> None:
-    """Writes the tokens of one recording; the file appears whole or not at all.
-
-    Args:
-        path: Ends in `.npy`; its folder is made if missing.
-        tokens: Integers (time,), 0 or more.
-
-    Raises:
-        ValueError: If the tokens or the path are not of that kind.
-    """
-    path = Path(path)
-    tokens = check_tokens(tokens, "The tokens")
-    if path.suffix != ".npy":
-        raise ValueError(f"Cannot write tokens to {path}: expected a name that ends in .npy.")
-    small = tokens.size == 0 or tokens.max() < 2**16
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, tokens.astype("uint16" if small else "int32"), allow_pickle=False)
-
-
-def read_tokens(path: str | Path) -> np.ndarray:
-    """The tokens of one recording, int32 (time,).
-
-    Raises:
-        ValueError: If the file is missing, damaged, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"The token file {path} does not exist; tokenize the recording first.")
-    try:
-        tokens = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a file of tokens ({error}); make it again.") from error
-    return check_tokens(tokens, str(path))
-
-
-def write_manifest(folder: str | Path, manifest: Manifest) -> None:
-    """Writes `manifest.json`; it appears whole or not at all.
-
-    Raises:
-        ValueError: If `vocabulary_size` or `token_rate` is not positive.
-    """
-    if manifest.vocabulary_size < 1 or not manifest.token_rate > 0:
-        raise ValueError(
-            f"vocabulary_size {manifest.vocabulary_size}, token_rate {manifest.token_rate}: "
-            "expected both to be positive."
-        )
-    write_json(Path(folder) / MANIFEST, asdict(manifest))
-
-
-def read_manifest(folder: str | Path) -> Manifest:
-    """Reads `manifest.json`; fields that are not known are passed over.
-
-    Raises:
-        ValueError: If it is missing or damaged.
-    """
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{folder} has no {MANIFEST}; expected a folder of tokens.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest(
-            int(content["vocabulary_size"]),
-            str(content.get("preset", "")),
-            float(content.get("token_rate", TOKEN_RATE)),
-            {str(name): int(count) for name, count in content["recordings"].items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); make the folder again.") from error
-
-
-def recording_names(folder: str | Path) -> list[str]:
-    """The names of the recordings whose tokens lie in the folder, sorted."""
-    folder = Path(folder)
-    return sorted(
-        path.relative_to(folder).with_suffix("").as_posix()
-        for path in folder.rglob("*.npy")
-        if not path.name.startswith(".")
-    )
-
-
-def finish_token_folder(
-    folder: str | Path,
-    vocabulary_size: int,
-    preset: str = "",
-    token_rate: float = TOKEN_RATE,
-    names: Iterable[str] | None = None,
-) -> Manifest:
-    """Checks the token files of a folder and writes the manifest over them.
-
-    Args:
-        folder: Where `write_tokens` has put the recordings.
-        vocabulary_size: Of the tokenizer.
-        preset: Name or handle of the tokenizer.
-        token_rate: Tokens in a second.
-        names: The recordings to list; None for all that are there.
-
-    Returns:
-        The manifest that was written.
-
-    Raises:
-        ValueError: If there are none, one is damaged, or a token is too large.
-    """
-    names = recording_names(folder) if names is None else sorted(names)
-    if not names:
-        raise ValueError(f"{folder} holds no .npy files of tokens; tokenize recordings into it.")
-    recordings = {}
-    for name in names:
-        tokens = check_tokens(read_tokens(Path(folder) / f"{name}.npy"), name, vocabulary_size)
-        recordings[name] = len(tokens)
-    manifest = Manifest(vocabulary_size, preset, token_rate, recordings)
-    write_manifest(folder, manifest)
-    return manifest
-
-
-def read_token_folder(folder: str | Path) -> list[np.ndarray]:
-    """The tokens of all recordings that the manifest lists, in the order of their names.
-
-    Returns:
-        A list of int32 (time,).
-
-    Raises:
-        ValueError: If the manifest or a recording is missing, damaged, or not what the
-            manifest says.
-    """
-    manifest = read_manifest(folder)
-    recordings = []
-    for name, num_tokens in sorted(manifest.recordings.items()):
-        tokens = read_tokens(Path(folder) / f"{name}.npy")
-        if len(tokens) != num_tokens:
-            raise ValueError(
-                f"{name} in {folder} has {len(tokens)} tokens, but {MANIFEST} says {num_tokens}; "
-                "make the manifest again."
-            )
-        recordings.append(check_tokens(tokens, name, manifest.vocabulary_size))
-    return recordings
-
-
-def check_tokens(tokens: np.ndarray, name: str, vocabulary_size: int | None = None) -> np.ndarray:
-    """Tokens as int32 (time,).
-
-    Raises:
-        ValueError: they are something else, or not below `vocabulary_size`; the message says
-            of what `name`.
-    """
-    tokens = np.asarray(tokens)
-    whole = tokens.ndim == 1 and tokens.dtype.kind in "iu"
-    if not whole or (tokens.size and not 0 <= tokens.min() <= tokens.max() < 2**31):
-        raise ValueError(
-            f"{name}: {tokens.dtype} of shape {tokens.shape}; expected whole numbers of shape "
-            "(time,), from 0 to 2^31 - 1."
-        )
-    if vocabulary_size is not None and tokens.size and tokens.max() >= vocabulary_size:
-        raise ValueError(
-            f"{name} holds token {tokens.max()}, but the vocabulary has {vocabulary_size}; "
-            "give the tokenizer that made the tokens."
-        )
-    return tokens.astype("int32")
-
-
-FORMAT = "sequence_store"
+TOKEN_SHAPE = ("(time,)",)
+FORMAT = "token_store"
+# Earlier versions wrote the same layout under another name.
+FORMATS = (FORMAT, "sequence_store")
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A training sequence.
+    """A contiguous stretch of a recording as tokens.
 
     Attributes:
-        recording: name of the recording it is of.
-        start, stop: the span of the recording, in seconds.
+        recording: Name of the recording.
+        start: Start in the recording, in seconds.
+        stop: End in the recording, in seconds.
         tokens: int32 (time,).
     """
 
@@ -223,21 +50,56 @@ class TokenSequence:
     tokens: np.ndarray
 
 
+def write_token_store(
+    folder: str | Path,
+    recordings: Mapping[str, np.ndarray],
+    vocabulary_size: int,
+    preset: str = "",
+) -> dict:
+    """Write a store of one shard with one sequence per recording.
+
+    Args:
+        folder: Folder of the store. Created if missing.
+        recordings: Tokens of each recording by name.
+        vocabulary_size: Vocabulary size of the tokenizer.
+        preset: Name or handle of the tokenizer.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: If a token is not below `vocabulary_size`.
+
+    Example:
+
+    ```python
+    write_token_store("store", {"a": np.arange(50)}, vocabulary_size=96)
+    len(TokenStore("store"))  # 1
+    ```
+    """
+    sequences = [
+        TokenSequence(name, 0.0, len(tokens) / TOKEN_RATE, np.asarray(tokens))
+        for name, tokens in recordings.items()
+    ]
+    shard = write_shard(Path(folder) / "shard-00000.array_record", sequences, vocabulary_size)
+    return write_manifest(folder, {"preset": preset, "vocabulary_size": vocabulary_size}, [shard])
+
+
 def write_shard(path: str | Path, sequences: Iterable[TokenSequence], vocabulary_size: int) -> dict:
-    """Writes an ArrayRecord file; it appears whole or not at all.
+    """Write an ArrayRecord file atomically.
 
     Returns:
         dict: `file`, `bytes`, `sha256` and `lengths`, the number of tokens of each sequence.
 
     Raises:
-        ValueError: a token is no number below `vocabulary_size`.
+        ValueError: If a token is not below `vocabulary_size`.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path = Path(path)
     lengths = []
     with atomic_write(path) as temporary:
-        # One record a group, so that training reads single sequences in any order.
+        # Groups of one record, so that training reads single sequences in any order.
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
         try:
             for sequence in sequences:
@@ -253,11 +115,18 @@ def write_shard(path: str | Path, sequences: Iterable[TokenSequence], vocabulary
     }
 
 
-def write_store_manifest(folder: str | Path, plan: dict, shards: list[dict]) -> dict:
-    """Writes `manifest.json`, which makes the store one that can be read; returns it."""
+def write_manifest(folder: str | Path, plan: dict, shards: list[dict]) -> dict:
+    """Write `manifest.json`, which completes a store, and return it.
+
+    Args:
+        folder: Folder of the store.
+        plan: How the store was made; `vocabulary_size` at least.
+        shards: Reports of `write_shard`.
+    """
     lengths = [length for shard in shards for length in shard["lengths"]]
     manifest = {
         "format": FORMAT,
+        "token_rate": TOKEN_RATE,
         **plan,
         "num_sequences": len(lengths),
         "num_tokens": sum(lengths),
@@ -268,71 +137,147 @@ def write_store_manifest(folder: str | Path, plan: dict, shards: list[dict]) -> 
     return manifest
 
 
-def is_sequence_store(folder: str | Path) -> bool:
-    """Whether the folder is a finished store of sequences, rather than a folder of tokens."""
+def is_token_store(folder: str | Path) -> bool:
+    """Return whether the folder is a finished store or a finished folder of `.npy` tokens."""
     try:
         content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    if not isinstance(content, dict):
+        return False
+    return content.get("format") in FORMATS or "recordings" in content
 
 
-class SequenceStore:
-    """Random access to a store's sequences: `len(store)`, `store[index]`.
+class TokenStore:
+    """Random access to the sequences of a store: `len(store)`, `store[index]`.
 
-    It is a data source of Grain: `grain.MapDataset.source(store)`.
+    It is a data source for Grain: `grain.MapDataset.source(store)`.
 
     Args:
-        folder: of the store.
-        verify: compare every shard with its checksum first. Defaults to `True`.
+        folder: A finished store, or a folder of `.npy` tokens of an earlier version.
+        verify: Whether to compare every shard with its checksum first. Defaults to `True`.
 
     Attributes:
-        manifest: dict, what `manifest.json` holds.
-        vocabulary_size: every token is below it.
+        manifest: Content of `manifest.json`.
+        vocabulary_size: Every token is below it.
         lengths: int64 (len(store),), the number of tokens of each sequence.
 
     Raises:
-        ValueError: the folder is no finished store, or a shard is missing or damaged.
+        ValueError: If the folder is not a finished store, or a shard is missing or damaged.
     """
 
     def __init__(self, folder: str | Path, verify: bool = True):
-        from grain.sources import ArrayRecordDataSource
-
         self.folder = Path(folder)
-        if not is_sequence_store(folder):
+        if not is_token_store(folder):
             raise ValueError(
-                f"{folder} is no finished store of sequences; run speechssm prepare sequences."
+                f"{folder} is not a finished token store (no usable {MANIFEST}); run `speechssm "
+                "prepare sequences` or `speechssm tokenize`."
             )
         self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         try:
             self.vocabulary_size = int(self.manifest["vocabulary_size"])
-            shards = [shard for shard in self.manifest["shards"] if shard["lengths"]]
-            lengths = [length for shard in shards for length in shard["lengths"]]
-            self.lengths = np.array(lengths, "int64")
-            for shard in shards:
-                check_shard(self.folder, shard, verify)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/{MANIFEST} is damaged ({error!r}).") from error
-        paths = [str(self.folder / shard["file"]) for shard in shards]
-        self._records = ArrayRecordDataSource(paths) if paths else []
-        if len(self._records) != len(self.lengths):
+            if self.manifest.get("format") in FORMATS:
+                lengths = self._open_shards(verify)
+            else:
+                lengths = self._open_npy_files()
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{folder} holds {len(self._records)} sequences, its {MANIFEST} says "
-                f"{len(self.lengths)}; prepare it again."
-            )
+                f"{folder}/{MANIFEST} is damaged ({error!r}); prepare it again."
+            ) from error
+        self.lengths = np.array(lengths, "int64")
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> TokenSequence:
-        return _unpack(self._records[int(index)])
+        # Raises IndexError past the end, which ends a loop over the store.
+        index = range(len(self))[int(index)]
+        if self._records is None:
+            return self._read_npy(index)
+        return _unpack(self._records[index])
+
+    def _open_shards(self, verify: bool) -> list[int]:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        shards = [shard for shard in self.manifest["shards"] if shard["lengths"]]
+        lengths = [length for shard in shards for length in shard["lengths"]]
+        for shard in shards:
+            check_shard(self.folder, shard, verify)
+        paths = [str(self.folder / shard["file"]) for shard in shards]
+        self._records = ArrayRecordDataSource(paths) if paths else []
+        if len(self._records) != len(lengths):
+            raise ValueError(
+                f"{self.folder} holds {len(self._records)} sequences, but its {MANIFEST} lists "
+                f"{len(lengths)}; prepare it again."
+            )
+        return lengths
+
+    def _open_npy_files(self) -> list[int]:
+        self._records = None
+        self._files = sorted(
+            (str(name), int(count)) for name, count in self.manifest["recordings"].items()
+        )
+        # Report damage now rather than in the middle of training.
+        for index in range(len(self._files)):
+            self._read_npy(index)
+        return [length for _, length in self._files]
+
+    def _read_npy(self, index: int) -> TokenSequence:
+        name, length = self._files[index]
+        tokens = read_tokens(self.folder / f"{name}.npy", self.vocabulary_size)
+        if len(tokens) != length:
+            raise ValueError(
+                f"{name} in {self.folder} has {len(tokens)} tokens, but {MANIFEST} lists "
+                f"{length}; tokenize it again."
+            )
+        rate = float(self.manifest.get("token_rate", TOKEN_RATE))
+        return TokenSequence(name, 0.0, length / rate, tokens)
 
 
-def check_shard(folder: Path, shard: dict, verify: bool = True) -> None:
-    """Compares a shard with what is known of it.
+class TokenSource(NamedTuple):
+    """The sequences of several stores, read on demand.
+
+    Attributes:
+        vocabulary_size: Every token is below it.
+        lengths: Number of tokens of each sequence.
+        read: Function from the index of a sequence to its tokens, int32 (time,).
+    """
+
+    vocabulary_size: int
+    lengths: list[int]
+    read: Callable[[int], np.ndarray]
+
+
+def open_tokens(folders: Sequence[str | Path]) -> TokenSource:
+    """Open several stores as one list of sequences.
+
+    Args:
+        folders: Stores of `speechssm prepare sequences` or `speechssm tokenize`.
 
     Raises:
-        ValueError: it is missing, of another size or, with `verify`, of another checksum.
+        ValueError: If a folder is not a store, is damaged, or has another vocabulary size.
+    """
+    stores = {str(folder): TokenStore(folder) for folder in folders}
+    sizes = {folder: store.vocabulary_size for folder, store in stores.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"Token stores must share one tokenizer. Received vocabulary sizes: {sizes}."
+        )
+    sequences = [(store, index) for store in stores.values() for index in range(len(store))]
+
+    def read(number: int) -> np.ndarray:
+        store, index = sequences[number]
+        return store[index].tokens
+
+    lengths = [int(length) for store in stores.values() for length in store.lengths]
+    return TokenSource(next(iter(sizes.values())), lengths, read)
+
+
+def check_shard(folder: str | Path, shard: dict, verify: bool = True) -> None:
+    """Compare a shard with its report.
+
+    Raises:
+        ValueError: If it is missing, or its size or (with `verify`) checksum differs.
     """
     path = Path(folder) / shard["file"]
     if not path.is_file():
@@ -344,8 +289,62 @@ def check_shard(folder: Path, shard: dict, verify: bool = True) -> None:
         )
 
 
+def write_tokens(path: str | Path, tokens: np.ndarray) -> None:
+    """Write the tokens of one recording as a `.npy` file, atomically.
+
+    Args:
+        path: Path that ends in `.npy`. Its folder is created if missing.
+        tokens: Non-negative integers (time,).
+
+    Raises:
+        ValueError: If the tokens or the path are something else.
+    """
+    path = Path(path)
+    tokens = token_array(tokens, shapes=TOKEN_SHAPE, allow_empty=True)
+    if path.suffix != ".npy":
+        raise ValueError(f"Token files must end in .npy. Received: {path}.")
+    small = tokens.size == 0 or tokens.max() < 2**16
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, tokens.astype("uint16" if small else "int32"), allow_pickle=False)
+
+
+def read_tokens(path: str | Path, vocabulary_size: int | None = None) -> np.ndarray:
+    """Read the tokens of one recording from a `.npy` file.
+
+    Args:
+        path: Path of the file.
+        vocabulary_size: If given, every token must be below it.
+
+    Returns:
+        int32 (time,).
+
+    Raises:
+        ValueError: If the file is missing, damaged, or not a file of tokens.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"The token file {path} does not exist; tokenize the recording first.")
+    try:
+        tokens = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a token file ({error}); tokenize it again.") from error
+    return token_array(
+        tokens,
+        str(path),
+        vocabulary_size=vocabulary_size,
+        shapes=TOKEN_SHAPE,
+        allow_empty=True,
+    )
+
+
 def _pack(sequence: TokenSequence, vocabulary_size: int) -> bytes:
-    tokens = check_tokens(sequence.tokens, sequence.recording, vocabulary_size)
+    tokens = token_array(
+        sequence.tokens,
+        sequence.recording,
+        vocabulary_size=vocabulary_size,
+        shapes=TOKEN_SHAPE,
+        allow_empty=True,
+    )
     width = 2 if vocabulary_size <= 2**16 else 4
     about = {key: value for key, value in asdict(sequence).items() if key != "tokens"}
     header = json.dumps({**about, "width": width})
@@ -357,56 +356,3 @@ def _unpack(record: bytes) -> TokenSequence:
     about = json.loads(header)
     tokens = np.frombuffer(tokens, f"<u{about.pop('width')}").astype("int32")
     return TokenSequence(**about, tokens=tokens)
-
-
-class TokenSource(NamedTuple):
-    """Token streams that are read when they are asked for.
-
-    Attributes:
-        vocabulary_size: every token is below it.
-        lengths: tokens of each stream.
-        read: function from a stream's number to its tokens, int32 (time,).
-    """
-
-    vocabulary_size: int
-    lengths: list[int]
-    read: Callable[[int], np.ndarray]
-
-
-def open_tokens(folders: Sequence[str | Path]) -> TokenSource:
-    """The streams of several folders after one another.
-
-    Args:
-        folders: stores of `speechssm prepare sequences`, or folders of tokens that
-            `speechssm tokenize` wrote.
-
-    Raises:
-        ValueError: a folder is none of both, damaged, or of another tokenizer.
-    """
-    sources = {str(folder): _open(folder) for folder in folders}
-    sizes = {folder: source.vocabulary_size for folder, source in sources.items()}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(
-            f"Token folders must share one tokenizer; their vocabulary sizes are {sizes}."
-        )
-    streams = [
-        (source, number) for source in sources.values() for number in range(len(source.lengths))
-    ]
-
-    def read(number: int) -> np.ndarray:
-        source, inner = streams[number]
-        return source.read(inner)
-
-    lengths = [length for source in sources.values() for length in source.lengths]
-    return TokenSource(next(iter(sizes.values())), lengths, read)
-
-
-def _open(folder: str | Path) -> TokenSource:
-    if is_sequence_store(folder):
-        store = SequenceStore(folder)
-        return TokenSource(
-            store.vocabulary_size, store.lengths.tolist(), lambda number: store[number].tokens
-        )
-    recordings = read_token_folder(folder)
-    size = read_manifest(folder).vocabulary_size
-    return TokenSource(size, [len(tokens) for tokens in recordings], recordings.__getitem__)

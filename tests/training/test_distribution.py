@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_speechssm.data.token_store import finish_token_folder, write_tokens
+from keras_speechssm.data.token_store import write_token_store
 from keras_speechssm.training.speech_lm import train_speech_lm
 
 pytestmark = pytest.mark.any_backend
@@ -49,9 +49,8 @@ def train(folder, run, mesh=()):
 
 @pytest.fixture
 def tokens(tmp_path):
-    for number in range(4):
-        write_tokens(tmp_path / "tokens" / f"{number}.npy", (np.arange(80) + number) % 8)
-    finish_token_folder(tmp_path / "tokens", 8)
+    recordings = {str(number): (np.arange(80) + number) % 8 for number in range(4)}
+    write_token_store(tmp_path / "tokens", recordings, 8)
     return tmp_path / "tokens"
 
 
@@ -66,8 +65,7 @@ def test_eight_devices_give_the_losses_of_one(tokens, tmp_path):
 
 
 def test_validation_that_devices_cannot_share_is_refused_before_the_run(tokens, tmp_path):
-    write_tokens(tmp_path / "few" / "0.npy", np.arange(80) % 8)
-    finish_token_folder(tmp_path / "few", 8)
+    write_token_store(tmp_path / "few", {"0": np.arange(80) % 8}, 8)
     options = dict(sequence_length=16, batch_size=8, device_mesh=[4])
     with pytest.raises(ValueError, match="validation_folders give 5 rows .* 4 devices cannot"):
         train_speech_lm(

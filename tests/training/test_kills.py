@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from keras_speechssm.data.token_store import finish_token_folder, write_tokens
+from keras_speechssm.data.token_store import write_token_store
 from keras_speechssm.training.callbacks import read_metrics
 
 pytestmark = pytest.mark.any_backend
@@ -34,10 +34,11 @@ train_speech_lm(
 @pytest.mark.slow
 def test_kills_lose_and_double_no_step(tmp_path):
     rng = np.random.default_rng(int(os.environ.get("SPEECHSSM_KILLS_SEED", "0")))
-    for number in range(4):
-        tokens = (np.arange(300) * (number + 1) + rng.integers(0, 2, 300)) % 8
-        write_tokens(tmp_path / "tokens" / f"{number}.npy", tokens)
-    finish_token_folder(tmp_path / "tokens", 8)
+    recordings = {
+        str(number): (np.arange(300) * (number + 1) + rng.integers(0, 2, 300)) % 8
+        for number in range(4)
+    }
+    write_token_store(tmp_path / "tokens", recordings, 8)
     kills = int(os.environ.get("SPEECHSSM_KILLS", "2"))
     total_steps = 60 + 30 * kills  # 15 epochs for each, which take longer than 1.5 s
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import keras
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_speechssm.data.packing import PackedSequences
-from keras_speechssm.data.token_store import finish_token_folder, open_tokens, write_tokens
+from keras_speechssm.data.token_store import open_tokens, write_token_store, write_tokens
 from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 from keras_speechssm.training.callbacks import read_metrics
@@ -22,9 +23,8 @@ TINY = {
 
 def token_folder(folder, num_recordings=4, vocabulary=7):
     """Recordings that count up, each from its own number."""
-    for number in range(num_recordings):
-        write_tokens(folder / f"{number}.npy", (np.arange(60) + number) % vocabulary)
-    finish_token_folder(folder, vocabulary)
+    recordings = {str(n): (np.arange(60) + n) % vocabulary for n in range(num_recordings)}
+    write_token_store(folder, recordings, vocabulary)
     return folder
 
 
@@ -112,19 +112,16 @@ def test_no_folder_is_refused(tmp_path):
         train_speech_lm([], tmp_path / "run")
 
 
-def test_stores_and_folders_of_tokens_are_rows_alike(tmp_path):
-    pytest.importorskip("grain")
-    pytest.importorskip("array_record")
-    from keras_speechssm.data.token_store import TokenSequence, write_shard, write_store_manifest
-
-    folder = token_folder(tmp_path / "tokens")
-    sequences = [TokenSequence(str(n), 0, 1, (np.arange(60) + n) % 7) for n in range(4)]
-    report = write_shard(tmp_path / "store" / "s.array_record", sequences, 7)
-    write_store_manifest(tmp_path / "store", {"vocabulary_size": 7}, [report])
-    of_folder, of_store = (read_rows([path], 16) for path in (folder, tmp_path / "store"))
+def test_stores_and_npy_folders_of_earlier_versions_give_the_same_rows(tmp_path):
+    store, folder = token_folder(tmp_path / "store"), tmp_path / "npy"
+    for number in range(4):
+        write_tokens(folder / f"{number}.npy", (np.arange(60) + number) % 7)
+    manifest = {"vocabulary_size": 7, "recordings": {str(number): 60 for number in range(4)}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    of_folder, of_store = (read_rows([path], 16) for path in (folder, store))
     for ours, theirs in zip(of_folder.batches(3)(0)[1:], of_store.batches(3)(0)[1:], strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    train_speech_lm([tmp_path / "store", folder], tmp_path / "run", total_steps=10, **settings())
+    train_speech_lm([store, folder], tmp_path / "run", total_steps=10, **settings())
     assert len(losses(tmp_path / "run")) == 1
 
 
@@ -240,7 +237,7 @@ def test_a_run_goes_on_with_its_own_options_only(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     train_speech_lm([folder], tmp_path / "run", total_steps=10, **settings())
     for options in ({"batch_size": 2}, {"ema_momentum": 0.5}, {"steps_per_epoch": 20}):
-        with pytest.raises(ValueError, match=f"was begun with {next(iter(options))} "):
+        with pytest.raises(ValueError, match=f"was started with {next(iter(options))} "):
             train_speech_lm([folder], tmp_path / "run", total_steps=20, **settings(**options))
     train_speech_lm([folder], tmp_path / "run", total_steps=20, **settings())
 

@@ -1,1 +1,1 @@
-"""Recipes that build data sets: LibriSpeech-Long, transcribed speech, synthesized speech."""
+"""Recipes that build data sets: LibriSpeech-Long, transcripts, stories, synthesized speech."""

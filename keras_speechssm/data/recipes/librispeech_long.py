@@ -1,13 +1,13 @@
-"""LibriSpeech-Long: reading the released benchmark (paper, section 4, table 1).
+"""LibriSpeech-Long: reading the released benchmark, and building it (paper, section 4).
 
 The archive holds `librispeech-long/<split>/<speaker>/<chapter>/<chapter>_<NNNN>.flac` and a
-`.txt` of one line beside each.
+`.txt` of one line next to each.
 """
 
 import ast
 import itertools
+import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from keras_speechssm.data.segmentation import Span
 from keras_speechssm.files import atomic_write, remove_partial_files, save_run_config
 from keras_speechssm.shapes import SAMPLE_RATE
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("dev-clean", "dev-other", "test-clean", "test-other")
 
 
@@ -27,12 +29,12 @@ class LongRecording:
 
     Attributes:
         name: `<chapter>_<NNNN>`.
-        audio: its file.
-        split: such as `test-clean`.
+        audio: Path of the audio.
+        split: Split, such as `test-clean`.
         speaker: LibriSpeech's number of the reader.
         chapter: LibriSpeech's number of the chapter.
-        text: what is said, as the benchmark spells it.
-        seconds: its length.
+        text: Transcript, as the benchmark spells it.
+        seconds: Length in seconds.
     """
 
     name: str
@@ -47,15 +49,15 @@ class LongRecording:
 def read_librispeech_long(
     folder: str | Path, splits: Sequence[str] | None = None
 ) -> list[LongRecording]:
-    """Every example of the benchmark, in the order of their paths.
+    """Read every example of the benchmark, in the order of their paths.
 
     Args:
-        folder: `librispeech-long` of the archive, or the folder that holds it.
-        splits: only these. Defaults to `None`: those that there are.
+        folder: `librispeech-long` of the archive, or its parent folder.
+        splits: Splits to read. Defaults to `None`: all splits in the folder.
 
     Raises:
-        ValueError: the folder is another, a split is missing, an example has no text or no
-            audio, or its text is not one line.
+        ValueError: If the folder is something else, a split is missing, an example has no
+            text or no audio, or its text is not one line.
     """
     root = Path(folder)
     root = root / "librispeech-long" if (root / "librispeech-long").is_dir() else root
@@ -75,7 +77,7 @@ def _examples(split: Path) -> list[Path]:
     heard = {path.with_suffix("") for path in audio}
     silent = sorted(p for p in split.rglob("*.txt") if p.with_suffix("") not in heard)
     if silent:
-        raise ValueError(f"{silent[0]} has no audio beside it; unpack the archive again.")
+        raise ValueError(f"{silent[0]} has no audio next to it; unpack the archive again.")
     return audio
 
 
@@ -88,7 +90,7 @@ def _read_example(path: Path, root: Path) -> LongRecording:
         )
     text_path = path.with_suffix(".txt")
     if not text_path.is_file():
-        raise ValueError(f"{path} has no text {text_path.name} beside it.")
+        raise ValueError(f"{path} has no text {text_path.name} next to it.")
     lines = text_path.read_text(encoding="utf-8").strip().splitlines()
     if len(lines) != 1:
         raise ValueError(f"{text_path} has {len(lines)} lines; expected one.")
@@ -100,11 +102,11 @@ def _read_example(path: Path, root: Path) -> LongRecording:
 def librispeech_long_statistics(
     recordings: Sequence[LongRecording], longer_than: float | None = None
 ) -> dict[str, dict[str, float]]:
-    """The benchmark's sizes, split by split, in the form of the paper's table 1.
+    """Return the sizes of the splits in the form of the paper's table 1.
 
     Args:
-        recordings: from `read_librispeech_long`.
-        longer_than: counts only examples above so many seconds (the paper's 210).
+        recordings: Examples from `read_librispeech_long`.
+        longer_than: Counts only examples longer than this, in seconds (210 in the paper).
 
     Returns:
         `{split: {"hours", "examples", "mean_seconds", "chapters", "speakers"}}`.
@@ -132,10 +134,11 @@ class Chapter:
     """A chapter of `original-mp3` that LibriSpeech uses.
 
     Attributes:
-        speaker, chapter: LibriSpeech's numbers.
-        split: the split that the speaker belongs to.
-        folder: holds `<chapter>.mp3` and the segments' files.
-        sentences_only: whether LibriSpeech cut it at sentences, as its utterance map says.
+        speaker: LibriSpeech's number of the reader.
+        chapter: LibriSpeech's number of the chapter.
+        split: Split of the speaker.
+        folder: Folder of `<chapter>.mp3` and the segment files.
+        sentences_only: Whether LibriSpeech cut it at sentences, by its utterance map.
     """
 
     speaker: str
@@ -146,15 +149,17 @@ class Chapter:
 
     @property
     def audio(self) -> Path:
+        """Path of the audio."""
         return self.folder / f"{self.chapter}.mp3"
 
 
 def agglomerate(segments: Sequence[Span], target_seconds: float) -> list[tuple[int, int]]:
-    """Groups segments in order: as many as last no longer than the target, at least one.
+    """Group segments in order up to a target length, with at least one segment per group.
 
-    As LibriLight's own script, a group is closed where one more segment would pass the
-    target; one that is longer by itself stays alone, and a short rest is kept. Lengths are
-    counted from the first start to the last end, pauses included: an example is contiguous.
+    As in LibriLight's script, a group is closed where one more segment would exceed the
+    target. A segment that is longer than the target is a group, and a short rest is kept.
+    Lengths count from the first start to the last end, pauses included, because an example is
+    contiguous.
 
     Returns:
         (first, last + 1) of each group.
@@ -162,8 +167,8 @@ def agglomerate(segments: Sequence[Span], target_seconds: float) -> list[tuple[i
     groups: list[tuple[int, int]] = []
     first = 0
     for number in range(1, len(segments) + 1):
-        whole = number == len(segments)
-        if whole or segments[number][1] - segments[first][0] > target_seconds:
+        is_last = number == len(segments)
+        if is_last or segments[number][1] - segments[first][0] > target_seconds:
             groups.append((first, number))
             first = number
     return groups
@@ -172,19 +177,19 @@ def agglomerate(segments: Sequence[Span], target_seconds: float) -> list[tuple[i
 def find_chapters(
     original_folder: str | Path, splits: Sequence[str]
 ) -> tuple[list[Chapter], list[str]]:
-    """The chapters of splits, from `SPEAKERS.TXT` and the speakers' utterance maps.
+    """Find the chapters of splits by `SPEAKERS.TXT` and the speakers' utterance maps.
 
     Returns:
-        The chapters, and why speakers without a readable map are left out.
+        The chapters, and a reason for each speaker whose map cannot be read.
 
     Raises:
-        ValueError: the folder is no `original-mp3`, or a split has no speaker.
+        ValueError: If the folder is not `original-mp3`, or a split has no speakers.
     """
     root = Path(original_folder)
     root = root / "LibriSpeech" if (root / "LibriSpeech" / "mp3").is_dir() else root
     if not (root / "mp3").is_dir() or not (root / "SPEAKERS.TXT").is_file():
         raise ValueError(
-            f"{original_folder} is no LibriSpeech original-mp3: expected SPEAKERS.TXT and "
+            f"{original_folder} is not LibriSpeech's original-mp3: expected SPEAKERS.TXT and "
             "mp3/<speaker>/<chapter>/<chapter>.mp3."
         )
     speakers = _read_speakers(root / "SPEAKERS.TXT")
@@ -221,7 +226,7 @@ def _read_speakers(path: Path) -> dict[str, str]:
 
 
 def _read_utterance_map(path: Path) -> tuple[set[str], bool]:
-    """The chapters that LibriSpeech cut utterances from, and whether at sentences only."""
+    """Return the chapters that LibriSpeech cut, and whether it cut at sentences only."""
     if not path.is_file():
         raise ValueError(f"{path} is missing.")
     try:
@@ -238,10 +243,10 @@ def _read_utterance_map(path: Path) -> tuple[set[str], bool]:
 
 
 def read_chapter_segments(chapter: Chapter) -> tuple[list[Span], list[str]]:
-    """When each segment of a chapter is spoken, in seconds, and its text.
+    """Read the span in seconds and the text of each segment of a chapter.
 
     Raises:
-        ValueError: a file is missing or damaged, a segment is no span of the chapter or
+        ValueError: If a file is missing or damaged, a segment is not a span of the chapter or
             overlaps another by more than half a second, or one has no text.
     """
     kind = ".sents" if chapter.sentences_only else ""
@@ -282,52 +287,56 @@ def prepare_librispeech_long(
     target_seconds: float = 240.0,
     max_skipped: float = 0.02,
 ) -> dict:
-    """Builds LibriSpeech-Long from LibriSpeech's original-mp3; run again, it goes on.
+    """Build LibriSpeech-Long from LibriSpeech's original-mp3.
 
     Writes the layout of the released archive. Chapters that cannot be read, and speakers
-    without a readable utterance map, are listed, counted and skipped.
+    without a readable utterance map, are listed, counted and skipped. If interrupted, run it
+    again to resume.
 
     Args:
         original_folder: `LibriSpeech` of OpenSLR-12's `original-mp3.tar.gz`.
-        output_folder: folder to write.
-        splits: which. Defaults to the four of the benchmark.
-        target_seconds: longest example, unless one segment is longer. Defaults to `240.0`.
-        max_skipped: share of the chapters and such speakers; more of them stop the run.
+        output_folder: Folder to write.
+        splits: Splits to build. Defaults to the four of the benchmark.
+        target_seconds: Longest example, unless one segment is longer. Defaults to `240.0`.
+        max_skipped: Largest fraction of chapters (and speakers) that may be skipped.
 
     Returns:
         `{"splits": table 1, "longer_than_210_s": the same of longer examples, "skipped":
         reasons}`.
 
     Raises:
-        ValueError: no such folder, wrong options, a folder that was begun with another target,
-            or too many chapters were skipped.
+        ValueError: If the folder does not exist, an option is out of range, the output was
+            started with another target, or too many chapters were skipped.
     """
     splits = list(dict.fromkeys(splits))
     if unknown := set(splits) - set(SPLITS):
         raise ValueError(f"splits has {sorted(unknown)[0]!r}; expected {', '.join(SPLITS)}.")
     if not 0 <= max_skipped <= 1:
-        raise ValueError(f"max_skipped is {max_skipped}; expected a share, 0 to 1.")
+        raise ValueError(f"max_skipped is {max_skipped}; expected a fraction, 0 to 1.")
     if not 0 < target_seconds < math.inf:
         raise ValueError(f"target_seconds is {target_seconds}; expected more than 0.")
     if Path(output_folder).is_file():
-        raise ValueError(f"Cannot write to {output_folder}: a file lies there.")
+        raise ValueError(f"Cannot write to {output_folder}: it is a file; give a folder.")
     chapters, skipped = find_chapters(original_folder, splits)
     save_run_config(output_folder, target_seconds=target_seconds)
     expected = len(chapters) + len(skipped)
     for reason in skipped:
-        print(f"Skipped {reason}", file=sys.stderr)
+        logger.warning("Skipped %s", reason)
     _check_skipped(skipped, expected, max_skipped)
     for number, chapter in enumerate(chapters, start=1):
         try:
             count = _write_chapter(chapter, Path(output_folder), target_seconds)
-            print(
-                f"{number} of {len(chapters)} chapters: {chapter.speaker}-{chapter.chapter}, "
-                f"{count} examples",
-                file=sys.stderr,
+            logger.info(
+                "%d of %d chapters: %s-%s, %d examples",
+                number,
+                len(chapters),
+                chapter.speaker,
+                chapter.chapter,
+                count,
             )
         except ValueError as error:
             skipped.append(f"{chapter.speaker}-{chapter.chapter}: {error}")
-            print(f"Skipped {skipped[-1]}", file=sys.stderr)
+            logger.warning("Skipped %s", skipped[-1])
         _check_skipped(skipped, expected, max_skipped)
     recordings = read_librispeech_long(output_folder, splits)
     return {
@@ -346,12 +355,12 @@ def _check_skipped(skipped: Sequence[str], expected: int, max_skipped: float) ->
 
 
 def _write_chapter(chapter: Chapter, output_folder: Path, target_seconds: float) -> int:
-    """Writes a chapter's examples; those that are there already stay."""
+    """Write a chapter's examples unless they exist, and return their number."""
     spans, texts = read_chapter_segments(chapter)
     groups = agglomerate(spans, target_seconds)
     folder = output_folder / chapter.split / chapter.speaker / chapter.chapter
     paths = [folder / f"{chapter.chapter}_{number:04d}.flac" for number in range(len(groups))]
-    # The text comes last, so that an example with a text is whole.
+    # The text is written last, so an example with a text is complete.
     if all(path.with_suffix(".txt").is_file() for path in paths):
         return len(paths)
     waveform = read_audio(chapter.audio)

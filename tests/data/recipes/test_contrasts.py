@@ -106,7 +106,7 @@ def test_both_sets_are_read_as_zero_speech_has_them(tmp_path, monkeypatch):
         assert all(len(read_audio(path)) > 4800 for path in folder.glob("*.wav"))
     monkeypatch.setattr(contrasts, "text_to_speech", None)  # existing files are kept
     assert prepare_contrasts(tmp_path / "text", tmp_path / "out", pairs=2) == found
-    with pytest.raises(ValueError, match="begun with"):
+    with pytest.raises(ValueError, match="started with"):
         prepare_contrasts(tmp_path / "text", tmp_path / "out", pairs=2, seed=1)
 
 

@@ -65,9 +65,9 @@ def test_every_frame_fits_the_sentence_limit():
         assert text[-1] in ".!?", frame.template
 
 
-def test_every_training_scene_is_told():
-    told = {scene for story in generate_stories(4, 30_000) for scene in story.scenes}
-    assert told == set(scene_names("train"))
+def test_every_training_scene_occurs():
+    found = {scene for story in generate_stories(4, 30_000) for scene in story.scenes}
+    assert found == set(scene_names("train"))
 
 
 def test_validation_split_has_its_own_names_and_scenes(stories):
@@ -77,15 +77,15 @@ def test_validation_split_has_its_own_names_and_scenes(stories):
     }
     assert not names["train"] & names["validation"]
     assert not set(scene_names("train")) & set(scene_names("validation"))
-    for split, told in stories.items():
-        assert {c.name for story in told for c in story.characters.values()} <= names[split]
-        assert {scene for story in told for scene in story.scenes} <= set(scene_names(split))
+    for split, generated in stories.items():
+        assert {c.name for story in generated for c in story.characters.values()} <= names[split]
+        assert {scene for story in generated for scene in story.scenes} <= set(scene_names(split))
 
 
 def test_vocabulary_is_that_of_simple_stories(stories):
     train = words_of(stories["train"]) | words_of(generate_stories(4, 100_000))
     assert 1_000 <= len(train) <= 1_500
-    # Besides its names, the validation split has hardly a word of its own.
+    # Besides its names, the validation split has hardly any new word.
     new = words_of(stories["validation"]) - train
     new -= {w for w in new if w.removesuffix("'s") in known_characters()}
     assert len(new) <= 10
@@ -98,8 +98,8 @@ def test_articles_agree_with_the_next_word(stories):
 
 
 def test_generated_stories_are_consistent(stories):
-    for told in stories.values():
-        for story in told:
+    for generated in stories.values():
+        for story in generated:
             check = check_story(story.sentences)
             assert check.is_consistent, check.problems
             assert check.num_parsed == check.num_sentences
@@ -113,7 +113,7 @@ def test_long_story_keeps_its_characters():
     hero = story.characters["A"].name
     last_tenth = " ".join(story.sentences[-len(story.sentences) // 10 :])
     assert hero in last_tenth
-    # No scene returns before all others were told.
+    # No scene returns before all others occurred.
     assert len(set(story.scenes)) == len(story.scenes)
 
 

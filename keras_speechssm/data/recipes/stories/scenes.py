@@ -11,7 +11,7 @@ A frame is a sentence with slots in square brackets:
     [self A]          himself or herself
     [girl A]          boy or girl; [man A]: man or woman; [brother A]: brother or sister
     [T]               an entity that a scene or story declares, the same word every time
-    [color]           any word of a word class, drawn anew every time; "a" before it becomes "an"
+    [color]           any word of a word class, drawn again every time; "a" before it becomes "an"
 
 A step of a scene is one line: alternatives separated by " | ", a leading "?" for a step
 that is left out now and then, and "@pool X Y" for a sentence of a pool with its roles.

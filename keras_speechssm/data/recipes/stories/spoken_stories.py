@@ -72,7 +72,7 @@ def prepare_stories(
         output_folder: Folder for both files. Created if missing.
         num_words: Approximate number of words.
         seed: The same seed gives the same stories.
-        split: "train" or "validation". The validation split has names and scenes of its own.
+        split: "train" or "validation". The splits share no names and no scenes.
         max_scenes: Largest number of scenes per story.
 
     Returns:
@@ -149,7 +149,7 @@ def prepare_spoken_stories(
             recordings are stories.
         prompt_folders: Recordings of people to begin recordings with, besides synthetic voices.
         programs: Synthesizers to use: "flite", "hibari", "kokoro", "espeak-ng".
-        split: "train", or "validation" for stories with held-out names and scenes, told by
+        split: "train", or "validation" for stories with held-out names and scenes, read by
             the first voice of each kind and by flite's held-out voice.
         seed: Seed of texts, voices, and pauses.
         recording_seconds: Length of a recording without a prompt.

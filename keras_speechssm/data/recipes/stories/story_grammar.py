@@ -47,7 +47,7 @@ class Slot:
 
     Attributes:
         kind: "name", "word" (any word of `word_class`) or one of the forms in `FORMS`.
-        role: The role that fills it, or an empty string for a word that is drawn anew.
+        role: The role that fills it, or an empty string for a word that is drawn again every time.
         word_class: Word class of a "word" slot, else empty.
         introduces: Whether a "name" slot introduces its character.
     """
@@ -128,7 +128,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a scene: alternatives, of which one is told."""
+    """One step of a scene: alternatives, of which one is chosen."""
 
     alternatives: tuple[Frame | Call, ...]
     optional: bool
@@ -262,7 +262,7 @@ def all_frames() -> tuple[Frame, ...]:
 
 
 def scene_names(split: str) -> tuple[str, ...]:
-    """Return the scenes of a split: held-out scenes are never told in training stories."""
+    """Return the scenes of a split: held-out scenes are not in training stories."""
     _check_split(split)
     heldout = split == "validation"
     return tuple(name for name in SCENES if (name in HELDOUT_SCENES) == heldout)
@@ -370,7 +370,7 @@ class _Teller:
         self.entities = {role: self._draw(word_class) for role, word_class in STORY_ROLES.items()}
         # Who was mentioned last of each gender, and in which sentence.
         self.mentioned: dict[bool, tuple[str, int]] = {}
-        self.told: list[str] = []
+        self.used: list[str] = []
 
     def open_story(self) -> None:
         parts = story_parts()
@@ -398,7 +398,7 @@ class _Teller:
                 continue
             chosen, roles = possible[self.rng.integers(len(possible))], {}
             if isinstance(chosen, Call):
-                frames = [f for f in pools()[chosen.pool] if f.template not in self.told[-8:]]
+                frames = [f for f in pools()[chosen.pool] if f.template not in self.used[-8:]]
                 roles, chosen = chosen.roles, frames[self.rng.integers(len(frames))]
             self._tell(chosen, roles)
 
@@ -419,7 +419,7 @@ class _Teller:
             text += word
         self.sentences.append(text[0].upper() + text[1:])
         self.num_words += len(text.split())
-        self.told.append(frame.template)
+        self.used.append(frame.template)
 
     def _fill(self, slot: Slot, roles: dict[str, str]) -> str:
         if slot.kind == "word":

@@ -1,1 +1,1 @@
-"""Speech synthesized from text by the programs flite and espeak-ng."""
+"""Speech synthesized from text by flite, espeak-ng, hibari and Kokoro."""

@@ -22,7 +22,7 @@ needs_programs = pytest.mark.skipif(
 )
 
 SENTENCES = (
-    "The {0} stood by the river, and nobody had seen it there before.",
+    "The {0} was near the river, and nobody had seen it there before.",
     "Mr. Brown said that the {0} was his, but he could not prove it at all!",
     "Would you like to look at the {0} again?",
 )
@@ -158,7 +158,7 @@ def test_a_folder_goes_on_with_its_own_options_only(texts, tmp_path, option):
     prepare_synthesized(texts, tmp_path / "corpus", **options)
     prepare_synthesized(texts, tmp_path / "corpus", **options, workers=2)
     before = contents(tmp_path / "corpus")
-    with pytest.raises(ValueError, match=f"was begun with {next(iter(option))}"):
+    with pytest.raises(ValueError, match=f"was started with {next(iter(option))}"):
         prepare_synthesized(texts, tmp_path / "corpus", **(options | option))
     assert contents(tmp_path / "corpus") == before
 
