@@ -63,7 +63,13 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
         if not folder.exists():
             raise ValueError(f"The audio folder {folder} does not exist; give an existing folder.")
         candidates = [folder] if folder.is_file() else folder.rglob("*")
-        found.update(path for path in candidates if _is_audio(path))
+        found.update(
+            path
+            for path in candidates
+            if path.suffix.lower() in AUDIO_SUFFIXES
+            and not path.name.startswith(".")
+            and path.is_file()
+        )
     if not found:
         names = ", ".join(map(str, folders)) or "an empty list of folders"
         raise ValueError(f"No audio in {names}: expected files ending {', '.join(AUDIO_SUFFIXES)}.")
@@ -177,11 +183,6 @@ def read_turns(audio_path: str | Path) -> list[tuple[float, float]] | None:
             f"voice_activity in {sidecar} is unreadable ({error}); expected a list of start and "
             "end in seconds."
         ) from None
-
-
-def _is_audio(path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()
 
 
 def number_and_voice(path: Path) -> tuple[str, str]:

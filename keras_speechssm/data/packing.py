@@ -171,16 +171,16 @@ class PackedSequences:
 
         def make_batch(step: int) -> tuple:
             start = step * batch_size + process * rows_per_process
-            places = range(start, start + rows_per_process)
-            return self.batch([self._row(*divmod(place, len(self))) for place in places])
+            numbers = []
+            for place in range(start, start + rows_per_process):
+                epoch, position = divmod(place, len(self))
+                if epoch not in self._orders:
+                    rng = np.random.default_rng((self.seed, epoch))
+                    self._orders = {epoch: rng.permutation(len(self))}
+                numbers.append(int(self._orders[epoch][position]))
+            return self.batch(numbers)
 
         return make_batch
-
-    def _row(self, epoch: int, place: int) -> int:
-        if epoch not in self._orders:
-            random = np.random.default_rng((self.seed, epoch))
-            self._orders = {epoch: random.permutation(len(self))}
-        return int(self._orders[epoch][place])
 
     def held_out_batches(self, batch_size: int, max_batches: int) -> list[tuple]:
         """Return the same batches every time, for validation; full ones if there are any."""

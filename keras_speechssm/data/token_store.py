@@ -194,7 +194,10 @@ class TokenStore:
         index = range(len(self))[int(index)]
         if self._records is None:
             return self._read_npy(index)
-        return _unpack(self._records[index])
+        header, _, content = self._records[index].partition(b"\n")
+        about = json.loads(header)
+        tokens = np.frombuffer(content, f"<u{about.pop('width')}").astype("int32")
+        return TokenSequence(**about, tokens=tokens)
 
     def _open_shards(self, verify: bool) -> list[int]:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -349,10 +352,3 @@ def _pack(sequence: TokenSequence, vocabulary_size: int) -> bytes:
     about = {key: value for key, value in asdict(sequence).items() if key != "tokens"}
     header = json.dumps({**about, "width": width})
     return header.encode() + b"\n" + tokens.astype(f"<u{width}").tobytes()
-
-
-def _unpack(record: bytes) -> TokenSequence:
-    header, _, tokens = record.partition(b"\n")
-    about = json.loads(header)
-    tokens = np.frombuffer(tokens, f"<u{about.pop('width')}").astype("int32")
-    return TokenSequence(**about, tokens=tokens)

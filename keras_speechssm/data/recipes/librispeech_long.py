@@ -69,16 +69,15 @@ def read_librispeech_long(
             f"{root} has no {', '.join(missing) or 'split of ' + ', '.join(SPLITS)}: expected "
             "librispeech-long/<split>/<speaker>/<chapter>/<chapter>_<NNNN>.flac."
         )
-    return [_read_example(path, root) for name in wanted for path in _examples(root / name)]
-
-
-def _examples(split: Path) -> list[Path]:
-    audio = find_audio(split)
-    heard = {path.with_suffix("") for path in audio}
-    silent = sorted(p for p in split.rglob("*.txt") if p.with_suffix("") not in heard)
-    if silent:
-        raise ValueError(f"{silent[0]} has no audio next to it; unpack the archive again.")
-    return audio
+    recordings = []
+    for name in wanted:
+        audio = find_audio(root / name)
+        heard = {path.with_suffix("") for path in audio}
+        texts = sorted((root / name).rglob("*.txt"))
+        if silent := [path for path in texts if path.with_suffix("") not in heard]:
+            raise ValueError(f"{silent[0]} has no audio next to it; unpack the archive again.")
+        recordings += [_read_example(path, root) for path in audio]
+    return recordings
 
 
 def _read_example(path: Path, root: Path) -> LongRecording:
@@ -192,7 +191,12 @@ def find_chapters(
             f"{original_folder} is not LibriSpeech's original-mp3: expected SPEAKERS.TXT and "
             "mp3/<speaker>/<chapter>/<chapter>.mp3."
         )
-    speakers = _read_speakers(root / "SPEAKERS.TXT")
+    speakers = {}
+    lines = (root / "SPEAKERS.TXT").read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in lines:
+        cells = [cell.strip() for cell in line.split("|")]
+        if not line.startswith(";") and len(cells) >= 3 and cells[0].isdigit():
+            speakers[cells[0]] = cells[2]
     unknown = [name for name in splits if name not in speakers.values()]
     if unknown:
         raise ValueError(f"{root / 'SPEAKERS.TXT'} has no speaker of {', '.join(unknown)}.")
@@ -214,15 +218,6 @@ def find_chapters(
     if not chapters and not problems:
         raise ValueError(f"{root / 'mp3'} has no speaker of {', '.join(splits)}.")
     return chapters, problems
-
-
-def _read_speakers(path: Path) -> dict[str, str]:
-    speakers = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
-        if not line.startswith(";") and len(cells) >= 3 and cells[0].isdigit():
-            speakers[cells[0]] = cells[2]
-    return speakers
 
 
 def _read_utterance_map(path: Path) -> tuple[set[str], bool]:

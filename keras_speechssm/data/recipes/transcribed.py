@@ -50,8 +50,17 @@ def prepare_transcribed(
         raise ValueError(f"{output_folder} is inside {audio_folder}; give a folder outside of it.")
     output.mkdir(parents=True, exist_ok=True)
     for name, path in known.items():
-        _link(output / path.name, path.resolve())
-        _describe(output / f"{name}.json", path, plain_text(texts[name]))
+        link, text = output / path.name, plain_text(texts[name])
+        if link.is_symlink() and link.readlink() != path.resolve():
+            link.unlink()  # The recordings were moved.
+        if not link.is_symlink():
+            link.symlink_to(path.resolve())
+        sidecar = output / f"{name}.json"
+        if sidecar.is_file() and [s.text for s in read_segments(sidecar) or ()] == [text]:
+            continue
+        end = round(read_duration(path), 4)
+        segment = {"start": 0.0, "end": end, "text": text, "phonemes": pronounce(text)}
+        write_json(sidecar, {"segments": [segment]})
     return {"recordings": len(known), "without_transcript": len(recordings) - len(known)}
 
 
@@ -67,19 +76,3 @@ def _read_transcripts(path: Path, separator: str) -> dict[str, str]:
                 f"{path}, line {number}: expected <name>{separator}<text>, got {line!r}."
             )
     return texts
-
-
-def _link(link: Path, target: Path) -> None:
-    if link.is_symlink() and link.readlink() != target:
-        link.unlink()  # The recordings were moved.
-    if not link.is_symlink():
-        link.symlink_to(target)
-
-
-def _describe(sidecar: Path, recording: Path, text: str) -> None:
-    """Write the sidecar of a recording, unless it has the same text already."""
-    if sidecar.is_file() and [s.text for s in read_segments(sidecar) or ()] == [text]:
-        return
-    end = round(read_duration(recording), 4)
-    segment = {"start": 0.0, "end": end, "text": text, "phonemes": pronounce(text)}
-    write_json(sidecar, {"segments": [segment]})

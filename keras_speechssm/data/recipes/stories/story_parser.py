@@ -315,7 +315,10 @@ def _complaint(
 def _bind(frame: Frame, symbols: tuple, words: list[str]) -> tuple[tuple[Slot, str], ...]:
     """Align words with the symbols of a frame and return the words in its slots."""
     rows, columns = len(words), len(symbols)
-    fits = [[_fits(symbol, word) for symbol in symbols] for word in words]
+    accepted = [
+        {symbol} if isinstance(symbol, str) else _fillers(_slot_class(symbol)) for symbol in symbols
+    ]
+    fits = [[word in some for some in accepted] for word in words]
     cost = [[0] * (columns + 1) for _ in range(rows + 1)]
     for i in range(rows + 1):
         for j in range(columns + 1):
@@ -338,10 +341,6 @@ def _bind(frame: Frame, symbols: tuple, words: list[str]) -> tuple[tuple[Slot, s
         else:
             j -= 1
     return tuple(reversed(slots))
-
-
-def _fits(symbol: str | Slot, word: str) -> bool:
-    return word == symbol if isinstance(symbol, str) else word in _fillers(_slot_class(symbol))
 
 
 def _slot_class(slot: Slot) -> str:
