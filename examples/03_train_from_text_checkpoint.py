@@ -111,7 +111,7 @@ rate = learning_rate_schedule(
     total_steps=STEPS,
     warmup_steps=min(1000, STEPS // 10 + 1),
     final_learning_rate=0.05,
-    batches_per_step=ACCUMULATED,  # a step of the optimizer consists of so many batches
+    batches_per_step=ACCUMULATED,  # one optimizer step per 16 batches
 )
 model.compile(
     optimizer=keras.optimizers.AdamW(

@@ -8,8 +8,8 @@ import argparse
 import matplotlib
 import numpy as np
 
-from keras_speechssm.audio.io import read_audio
 from keras_speechssm.audio import mel
+from keras_speechssm.audio.io import read_audio
 from keras_speechssm.shapes import SAMPLE_RATE
 
 WINDOW, HOP, BANDS = 1024, 256, 80
