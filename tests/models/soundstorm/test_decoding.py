@@ -4,7 +4,13 @@ import pytest
 from keras import ops
 
 from keras_speechssm.models import SoundStorm
-from keras_speechssm.models.soundstorm.decoding import decode_levels, fill_most_confident
+from keras_speechssm.models.soundstorm.decoding import (
+    DecodingRequest,
+    decode_levels,
+    fill_most_confident,
+    make_decode_pass,
+    read_request,
+)
 
 LEVELS, CODES = 3, 7
 
@@ -73,11 +79,12 @@ def test_the_schedule_is_followed_level_by_level():
     # A stand-in for the model records what is hidden at each pass.
     seen = []
 
-    def decode_pass(semantic, padding, acoustic, masked, level, counts, uniform, heat):
-        acoustic, masked = (ops.convert_to_numpy(array) for array in (acoustic, masked))
-        seen.append(
-            (int(level[0]), masked.sum(), (acoustic == CODES).sum(axis=(0, 1)), float(heat))
-        )
+    def decode_pass(inputs, masked, counts, uniform, temperature):
+        level = ops.convert_to_numpy(inputs["level"])
+        acoustic = ops.convert_to_numpy(inputs["acoustic_tokens"])
+        masked = ops.convert_to_numpy(masked)
+        hidden = (acoustic == CODES).sum(axis=(0, 1))
+        seen.append((int(level[0]), masked.sum(), hidden, float(temperature)))
         rank = np.cumsum(masked, axis=1) * masked
         keep = rank > ops.convert_to_numpy(counts)[:, None]
         acoustic = acoustic.copy()
@@ -85,16 +92,27 @@ def test_the_schedule_is_followed_level_by_level():
         return acoustic, masked & ~keep
 
     content = np.ones((1, 10), dtype=bool)
-    hidden = np.full((1, 10, LEVELS), CODES, "int32")
-    result = decode_levels(
-        decode_pass, np.zeros((1, 5), "int32"), hidden, content, content, (16, 1, 2), 0.7, [0]
+    request = DecodingRequest(
+        semantic_tokens=np.zeros((1, 5), "int32"),
+        acoustic_tokens=np.full((1, 10, LEVELS), CODES, "int32"),
+        padding_mask=content,
+        content_mask=content,
+        content_frames=slice(0, 10),
+        batched=True,
+        seeds=[0],
+        iterations=(16, 1, 2),
+        temperature=0.7,
+        guidance_scale=1.0,
     )
+    result = decode_levels(decode_pass, request)
     assert (result == 1).all()
     assert [level for level, *_ in seen] == [0] * 16 + [1, 2, 2]
     by_hand = [10, 9, 9, 9, 9, 8, 8, 7, 7, 6, 5, 4, 3, 2, 1, 0]
     assert [count for level, count, *_ in seen if level == 0] == by_hand
     np.testing.assert_array_equal(seen[16][2], [0, 10, 10])
-    np.testing.assert_allclose([heat for *_, heat in seen], [0.7] * 15 + [0, 0, 0.7, 0])
+    np.testing.assert_allclose(
+        [temperature for *_, temperature in seen], [0.7] * 15 + [0, 0, 0.7, 0]
+    )
 
 
 def test_generate_fills_every_token_with_a_code(model):
@@ -105,24 +123,28 @@ def test_generate_fills_every_token_with_a_code(model):
     np.testing.assert_array_equal(single, acoustic[0])
 
 
-def test_the_prompt_conditions_and_stays(model, monkeypatch):
+def test_the_prompt_conditions_and_stays(model):
     prompt_semantic, prompt_acoustic = tokens(4, seed=1), tokens(8, LEVELS, high=CODES, seed=2)
-    windows = []
-    original = model._decode_pass
+    settings = dict(seed=0, iterations=(2, 1, 1), temperature=1.0, guidance_scale=1.0)
+    request = read_request(
+        model, tokens(1, 6), prompt_semantic, prompt_acoustic, None, None, **settings
+    )
+    run, windows = make_decode_pass(model), []
 
-    def recorded(*arrays):
-        acoustic, masked = original(*arrays)
+    def recorded(*arguments):
+        acoustic, masked = run(*arguments)
         windows.append(ops.convert_to_numpy(acoustic))
         return acoustic, masked
 
-    monkeypatch.setattr(model, "_decode_pass", recorded)
-    with_prompt = model.generate(tokens(1, 6), prompt_semantic, prompt_acoustic, seed=0)
-    assert with_prompt.shape == (1, 12, LEVELS)
-    assert len(windows) == 16 + 1 + 1
+    filled = decode_levels(recorded, request)
+    assert len(windows) == 2 + 1 + 1
     for window in windows:
         np.testing.assert_array_equal(window[0, :8], prompt_acoustic)
+    with_prompt = model.generate(tokens(1, 6), prompt_semantic, prompt_acoustic, **settings)
+    assert with_prompt.shape == (1, 12, LEVELS)
+    np.testing.assert_array_equal(filled[:, 8:], with_prompt)
     other = (prompt_acoustic + 3) % CODES
-    assert (model.generate(tokens(1, 6), prompt_semantic, other, seed=0) != with_prompt).any()
+    assert (model.generate(tokens(1, 6), prompt_semantic, other, **settings) != with_prompt).any()
 
 
 def test_guidance_draws_the_logits_away_from_those_without_words(model):
@@ -167,6 +189,10 @@ def test_same_seed_same_tokens(model):
     def generate(**arguments):
         return model.generate(tokens(1, 20), iterations=(4, 1, 1), **arguments)
 
+    keras.utils.set_random_seed(2)
+    drawn = generate()
+    keras.utils.set_random_seed(2)
+    np.testing.assert_array_equal(generate(), drawn)
     first = generate(seed=5)
     np.testing.assert_array_equal(generate(seed=5), first)
     assert (generate(seed=6) != first).any()
@@ -197,7 +223,7 @@ def test_a_batch_is_its_examples_one_by_one(model, seeds, guidance_scale):
         (dict(semantic_tokens=np.zeros((4,))), "must be integers"),
         (dict(semantic_tokens=np.array([0, 11])), r"0 \.\. 10 .*got 0 \.\. 11"),
         (dict(semantic_tokens=np.array([-1, 3])), r"got -1 \.\. 3"),
-        (dict(prompt_semantic=tokens(4)), "give both or neither"),
+        (dict(prompt_semantic=tokens(4)), "pass both or neither"),
         (
             dict(prompt_semantic=tokens(4), prompt_acoustic=tokens(7, 3, high=7)),
             r"\(8, 3\) \(frames, levels\)",
