@@ -7,8 +7,8 @@ from pathlib import Path
 # As the package does; Keras' own default is TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import keras  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import keras
+from hypothesis import settings
 
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]

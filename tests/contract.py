@@ -10,6 +10,7 @@ One call, `verify_sequence_contract`, runs all of it:
 """
 
 import inspect
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -179,7 +180,7 @@ def verify_padding_keeps_state(subject, block_sizes):
 def verify_packed_documents(subject, block_sizes):
     """Documents packed in one row give what each gives alone."""
     x, cuts = subject.inputs(), (0, subject.time // 3, subject.time // 3 + 1, subject.time)
-    documents = list(zip(cuts[:-1], cuts[1:], strict=True))
+    documents = list(itertools.pairwise(cuts))
     starts = np.zeros((subject.batch, subject.time), bool)
     starts[:, list(cuts[:-1])] = True
     step = subject.rates[0]
