@@ -30,7 +30,7 @@ TRUE = ["sea", "ship", "gull"] * 4
 
 @pytest.fixture(autouse=True)
 def tools(monkeypatch):
-    """The fakes in place of the real instruments; counts what is measured."""
+    """The fakes instead of the real models; counts what is measured."""
     calls = []
     real = comparison.measure_item
 
@@ -88,7 +88,7 @@ def test_the_truth_and_a_perfect_copy_are_alike_and_beat_what_jumps(folders):
         assert good[name] == truth[name], name
     assert good["semantic_similarity"]["mean"] == pytest.approx(1.0)
     assert jumpy["semantic_similarity"]["mean"] < 0.9
-    # Eight steps: "sea deck sea deck ..." is eight steps a word, the truth 1.25.
+    # Eight steps: "sea deck sea deck ..." is eight steps per word, the truth 1.25.
     assert jumpy["nll_nats_per_unit"]["mean"] == pytest.approx(8 * 11 / 12)
     assert truth["nll_nats_per_unit"]["mean"] == pytest.approx((8 + 3 * 2) / 12)
     assert jumpy["perplexity_per_unit"] == pytest.approx(np.exp(8 * 11 / 12))
@@ -242,7 +242,7 @@ def test_continuations_of_other_prompts_or_shorter_ones_are_refused(folders):
     options.write_text('{"prompt_seconds": 2.0, "until_seconds": 8.0}')
     with pytest.raises(ValueError, match=r"jumpy ends at 8 s, .* set --until-seconds 8"):
         run(folders)
-    # Further than the recordings, too: what was not generated is no silence.
+    # Further than the recordings, too: what was not generated is not silence.
     options.write_text('{"prompt_seconds": 2.0, "until_seconds": 14.0}')
     with pytest.raises(ValueError, match=r"jumpy ends at 14 s, .* set --until-seconds 14"):
         run(folders, until_seconds=100.0)

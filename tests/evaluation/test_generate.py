@@ -1,5 +1,6 @@
 import copy
 import json
+import types
 
 import numpy as np
 import pytest
@@ -18,22 +19,45 @@ from keras_speechssm.evaluation.generate import (
 from keras_speechssm.files import run_lock
 from keras_speechssm.models import SpeechSSM, SpeechTransformer
 from keras_speechssm.models.preset_mixin import load_part
-from keras_speechssm.pipeline import SpeechContinuation
 
 SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
 
 
+class FakePipeline:
+    """Continues with noise that depends on the seed and the prompt, without models."""
+
+    synthesis = types.SimpleNamespace(window=50)
+    speech_lm = None
+
+    @classmethod
+    def from_preset(cls, preset, speech_lm=None):
+        return cls()
+
+    def stream(self, prompt, seed, seconds, **sampling):
+        if not prompt.any():
+            raise ValueError("the prompt is all silence")
+        noise = np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * 16000))
+        yield (noise * np.abs(prompt).max()).astype("float32")
+
+
 @pytest.fixture(autouse=True)
-def pipeline(monkeypatch):
-    """The pipeline that all tests share, with the language model that is named."""
+def fake_pipeline(monkeypatch):
+    monkeypatch.setattr(generation, "SpeechContinuation", FakePipeline)
 
-    def from_preset(preset, speech_lm=None):
-        speech = copy.copy(shared_tiny_pipeline())
-        if speech_lm is not None:
-            speech.speech_lm = load_part(speech_lm, "speech_lm")
-        return speech
 
-    monkeypatch.setattr(SpeechContinuation, "from_preset", from_preset)
+@pytest.fixture
+def tiny_pipeline(monkeypatch):
+    """The tiny models that all tests share, with the language model that is named."""
+
+    class Shared:
+        @staticmethod
+        def from_preset(preset, speech_lm=None):
+            speech = copy.copy(shared_tiny_pipeline())
+            if speech_lm is not None:
+                speech.speech_lm = load_part(speech_lm, "speech_lm")
+            return speech
+
+    monkeypatch.setattr(generation, "SpeechContinuation", Shared)
 
 
 @pytest.fixture
@@ -75,7 +99,7 @@ def test_a_killed_run_goes_on_and_nothing_is_generated_twice(benchmark, tmp_path
     options = {"preset": shared_tiny_preset(), "protocol": "short-form", **SHORT}
     whole = tmp_path / "whole"
     report = generate_continuations(benchmark, whole, **options)
-    # Its reference must go on for 5 s: the short one is left out.
+    # Its reference must last 5 s: the short one is left out.
     assert (report["generated"], report["items"]) == (3, 3)
     assert len(read_audio(whole / "61" / "a.flac")) == 16000
 
@@ -109,7 +133,7 @@ def test_a_killed_run_goes_on_and_nothing_is_generated_twice(benchmark, tmp_path
 
 
 def test_other_weights_of_the_same_name_are_other_options(benchmark, tmp_path):
-    """A training that goes on writes its preset anew."""
+    """A training run that continues overwrites its preset."""
     options = {"preset": shared_tiny_preset(), "protocol": "short-form", **SHORT}
     language_model = shared_tiny_pipeline().speech_lm
     path = str(tmp_path / "run" / "preset")
@@ -181,7 +205,7 @@ def test_an_item_depends_on_its_name_and_seed_alone(benchmark, tmp_path):
     assert np.abs(read_audio(one) - read_audio(other)).max() > 0
 
 
-def test_another_language_model_and_slide_and_prompt(benchmark, tmp_path):
+def test_another_language_model_and_slide_and_prompt(benchmark, tmp_path, tiny_pipeline):
     own = shared_tiny_pipeline().speech_lm
     other = SpeechSSM(type(own.backbone).from_config(own.backbone.get_config()))
     other.save_to_preset(str(tmp_path / "other"))
@@ -197,11 +221,11 @@ def test_another_language_model_and_slide_and_prompt(benchmark, tmp_path):
     assert report["generated"] == 1
     (path,) = (tmp_path / "slide").rglob("*.flac")
     assert len(read_audio(path)) == 5 * 16000
-    with pytest.raises(ValueError, match="begun with .*slide_and_prompt_seconds 3.5"):
+    with pytest.raises(ValueError, match="started with .*slide_and_prompt_seconds 3.5"):
         generate_continuations(benchmark, tmp_path / "slide", until_seconds=6.0, **options)
 
 
-def test_a_transformer_goes_on_past_its_length(benchmark, tmp_path):
+def test_a_transformer_goes_on_past_its_length(benchmark, tmp_path, tiny_pipeline):
     backbone = tiny_gemma()
     SpeechTransformer(backbone, max_length=30).save_to_preset(str(tmp_path / "twin"))
     report = generate_continuations(
@@ -257,11 +281,11 @@ def test_wrong_sampling_options_are_refused(options, message):
 def test_sampling_options_reach_the_language_model(benchmark, tmp_path, monkeypatch):
     calls = []
 
-    def stream(self, prompt, seed=None, seconds=None, **sampling):
+    def stream(self, prompt, seed, seconds, **sampling):
         calls.append(sampling)
         yield np.zeros(round(seconds * 16000), "float32")
 
-    monkeypatch.setattr(SpeechContinuation, "stream", stream)
+    monkeypatch.setattr(FakePipeline, "stream", stream)
     options = {"preset": shared_tiny_preset(), "subset": 1, **SHORT}
     generate_continuations(benchmark, tmp_path / "default", **options)
     sampling = SamplingOptions(temperature=0.8, top_k=25, top_p=0.9)

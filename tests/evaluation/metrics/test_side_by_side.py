@@ -35,7 +35,7 @@ def test_both_are_cut_to_the_shorter():
 
 
 class Longer:
-    """Prefers the text with the longer words; cannot tell of some."""
+    """Prefers the text with the longer words; gives no verdict on some."""
 
     name = "longer"
 

@@ -24,11 +24,11 @@ pytestmark = pytest.mark.any_backend
 
 class Service(BaseHTTPRequestHandler):
     replies: ClassVar[list] = []
-    asked: ClassVar[list] = []
+    requests: ClassVar[list] = []
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        Service.asked.append((self.path, self.headers.get("Authorization"), json.loads(body)))
+        Service.requests.append((self.path, self.headers.get("Authorization"), json.loads(body)))
         status, content = Service.replies.pop(0)
         self.send_response(status)
         self.end_headers()
@@ -42,7 +42,7 @@ class Service(BaseHTTPRequestHandler):
 def service(monkeypatch):
     monkeypatch.setattr(judges.time, "sleep", lambda seconds: None)
     server = HTTPServer(("127.0.0.1", 0), Service)
-    Service.replies, Service.asked = [], []
+    Service.replies, Service.requests = [], []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/v1/"
@@ -59,7 +59,7 @@ def test_a_service_is_asked_and_its_reply_given(service, monkeypatch):
     Service.replies = [(200, content("so [[A>B]]"))]
     judge = judges.load_judge(service, "gemma")
     assert judge("one text", "the other") == "so [[A>B]]"
-    path, key, asked = Service.asked[0]
+    path, key, asked = Service.requests[0]
     assert path == "/v1/chat/completions" and key == "Bearer secret"
     assert asked["model"] == judge.name == "gemma" and asked["temperature"] == 0
     question = asked["messages"][0]["content"]
@@ -69,7 +69,7 @@ def test_a_service_is_asked_and_its_reply_given(service, monkeypatch):
 def test_a_failing_service_is_asked_again(service):
     Service.replies = [(500, "busy"), (200, "no json"), (200, content("[[A=B]]"))]
     assert EndpointJudge(service, "gemma")("a", "b") == "[[A=B]]"
-    assert len(Service.asked) == 3 and Service.asked[0][1] is None
+    assert len(Service.requests) == 3 and Service.requests[0][1] is None
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 200])
@@ -77,7 +77,7 @@ def test_a_pair_that_the_service_refuses_gets_no_verdict(service, status, caplog
     refusal = content(None) if status == 200 else "context length exceeded"
     Service.replies = [(status, refusal), (200, content("[[A>B]]"))]
     judge = CachedJudge(EndpointJudge(service, "gemma"), tmp_path)
-    assert parse_verdict(judge("a", "b")) is None and len(Service.asked) == 1
+    assert parse_verdict(judge("a", "b")) is None and len(Service.requests) == 1
     assert ("empty reply" if status == 200 else str(status)) in caplog.text
     # It is not kept: asked again, with the key put right say, there may be one.
     assert parse_verdict(judge("a", "b")) == 1
@@ -94,7 +94,7 @@ def test_a_service_that_refuses_everything_is_no_judge(service, tmp_path):
 def test_a_key_from_a_file_is_stripped_and_an_odd_one_never_shown(service):
     Service.replies = [(200, content("[[A=B]]"))]
     EndpointJudge(service, "gemma", "secret\r\n")("a", "b")
-    assert Service.asked[0][1] == "Bearer secret"
+    assert Service.requests[0][1] == "Bearer secret"
     with pytest.raises(ValueError) as error:
         EndpointJudge(service, "gemma", "sec\nret")
     assert "ret" not in str(error.value)
@@ -237,7 +237,7 @@ def test_a_template_from_a_file_replaces_ours(service, tmp_path):
     Service.replies = [(200, content("[[A>B]]")), (200, content("[[B>A]]"))]
     judge = judges.load_judge(service, "gemma", template)
     assert CachedJudge(judge, tmp_path, template)("one", "two") == "[[A>B]]"
-    question = Service.asked[0][2]["messages"][0]["content"]
+    question = Service.requests[0][2]["messages"][0]["content"]
     assert question == "B: two, A: one, {other}"
     # A reply to another question is not used.
     assert CachedJudge(judge, tmp_path, "other")("one", "two") == "[[B>A]]"

@@ -25,7 +25,7 @@ class Steps:
 
 @pytest.fixture
 def generated(monkeypatch):
-    """Checkpoints say what `SAID` has, told by the level of the audio."""
+    """Checkpoints say what `SAID` has, encoded in the level of the audio."""
     asked = []
 
     def generate(benchmark, output, *, speech_lm, **options):

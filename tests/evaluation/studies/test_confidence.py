@@ -27,7 +27,7 @@ def test_shares_above_the_middle_of_the_shuffled():
 
 
 class Pipeline:
-    """Tokens are levels in hundredths; the model goes on counting by two."""
+    """Tokens are levels in hundredths; the model continues to count by two."""
 
     @classmethod
     def from_preset(cls, preset):

@@ -20,7 +20,7 @@ def test_report_of_a_short_continuation(tmp_path):
 
 
 def test_what_the_call_itself_takes_is_counted(tmp_path, monkeypatch):
-    """Tokenizing the prompt and the language model's compilation lie in it."""
+    """Tokenizing the prompt and the language model's compilation are included."""
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr(continuation.time, "monotonic", lambda: next(clock))
 

@@ -16,7 +16,7 @@ from keras_speechssm.evaluation.studies.loss_by_position import (
 
 
 class Forgets:
-    """Two nats a token up to position 10, three beyond; the first token counts nothing."""
+    """Two nats per token up to position 10, three beyond; the first token counts nothing."""
 
     max_length = 4
 

@@ -45,7 +45,7 @@ def test_one_voice_for_all_is_right_for_one_speaker_only():
 
 
 def test_the_recording_itself_is_left_out():
-    # Each first recording is far from its speaker's other one: a copy cannot be found by itself.
+    # Each first recording is far from its speaker's other one: a copy cannot be its own neighbor.
     pair = [np.array([1.0, 0.0]), np.array([0.0, 1.0])]
     near = [np.array([1.0, 0.01]), np.array([1.0, -0.01])]
     measured = speaker_identity({"pair": pair, "near": near}, lambda waveform: waveform, embed)
