@@ -88,6 +88,10 @@ class SamplingOptions:
         options = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p")}
         return {name: value for name, value in options.items() if value is not None}
 
+    def resolve(self, speech: SpeechContinuation) -> dict[str, float | None]:
+        """Return all options of the language model, with the defaults of a pipeline."""
+        return {**speech.sampling._asdict(), **self.given()}
+
 
 DEFAULT_SAMPLING = SamplingOptions()
 
@@ -232,9 +236,9 @@ def generate_continuations(
         "least_reference": plan.min_reference_seconds,
         "slide_and_prompt_seconds": slide_and_prompt_seconds,
         "seed": sampling.seed,
-        **sampling.given(),
     }
     speech = _load(preset, speech_lm, slide_and_prompt_seconds, plan.until_seconds)
+    config |= sampling.resolve(speech)
     save_run_config(output_folder, **config)
     # A second process would make every item twice, and delete unfinished files of the first.
     with run_lock(folder):

@@ -19,6 +19,7 @@ from keras_speechssm.evaluation.generate import (
 from keras_speechssm.files import run_lock
 from keras_speechssm.models import SpeechSSM, SpeechTransformer
 from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.pipeline import Sampling
 
 SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
 
@@ -27,6 +28,7 @@ class FakePipeline:
     """Continues with noise that depends on the seed and the prompt, without models."""
 
     synthesis = types.SimpleNamespace(window=50)
+    sampling = Sampling(top_p=0.95)
     speech_lm = None
 
     @classmethod
@@ -292,7 +294,9 @@ def test_sampling_options_reach_the_language_model(benchmark, tmp_path, monkeypa
     generate_continuations(benchmark, tmp_path / "given", sampling=sampling, **options)
     # What is not given is left to the preset.
     assert calls == [{}, {"temperature": 0.8, "top_k": 25, "top_p": 0.9}]
-    with pytest.raises(ValueError, match="top_p 0.9"):
-        generate_continuations(
-            benchmark, tmp_path / "given", sampling=SamplingOptions(top_p=0.8), **options
-        )
+    # A run resumes with the same sampling only, whether it is given or the preset's.
+    other = SamplingOptions(temperature=0.8, top_k=25)
+    with pytest.raises(ValueError, match=r"top_p 0\.9"):
+        generate_continuations(benchmark, tmp_path / "given", sampling=other, **options)
+    with pytest.raises(ValueError, match=r"top_p 0\.95"):
+        generate_continuations(benchmark, tmp_path / "default", sampling=sampling, **options)

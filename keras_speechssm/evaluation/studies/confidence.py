@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from keras_speechssm.audio.io import read_audio
-from keras_speechssm.checks import check_at_least, check_between
+from keras_speechssm.checks import check_at_least
 from keras_speechssm.data.segmentation import speech_turns
-from keras_speechssm.evaluation.generate import read_benchmark
+from keras_speechssm.evaluation.generate import (
+    DEFAULT_SAMPLING,
+    SamplingOptions,
+    read_benchmark,
+)
 from keras_speechssm.evaluation.metrics.word_cover import shuffle_runs
 from keras_speechssm.evaluation.models.transcribers import DEFAULT_TRANSCRIBER, load_transcriber
 from keras_speechssm.pipeline import SpeechContinuation
@@ -28,10 +32,7 @@ def evaluate_confidence(
     prompt_seconds: float = 10.0,
     seconds: float = 30.0,
     subset: int | None = 10,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
+    sampling: SamplingOptions = DEFAULT_SAMPLING,
 ) -> dict[str, float]:
     """Measure how confident a recognizer is in continuations, true speech and shuffled tokens.
 
@@ -47,30 +48,24 @@ def evaluate_confidence(
         prompt_seconds: Length of the prompts.
         seconds: Length of each continuation.
         subset: Maximal number of recordings. Defaults to `10`.
-        temperature: Temperature of the language model's samples.
-        top_k: Sample from the k most probable tokens only.
-        top_p: Sample from the smallest set of tokens whose probabilities sum to `top_p`.
-        seed: Seed of all samples.
+        sampling: How tokens are sampled. Defaults to the preset's sampling with seed 0.
 
     Returns:
         See `confidence_report`, for the kinds `continuation`, `truth` and `shuffled`.
     """
     check_at_least(1.0, prompt_seconds=prompt_seconds, seconds=seconds)
-    check_at_least(0, temperature=temperature, seed=seed)
-    check_at_least(1, top_k=top_k)
-    check_between(0, 1, top_p=top_p)
     items = read_benchmark(
         benchmark_folder, prompt_seconds, min_reference_seconds=seconds, subset=subset
     )
     speech, transcribe = SpeechContinuation.from_preset(preset), load_transcriber(transcriber)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    options = sampling.resolve(speech)
     confidences: dict[str, list[float]] = {"continuation": [], "truth": [], "shuffled": []}
     for number, item in enumerate(items, start=1):
         logger.info("%d of %d: %s", number, len(items), item.name)
         recording = read_audio(item.audio, duration=prompt_seconds + seconds)
-        rng = np.random.default_rng((seed, zlib.crc32(item.name.encode())))
+        rng = np.random.default_rng((sampling.seed, zlib.crc32(item.name.encode())))
         try:
-            spoken = _synthesize(speech, recording, prompt_seconds, sampling, rng)
+            spoken = _synthesize(speech, recording, prompt_seconds, options, rng)
         except ValueError as error:
             raise ValueError(f"{item.audio}: {error}") from None
         for kind, waveform in spoken.items():

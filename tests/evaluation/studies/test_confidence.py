@@ -8,6 +8,7 @@ from keras_speechssm.evaluation.studies.confidence import (
     confidence_report,
     evaluate_confidence,
 )
+from keras_speechssm.pipeline import Sampling
 
 pytestmark = pytest.mark.any_backend
 
@@ -33,6 +34,7 @@ class Pipeline:
     def from_preset(cls, preset):
         return cls()
 
+    sampling = Sampling()
     speech_lm = property(lambda self: self)
 
     def tokenize(self, waveform):
