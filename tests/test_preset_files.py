@@ -34,10 +34,14 @@ def test_replace_folder_leaves_the_old_after_an_error(tmp_path):
     old = tmp_path / "preset"
     old.mkdir()
     (old / "config.json").write_text("old")
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupted():
         with replace_folder(old) as partial:
             (partial / "config.json").write_text("new")
             raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert (old / "config.json").read_text() == "old"
     assert names(tmp_path) == ["preset"]
 

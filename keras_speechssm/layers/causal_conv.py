@@ -1,31 +1,51 @@
-"""Causal convolutions that change the rate: the building blocks of the codec."""
+"""Causal convolutions that may change the rate: the building blocks of the codec."""
 
 import keras
 from keras import ops
 
+from keras_speechssm.layers.dense import depthwise_conv
+
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class CausalConv1D(keras.layers.Layer):
-    """A convolution over time that never looks ahead, optionally strided.
+    """A convolution over time that does not look ahead, optionally strided.
 
-    Output step t is computed from the inputs up to `(t + 1) * strides - 1`, zeros
-    standing before the first (SoundStream, section III-A).
+    Output step t depends on the inputs up to `(t + 1) * strides - 1`. Before the first input there
+    are zeros.
+
+    `initial_state` and `advance` process a stream in chunks whose lengths are multiples of
+    `strides`, see `StreamingLayer`.
 
     Args:
-        filters: int. Output channels.
-        kernel_size: int, at least `strides`.
-        strides: int. Input steps an output step. Defaults to `1`.
-        dilation: int. Defaults to `1`.
-        depthwise: bool. One filter a channel, no mixing. Defaults to `False`.
+        filters: Number of output channels.
+        kernel_size: Number of taps, at least `strides`.
+        strides: Input steps per output step. Defaults to `1`.
+        dilation: Distance between the inputs of neighboring taps. Defaults to `1`.
+        depthwise: One filter per channel, without mixing channels. Defaults to `False`.
+
+    Raises:
+        ValueError: If `kernel_size` is below `strides`, or a depthwise layer has strides or
+            changes the number of channels.
 
     Call arguments:
-        x: float (batch, time, channels), time a multiple of `strides`.
+        x: float (batch, time, channels); time is a multiple of `strides`.
 
     Returns:
         float (batch, time / strides, filters).
 
-    `initial_state(batch_size)` and `advance(x, state) -> (y, state)` process a stream
-    chunk by chunk, each chunk a multiple of `strides`, with the same result.
+    Example:
+
+    ```python
+    import keras
+    from keras_speechssm.layers import CausalConv1D
+
+    layer = CausalConv1D(filters=8, kernel_size=4, strides=2)
+    y = layer(keras.random.normal((2, 20, 3)))  # (2, 10, 8)
+    y, state = layer.advance(keras.random.normal((2, 6, 3)), layer.initial_state(2))
+    ```
+
+    Reference:
+        Zeghidour et al. 2021, "SoundStream" (arXiv 2107.03312), section III-A.
     """
 
     def __init__(
@@ -39,9 +59,9 @@ class CausalConv1D(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if kernel_size < strides:
-            raise ValueError(f"kernel_size {kernel_size} is below strides {strides}.")
+            raise ValueError(f"kernel_size is {kernel_size}; expected at least strides, {strides}.")
         if depthwise and strides != 1:
-            raise ValueError(f"A depthwise CausalConv1D takes strides=1, got {strides}.")
+            raise ValueError(f"strides is {strides}; a depthwise CausalConv1D supports 1 only.")
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
@@ -53,8 +73,8 @@ class CausalConv1D(keras.layers.Layer):
         channels = input_shape[-1]
         if self.depthwise and channels != self.filters:
             raise ValueError(
-                f"A depthwise CausalConv1D keeps the channels: got {channels} in, "
-                f"{self.filters} out."
+                f"filters is {self.filters}, but the input has {channels} channels; a depthwise "
+                "CausalConv1D needs as many."
             )
         self.input_dim = channels
         fan_in = (self.kernel_size,) if self.depthwise else (self.kernel_size, channels)
@@ -72,24 +92,18 @@ class CausalConv1D(keras.layers.Layer):
         return self._convolve(ops.pad(x, ((0, 0), (self.context, 0), (0, 0))))
 
     def initial_state(self, batch_size: int):
-        """The last inputs, float (batch, context, channels): zeros at the start."""
+        """Returns the state before any input: zeros (batch, context, channels)."""
         return ops.zeros((batch_size, self.context, self.input_dim), dtype=self.compute_dtype)
 
     def advance(self, x, state):
-        """Continues a stream: `(y, state)` for the next chunk `x`."""
+        """Processes the next chunk of a stream; returns its outputs and the new state."""
         x = ops.concatenate([state, ops.cast(x, self.compute_dtype)], axis=1)
         return self._convolve(x), x[:, x.shape[1] - self.context :]
 
     def _convolve(self, x):
         if self.depthwise:
-            # Shifted products: XLA's depthwise convolution is many times slower on CPU.
-            length = ops.shape(x)[1] - self.context
             taps = ops.unstack(ops.convert_to_tensor(self.kernel), axis=0)
-            shifted = (
-                tap * x[:, i * self.dilation : i * self.dilation + length]
-                for i, tap in enumerate(taps)
-            )
-            return sum(shifted) + self.bias
+            return depthwise_conv(x, taps, self.dilation) + self.bias
         y = ops.conv(
             x, self.kernel, strides=self.strides, padding="valid", dilation_rate=self.dilation
         )
@@ -113,15 +127,20 @@ class CausalConv1D(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class CausalConv1DTranspose(keras.layers.Layer):
-    """The mirror of a strided `CausalConv1D`: raises the rate, never looks ahead.
+    """The transpose of a strided `CausalConv1D`: raises the rate and does not look ahead.
 
-    Every input step becomes `kernel_size` output steps, the later ones added to what
-    the next inputs give (overlap-add).
+    Each input step becomes `kernel_size` output steps; those of neighboring inputs overlap and are
+    added.
+
+    `initial_state` and `advance` process a stream chunk by chunk, see `StreamingLayer`.
 
     Args:
-        filters: int. Output channels.
-        kernel_size: int, a multiple of `strides`.
-        strides: int. Output steps an input step.
+        filters: Number of output channels.
+        kernel_size: Number of taps, a multiple of `strides`.
+        strides: Output steps per input step.
+
+    Raises:
+        ValueError: If `kernel_size` is not a multiple of `strides`.
 
     Call arguments:
         x: float (batch, time, channels).
@@ -129,14 +148,26 @@ class CausalConv1DTranspose(keras.layers.Layer):
     Returns:
         float (batch, time * strides, filters).
 
-    `initial_state(batch_size)` and `advance(x, state) -> (y, state)` process a stream
-    chunk by chunk with the same result.
+    Example:
+
+    ```python
+    import keras
+    from keras_speechssm.layers import CausalConv1DTranspose
+
+    layer = CausalConv1DTranspose(filters=3, kernel_size=4, strides=2)
+    y = layer(keras.random.normal((2, 10, 8)))  # (2, 20, 3)
+    ```
+
+    Reference:
+        Zeghidour et al. 2021, "SoundStream" (arXiv 2107.03312), section III-B.
     """
 
     def __init__(self, filters: int, kernel_size: int, strides: int, **kwargs):
         super().__init__(**kwargs)
         if kernel_size % strides:
-            raise ValueError(f"kernel_size {kernel_size} is no multiple of strides {strides}.")
+            raise ValueError(
+                f"kernel_size is {kernel_size}; expected a multiple of strides, {strides}."
+            )
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
@@ -158,21 +189,21 @@ class CausalConv1DTranspose(keras.layers.Layer):
         return self._expand(ops.pad(x, ((0, 0), (self.num_parts - 1, 0), (0, 0))))
 
     def initial_state(self, batch_size: int):
-        """The last inputs, float (batch, kernel_size / strides - 1, channels)."""
+        """Returns the state before any input: (batch, kernel_size / strides - 1, channels)."""
         return ops.zeros((batch_size, self.num_parts - 1, self.input_dim), self.compute_dtype)
 
     def advance(self, x, state):
-        """Continues a stream: `(y, state)` for the next chunk `x`."""
+        """Processes the next chunk of a stream; returns its outputs and the new state."""
         x = ops.concatenate([state, ops.cast(x, self.compute_dtype)], axis=1)
         return self._expand(x), x[:, x.shape[1] - self.num_parts + 1 :]
 
     def _expand(self, x):
         time = ops.shape(x)[1] - self.num_parts + 1
         width = self.strides * self.filters
-        # A flat product: see PointwiseDense.
+        # One product of two matrices, as in PointwiseDense.
         parts = ops.matmul(ops.reshape(x, (-1, self.input_dim)), self.kernel)
         parts = ops.reshape(parts, (-1, ops.shape(x)[1], self.kernel_size * self.filters))
-        # Part p of input t lands p strides later; input t stands at index t + num_parts - 1.
+        # Part p of input t belongs p strides later; input t is at index t + num_parts - 1.
         y = sum(
             parts[:, self.num_parts - 1 - p : self.num_parts - 1 - p + time][
                 ..., p * width : (p + 1) * width

@@ -1,25 +1,29 @@
-"""The Conformer block: feed-forward, attention, convolution, feed-forward, in both directions."""
+"""The Conformer block and its two halves, self-attention and convolution."""
 
 import keras
 import keras_hub
 from keras import ops
 
-from keras_speechssm.layers.dense import PointwiseDense
+from keras_speechssm.layers.dense import PointwiseDense, depthwise_conv
 from keras_speechssm.layers.padding import gather_time, left_align_order
+from keras_speechssm.layers.softmax import exponentials
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class ConvolutionModule(keras.layers.Layer):
-    """Gated pointwise, depthwise, norm, swish, pointwise: the Conformer's local half.
+    """The convolution module of a `ConformerBlock`.
 
-    What is it for: the convolution half of `ConformerBlock` (Gulati et al. 2020,
-    section 2.2). Layer normalization stands where they have batch normalization, so
-    that neither padding nor the other sequences of a batch can be seen.
+    A gated pointwise layer, a depthwise convolution, a norm, swish, and a pointwise layer. The
+    norm is a layer normalization instead of the paper's batch normalization, so that padding and
+    the other sequences of a batch have no influence.
 
     Args:
-        hidden_dim: int. Width of inputs and outputs.
-        kernel_size: int. Taps of the depthwise convolution, centerd. Defaults to `5`.
-        dropout: float. Dropout on the output. Defaults to `0.0`.
+        hidden_dim: Width of inputs and outputs.
+        kernel_size: Number of taps of the depthwise convolution, centered. Defaults to `5`.
+        dropout: Dropout rate of the output. Defaults to `0.0`.
+
+    Raises:
+        ValueError: If `kernel_size` is below 1.
 
     Call arguments:
         x: float (batch, time, hidden_dim); finite, also at padding.
@@ -28,12 +32,24 @@ class ConvolutionModule(keras.layers.Layer):
 
     Returns:
         float (batch, time, hidden_dim).
+
+    Example:
+
+    ```python
+    import keras
+    from keras_speechssm.layers import ConvolutionModule
+
+    y = ConvolutionModule(hidden_dim=16)(keras.random.normal((2, 10, 16)))  # (2, 10, 16)
+    ```
+
+    Reference:
+        Gulati et al. 2020, "Conformer" (arXiv 2005.08100), section 2.2.
     """
 
     def __init__(self, hidden_dim: int, kernel_size: int = 5, dropout: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         if kernel_size < 1:
-            raise ValueError(f"kernel_size must be at least 1, got {kernel_size}.")
+            raise ValueError(f"kernel_size is {kernel_size}; expected at least 1.")
         self.hidden_dim = hidden_dim
         self.kernel_size = kernel_size
         self.dropout = dropout
@@ -59,22 +75,17 @@ class ConvolutionModule(keras.layers.Layer):
         gate = ops.sigmoid(ops.cast(gate, "float32"))
         x = value * ops.cast(gate, self.compute_dtype)
         if padding_mask is not None:
-            # The biases above have filled the padding: empty it before taps reach in.
+            # The biases above have filled the padding: clear it before the convolution.
             x = ops.where(padding_mask[..., None], x, 0.0)
         x = ops.silu(self.norm(self._convolve(x)))
         return self.drop(self.output_dense(x), training=training)
 
     def _convolve(self, x):
-        """Depthwise convolution as a sum of shifts: XLA's grouped one is slow on CPUs."""
         before = (self.kernel_size - 1) // 2
         after = self.kernel_size - 1 - before
         padded = ops.pad(x, ((0, 0), (before, after), (0, 0)))
         taps = ops.cast(self.depthwise, self.compute_dtype)
-        total = 0.0
-        for tap in range(self.kernel_size):
-            end = tap - self.kernel_size + 1
-            total = total + padded[:, tap : end or None] * taps[tap]
-        return total
+        return depthwise_conv(padded, ops.unstack(taps, num=self.kernel_size, axis=0))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -89,16 +100,19 @@ class ConvolutionModule(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention over the whole sequence, with rotary positions.
+    """Multi-head self-attention over the whole sequence: the attention of a `ConformerBlock`.
 
-    What is it for: the attention half of `ConformerBlock`. Positions are relative
-    (rotary), so left padding changes nothing. The softmax runs in float32.
+    Positions are relative (rotary), so left padding changes nothing. The softmax is float32.
 
     Args:
-        hidden_dim: int. Width of inputs and outputs.
-        num_heads: int. Must divide `hidden_dim` into an even head size.
-        context: int or None. Positions seen on each side. Defaults to `None`: all.
-        dropout: float. Dropout on the output. Defaults to `0.0`.
+        hidden_dim: Width of inputs and outputs.
+        num_heads: Number of heads; `hidden_dim` must be a multiple of `2 * num_heads`.
+        context: Number of positions on each side that a position attends to. Defaults to `None`:
+            all.
+        dropout: Dropout rate of the output. Defaults to `0.0`.
+
+    Raises:
+        ValueError: If `hidden_dim` is not a multiple of `2 * num_heads`.
 
     Call arguments:
         x: float (batch, time, hidden_dim); finite, also at padding.
@@ -107,6 +121,19 @@ class SelfAttention(keras.layers.Layer):
 
     Returns:
         float (batch, time, hidden_dim).
+
+    Example:
+
+    ```python
+    import keras
+    from keras_speechssm.layers import SelfAttention
+
+    y = SelfAttention(hidden_dim=16, num_heads=2)(keras.random.normal((2, 10, 16)))  # (2, 10, 16)
+    ```
+
+    Reference:
+        Gulati et al. 2020, "Conformer" (arXiv 2005.08100), section 2.1, with the rotary positions
+        of Su et al. 2021 (arXiv 2104.09864).
     """
 
     def __init__(
@@ -120,8 +147,8 @@ class SelfAttention(keras.layers.Layer):
         super().__init__(**kwargs)
         if num_heads < 1 or hidden_dim % (2 * num_heads):
             raise ValueError(
-                f"hidden_dim must be a multiple of 2 * num_heads (rotary positions turn pairs), "
-                f"got hidden_dim={hidden_dim}, num_heads={num_heads}."
+                f"hidden_dim is {hidden_dim} and num_heads {num_heads}; expected hidden_dim to be "
+                "a multiple of 2 * num_heads, since rotary positions rotate pairs."
             )
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
@@ -165,17 +192,15 @@ class SelfAttention(keras.layers.Layer):
         query, key = self.rotary(self.query_dense(x)), self.rotary(self.key_dense(x))
         query = query / (self.hidden_dim // self.num_heads) ** 0.5
         scores = ops.cast(ops.einsum("bthk,bshk->bhts", query, key), "float32")
-        # Finite, so that a sequence of nothing but padding gives no NaN.
+        # Finite, so that a row of padding alone does not become NaN.
         if padding_mask is not None:
             scores = ops.where(padding_mask[:, None, None, :], scores, -1e9)
         if self.context is not None:
             position = ops.arange(ops.shape(x)[1])
             distance = ops.abs(position[:, None] - position[None, :])
             scores = ops.where(distance <= self.context, scores, -1e9)
-        # The softmax's division comes after the sum over keys: head_dim / time of the work.
-        scores = scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
-        weights = ops.exp(scores)
-        total = ops.transpose(ops.sum(weights, axis=-1, keepdims=True), (0, 2, 1, 3))
+        (weights,), total = exponentials([scores])
+        total = ops.transpose(total, (0, 2, 1, 3))
         weights = ops.cast(weights, self.compute_dtype)
         attended = ops.einsum("bhts,bshk->bthk", weights, self.value_dense(x))
         attended = ops.cast(ops.cast(attended, "float32") / total, self.compute_dtype)
@@ -199,28 +224,29 @@ class SelfAttention(keras.layers.Layer):
 class ConformerBlock(keras.layers.Layer):
     """One Conformer layer: half feed-forward, attention, convolution, half feed-forward, norm.
 
-    What is it for: the encoder of the semantic tokenizer and the body of SoundStorm.
-    It looks in both directions, so it does not stream; windows bound its input
-    (Gulati et al. 2020, section 2; SoundStorm, section 3.1).
+    The semantic tokenizer and SoundStorm consist of these. The layer looks in both directions, so
+    it does not stream; its inputs are windows of bounded length.
 
-    Padding may lie anywhere, between real positions too, and hold anything, NaN
-    included: it changes no real output, and the output is zero there.
+    Padding may be anywhere, also between real positions, and may contain anything, NaN included.
+    It changes no real output. The output at padding is zero.
 
     Args:
-        hidden_dim: int. Width of inputs and outputs.
-        num_heads: int. Attention heads; `hidden_dim` must be a multiple of
-            `2 * num_heads`.
-        intermediate_dim: int. Width inside the two feed-forwards.
-        kernel_size: int. Taps of the depthwise convolution. Defaults to `5`.
-        attention_context: int or None. Positions that attention sees on each side: a
-            model trained on short crops then runs unchanged on long windows.
-            Defaults to `None`: the whole sequence.
-        dropout: float. Dropout on the output of each module. Defaults to `0.0`.
+        hidden_dim: Width of inputs and outputs.
+        num_heads: Number of heads; `hidden_dim` must be a multiple of `2 * num_heads`.
+        intermediate_dim: Width inside the two feed-forward modules.
+        kernel_size: Number of taps of the depthwise convolution. Defaults to `5`.
+        attention_context: Number of positions on each side that a position attends to, so that a
+            model trained on short crops also works on long windows. Defaults to `None`: the
+            whole sequence.
+        dropout: Dropout rate of the output of each module. Defaults to `0.0`.
+
+    Raises:
+        ValueError: If the sizes do not fit each other, or the input has another width.
 
     Call arguments:
         x: float (batch, time, hidden_dim).
-        padding_mask: bool (batch, time), `True` at real positions. Defaults to
-            `None`: everything is real.
+        padding_mask: bool (batch, time), `True` at real positions. Defaults to `None`: all are
+            real.
         training: bool.
 
     Returns:
@@ -229,9 +255,16 @@ class ConformerBlock(keras.layers.Layer):
     Example:
 
     ```python
-    block = ConformerBlock(hidden_dim=64, num_heads=4, intermediate_dim=256)
-    y = block(keras.random.normal((2, 50, 64)))  # (2, 50, 64)
+    import keras
+    from keras_speechssm.layers import ConformerBlock
+
+    block = ConformerBlock(hidden_dim=16, num_heads=2, intermediate_dim=32)
+    y = block(keras.random.normal((2, 10, 16)))  # (2, 10, 16)
     ```
+
+    Reference:
+        Gulati et al. 2020, "Conformer" (arXiv 2005.08100), section 2; Borsos et al. 2023,
+        "SoundStorm" (arXiv 2305.09636), section 3.1.
     """
 
     def __init__(
@@ -284,8 +317,8 @@ class ConformerBlock(keras.layers.Layer):
     def build(self, input_shape):
         if input_shape[-1] != self.hidden_dim:
             raise ValueError(
-                f"ConformerBlock(hidden_dim={self.hidden_dim}) got input of width "
-                f"{input_shape[-1]}; project it to hidden_dim first."
+                f"The input of ConformerBlock has width {input_shape[-1]}; expected hidden_dim, "
+                f"{self.hidden_dim}. Project it first."
             )
         inner = (*input_shape[:-1], self.intermediate_dim)
         for layer in (
@@ -309,7 +342,7 @@ class ConformerBlock(keras.layers.Layer):
         if padding_mask is not None:
             # Before any arithmetic: 0 * NaN is NaN.
             x = ops.where(padding_mask[..., None], x, 0.0)
-            # Distances count real positions, so holes in a row must close first.
+            # Distances count real positions only, so move them together first.
             order, rank = left_align_order(padding_mask)
             x, real = gather_time(x, order), gather_time(padding_mask, order)
         y = self.first_output(self.first_intermediate(self.first_norm(x)))

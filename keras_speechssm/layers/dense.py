@@ -78,7 +78,7 @@ class PointwiseDense(keras.layers.Dense):
 
 
 def depthwise_conv(x, taps, dilation: int = 1):
-    """Convolves each channel with a filter of its own, as a sum of shifted products.
+    """Convolves each channel with its filter, as a sum of shifted products.
 
     XLA on CPU runs a depthwise (grouped) convolution many times slower than this sum, which it
     fuses on every platform.

@@ -1,4 +1,4 @@
-"""One residual block of Griffin."""
+"""One residual block of Griffin, and its two parts: recurrent mixing and gated MLP."""
 
 import keras
 from keras import ops
@@ -11,21 +11,43 @@ from keras_speechssm.layers.rg_lru import RGLRU
 from keras_speechssm.layers.rms_normalization import RMSNormalization
 from keras_speechssm.layers.temporal_conv import TemporalConv1D
 
+BLOCK_TYPES = ("recurrent", "attention")
+"""Kinds of temporal mixing of a `GriffinBlock`."""
+
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class RecurrentBlock(keras.layers.Layer):
-    """Griffin's recurrent mixing: (gelu branch) * (convolution, then RG-LRU), projected back.
+    """Griffin's recurrent mixing: a GELU branch times (convolution, then RG-LRU), projected back.
+
+    It is a `StreamingLayer` with the state `{"convolution": ..., "rg_lru": ...}`.
 
     Args:
-        hidden_dim: dimension of the input and of the output.
-        lru_width: width of both branches.
-        num_heads: blocks of the RG-LRU's gates.
-        conv_width: inputs that the convolution sees. Defaults to 4.
-        output_variance: variance scale of `linear_out` at the start. Defaults to 1.
+        hidden_dim: Dimension of the input and of the output.
+        lru_width: Width of both branches.
+        num_heads: Number of blocks of the RG-LRU's gates.
+        conv_width: Number of inputs that an output of the convolution depends on. Defaults to `4`.
+        output_variance: Variance scale of the initial `linear_out`. Defaults to `1.0`.
 
-    Call arguments and returns as `GriffinBlock`.
+    Call arguments:
+        x: (batch, time, hidden_dim).
+        padding_mask: bool (batch, time), `True` at real positions; `None` if all are real.
+        reset_mask: bool (batch, time), `True` at the first token of each packed document.
 
-    Source: Griffin, arXiv 2402.19427, section 2.3.
+    Returns:
+        (batch, time, hidden_dim) in the compute dtype.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_speechssm.layers import RecurrentBlock
+
+    block = RecurrentBlock(hidden_dim=8, lru_width=12, num_heads=2)
+    y = block(keras.random.normal((2, 10, 8)))  # (2, 10, 8)
+    ```
+
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2.3.
     """
 
     def __init__(
@@ -57,7 +79,7 @@ class RecurrentBlock(keras.layers.Layer):
             layer.build((None, None, self.lru_width))
 
     def initial_state(self, batch_size: int) -> dict:
-        """Returns the state before any token."""
+        """Returns the state before any token; see the class for its structure."""
         if not self.built:
             self.build((None, None, self.hidden_dim))
         return {
@@ -73,7 +95,7 @@ class RecurrentBlock(keras.layers.Layer):
         return self.linear_out(rematerialize(gate_by_gelu, gate, x))
 
     def advance(self, x, state, padding_mask=None, reset_mask=None):
-        """Continues from `state` over a chunk of any length; returns (output, new state)."""
+        """Processes the next chunk, of any length; returns its outputs and the new state."""
         if not self.built:
             self.build(x.shape)
         x = mask_padding(x, padding_mask)
@@ -102,11 +124,11 @@ class RecurrentBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class GatedMLP(keras.layers.Layer):
-    """down(gelu(gate(x)) * up(x)), every projection with a bias; gelu is the tanh form.
+    """`down(gelu(gate(x)) * up(x))`; each projection has a bias, and GELU is the tanh form.
 
     Args:
-        intermediate_dim: width of one branch.
-        output_variance: variance scale of `down_dense` at the start. Defaults to 1.
+        intermediate_dim: Width of one branch.
+        output_variance: Variance scale of the initial `down_dense`. Defaults to `1.0`.
 
     Call arguments:
         x: (batch, time, dim).
@@ -114,7 +136,17 @@ class GatedMLP(keras.layers.Layer):
     Returns:
         (batch, time, dim) in the compute dtype.
 
-    Source: Griffin, arXiv 2402.19427, section 2.2.
+    Example:
+
+    ```python
+    import keras
+    from keras_speechssm.layers import GatedMLP
+
+    y = GatedMLP(intermediate_dim=24)(keras.random.normal((2, 10, 8)))  # (2, 10, 8)
+    ```
+
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2.2.
     """
 
     def __init__(self, intermediate_dim: int, output_variance: float = 1.0, **kwargs):
@@ -146,51 +178,58 @@ class GatedMLP(keras.layers.Layer):
 
 
 def gate_by_gelu(gate, x):
-    """gelu(gate) * x, in the tanh form."""
+    """Returns `gelu(gate) * x`, with the tanh form of GELU."""
     return keras.activations.gelu(gate, approximate=True) * x
-
-
-BLOCK_TYPES = ("recurrent", "attention")
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class GriffinBlock(keras.layers.Layer):
     """Pre-norm residual block: temporal mixing, then a gated MLP.
 
+    It is a `StreamingLayer`. Its state is that of the temporal block: `{"convolution": ...,
+    "rg_lru": ...}`, or the ring buffer of the attention.
+
+    The sublayers are named as in the Flax reference: `temporal_pre_norm`, `temporal_block` (a
+    `RecurrentBlock` or a `LocalMultiQueryAttention`), `channel_pre_norm`, `mlp_block`.
+
     Args:
-        block_type: "recurrent" (convolution and RG-LRU) or "attention" (local multi-query).
-        hidden_dim: dimension of the input and of the output.
-        intermediate_dim: width of one branch of the gated MLP.
-        num_heads: query heads of the attention; blocks of the RG-LRU's gates.
-        num_layers: layers of the whole model; projections that end a residual branch start with
-            variance 2 / num_layers over their fan-in. Defaults to 2.
-        lru_width: width of the recurrence. Defaults to hidden_dim.
-        head_dim: dimension of an attention head. Defaults to hidden_dim // num_heads.
-        attention_window: tokens before itself that a query sees. Defaults to 2048.
-        use_rotary: rotary positions in the attention. Defaults to True.
-        conv_width: inputs that the temporal convolution sees. Defaults to 4.
+        block_type: `"recurrent"` (convolution and RG-LRU) or `"attention"` (local multi-query).
+        hidden_dim: Dimension of the input and of the output.
+        intermediate_dim: Width of one branch of the gated MLP.
+        num_heads: Query heads of the attention, or blocks of the RG-LRU's gates.
+        num_layers: Number of layers of the whole model: projections that end a residual branch
+            are initialized with variance `2 / num_layers` over their fan-in. Defaults to `2`.
+        lru_width: Width of the recurrence. Defaults to `hidden_dim`.
+        head_dim: Dimension of an attention head. Defaults to `hidden_dim // num_heads`.
+        attention_window: Tokens before itself that a query attends to. Defaults to `2048`.
+        use_rotary: Whether the attention has rotary positions. Defaults to `True`.
+        conv_width: Number of inputs that an output of the temporal convolution depends on.
+            Defaults to `4`.
+
+    Raises:
+        ValueError: If `block_type` is unknown, or the sizes do not fit each other.
 
     Call arguments:
         x: (batch, time, hidden_dim).
-        padding_mask: bool (batch, time), True = real; None when all are real.
-        reset_mask: bool (batch, time), True at the first token of each packed document.
+        padding_mask: bool (batch, time), `True` at real positions; `None` if all are real.
+        reset_mask: bool (batch, time), `True` at the first token of each packed document.
 
     Returns:
         (batch, time, hidden_dim) in the compute dtype; finite and meaningless at padding.
 
-    State: that of the temporal block: `{"convolution": ..., "rg_lru": ...}` or the attention's
-    ring buffer. It does not grow.
-
-    Sublayers, as the Flax reference names them: `temporal_pre_norm`, `temporal_block` (a
-    `RecurrentBlock` or a `LocalMultiQueryAttention`), `channel_pre_norm`, `mlp_block`.
-
-    Source: Griffin, arXiv 2402.19427, section 2, figure 2.
-
     Example:
 
-        block = GriffinBlock("recurrent", hidden_dim=64, intermediate_dim=192, num_heads=4)
-        y = block(keras.random.normal((2, 10, 64)))
-        y, state = block.advance(keras.random.normal((2, 3, 64)), block.initial_state(2))
+    ```python
+    import keras
+    from keras_speechssm.layers import GriffinBlock
+
+    block = GriffinBlock("recurrent", hidden_dim=8, intermediate_dim=24, num_heads=2)
+    y = block(keras.random.normal((2, 10, 8)))
+    y, state = block.advance(keras.random.normal((2, 3, 8)), block.initial_state(2))
+    ```
+
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2 and figure 2.
     """
 
     def __init__(
@@ -209,9 +248,7 @@ class GriffinBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if block_type not in BLOCK_TYPES:
-            raise ValueError(
-                f"GriffinBlock got block_type={block_type!r}; choose one of {BLOCK_TYPES}."
-            )
+            raise ValueError(f"block_type is {block_type!r}; expected one of {BLOCK_TYPES}.")
         self.block_type = block_type
         self.hidden_dim = hidden_dim
         self.intermediate_dim = intermediate_dim
@@ -257,7 +294,7 @@ class GriffinBlock(keras.layers.Layer):
         self.mlp_block.build(shape)
 
     def initial_state(self, batch_size: int):
-        """Returns the state before any token."""
+        """Returns the state before any token; see the class for its structure."""
         if not self.built:
             self.build((None, None, self.hidden_dim))
         return self.temporal_block.initial_state(batch_size)
@@ -271,12 +308,12 @@ class GriffinBlock(keras.layers.Layer):
         return x + self.mlp_block(self.channel_pre_norm(x))
 
     def rematerialized_call(self, layer_call, x, **masks):
-        # TensorFlow recomputes functions of tensors only, without keywords or None.
+        # TensorFlow can recompute functions of tensors only, without keywords or `None`.
         recomputed = super().rematerialized_call(lambda x: layer_call(x, **masks), x)
         return lambda x, **masks: recomputed(x)
 
     def advance(self, x, state, padding_mask=None, reset_mask=None):
-        """Continues from `state` over a chunk of any length; returns (output, new state)."""
+        """Processes the next chunk, of any length; returns its outputs and the new state."""
         if not self.built:
             self.build(x.shape)
         x = mask_padding(ops.cast(x, self.compute_dtype), padding_mask)

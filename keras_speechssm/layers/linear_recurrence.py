@@ -1,13 +1,14 @@
-"""The linear recurrence h_t = a_t * h_{t-1} + b_t with a hand-derived gradient.
+"""The linear recurrence h_t = a_t * h_{t-1} + b_t, with a gradient written by hand.
 
-Griffin (arXiv 2402.19427, section 2.4, equation 4) runs it once a layer. Differentiating
-through a framework's loop stores and replays every step; the gradient is itself a linear
-recurrence that runs backwards, so it is written out here:
+Every recurrent layer of Griffin runs it once (arXiv 2402.19427, section 2.4, equation 4).
+Differentiating the loop of a framework stores and replays every step. The gradient is itself a
+linear recurrence that runs backward in time, so this module states it:
 
     db_t = dh_t + a_{t+1} * db_{t+1}        da_t = db_t * h_{t-1}        dh_0 = a_1 * db_1
 
-The scan is sequential on purpose: on a CPU it beats the associative form, which moreover
-does not compile under XLA on TensorFlow. On JAX accelerators have forms of their own.
+On CPU the sequential scan is faster than the associative form, which does not compile under XLA
+on TensorFlow either. On JAX there are other forms for accelerators; see
+`keras_speechssm.config.set_recurrence_implementation`.
 """
 
 import functools
@@ -19,36 +20,50 @@ from keras_speechssm.config import recurrence_implementation
 
 
 def linear_recurrence(a, b, initial_state=None):
-    """Computes h_t = a_t * h_{t-1} + b_t along time, accumulated in float32.
+    """Computes `h_t = a_t * h_{t-1} + b_t` along time, accumulated in float32.
+
+    It is differentiable in `a`, `b` and `initial_state` on JAX, TensorFlow and PyTorch.
 
     Args:
-        a: (batch, time, dim) decay of the state at each step.
-        b: (batch, time, dim) input to the state at each step.
-        initial_state: (batch, dim) state before the first step. Zeros by default.
+        a: (batch, time, dim), the decay of the state at each step. `time` is at least 1.
+        b: (batch, time, dim), the input to the state at each step.
+        initial_state: (batch, dim), the state before the first step. Defaults to `None`: zeros.
 
     Returns:
-        All the states, float32 (batch, time, dim); the last one is `h[:, -1]`. `time` must be
-        at least 1.
+        The states after each step, float32 (batch, time, dim).
 
-    Differentiable in `a`, `b` and `initial_state` on JAX, TensorFlow and torch.
+    Raises:
+        ValueError: If `a` and `b` do not have the same shape with three axes.
 
-    Source: Griffin, arXiv 2402.19427, section 2.4.
+    Example:
+
+    ```python
+    import keras
+    from keras_speechssm.layers import linear_recurrence
+
+    a = keras.ops.full((1, 4, 2), 0.5)
+    h = linear_recurrence(a, keras.ops.ones((1, 4, 2)))  # 1, 1.5, 1.75, 1.875
+    last = h[:, -1]
+    ```
+
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2.4, equation 4.
     """
     if len(a.shape) != 3 or tuple(a.shape) != tuple(b.shape):
         raise ValueError(
-            f"linear_recurrence got a of shape {tuple(a.shape)} and b of shape {tuple(b.shape)}; "
-            "both must be (batch, time, dim): reshape them to match."
+            f"a has shape {tuple(a.shape)} and b {tuple(b.shape)}; expected (batch, time, dim) for "
+            "both: reshape them."
         )
     a, b = ops.cast(a, "float32"), ops.cast(b, "float32")
     if initial_state is None:
         initial_state = ops.zeros_like(b[:, 0])
     initial_state = ops.cast(initial_state, "float32")
-    if a.shape[1] == 1:  # decoding: no loop, and every backend differentiates this by itself
+    if a.shape[1] == 1:  # decoding: no loop, and the gradient is automatic
         return a * initial_state[:, None] + b
     backend = keras.backend.backend()
     if backend == "jax":
         return _make_jax_recurrence(recurrence_implementation())(a, b, initial_state)
-    # Time goes first, so that each step of the scan reads one contiguous slab.
+    # Time is the first axis, so that each step of the scan reads contiguous memory.
     a, b = ops.swapaxes(a, 0, 1), ops.swapaxes(b, 0, 1)
     states = _time_major_recurrence(backend)(a, b, initial_state)
     return ops.swapaxes(states, 0, 1)
@@ -56,19 +71,19 @@ def linear_recurrence(a, b, initial_state=None):
 
 @functools.cache
 def _time_major_recurrence(backend):
-    """The recurrence over arrays (time, batch, dim)."""
+    """Returns the recurrence over arrays (time, batch, dim)."""
     if backend == "torch":
         return _make_torch_recurrence()
     if backend == "tensorflow":
         return _make_tensorflow_recurrence()
     raise ValueError(
-        f"linear_recurrence got the Keras backend {backend!r}; set KERAS_BACKEND to jax, "
-        "tensorflow or torch."
+        f"linear_recurrence does not support the Keras backend {backend!r}; set KERAS_BACKEND to "
+        "jax, tensorflow or torch."
     )
 
 
 def _jax_scan(a, b, initial_state, reverse):
-    """Without unrolling: on CPU, 4 steps to an iteration take twice the time, 16 take seven."""
+    """Scans without unrolling: on CPU, 4 steps per iteration take 2 times as long, 16 take 7."""
     import jax
 
     def step(h, inputs):
@@ -76,7 +91,7 @@ def _jax_scan(a, b, initial_state, reverse):
         h = a_t * h + b_t
         return h, h
 
-    # Time goes first, so that each step reads one contiguous slab.
+    # Time is the first axis, so that each step reads contiguous memory.
     inputs = a.swapaxes(0, 1), b.swapaxes(0, 1)
     return jax.lax.scan(step, initial_state, inputs, reverse=reverse)[1].swapaxes(0, 1)
 
@@ -100,7 +115,7 @@ def _jax_states(implementation, a, b, initial_state, reverse=False):
         return functools.partial(function, reverse=reverse, **options)
 
     on_tpu = run(recurrence_kernel, platform="tpu")
-    # XLA does not divide a kernel among TPUs (jax-ml/jax#38196), and among GPUs nobody has tried.
+    # XLA cannot partition a kernel over TPUs (jax-ml/jax#38196); over GPUs it is untested.
     distributed = keras.distribution.distribution() is not None
     forms = {
         "auto": dict(
@@ -178,9 +193,9 @@ def _make_torch_recurrence():
 
 
 def _make_tensorflow_recurrence():
-    """Eagerly, in a graph (of unknown length too) and under jit_compile.
+    """Returns a recurrence that works eagerly, in a graph of unknown length, and in jit_compile.
 
-    `tf.scan` and not `ops.scan`: the latter needs the length when it builds the graph.
+    It uses `tf.scan` because `ops.scan` needs the length when it builds the graph.
     """
     import tensorflow as tf
 

@@ -6,100 +6,104 @@ from keras import ops
 from keras_speechssm.layers.dense import make_dense
 from keras_speechssm.layers.padding import gather_time, left_align_order, mask_padding
 from keras_speechssm.layers.rematerialization import rematerialize
+from keras_speechssm.layers.softmax import exponentials
 
-_MASKED = -1e30  # finite, so that a masked logit never turns into NaN
+_MASKED = -1e30
+"""Logit of a key that is not visible; finite, so that it does not become NaN."""
+
 _MAX_UNROLLED_BLOCKS = 16
-_RING_BEGINNINGS = (256, 512, 1024)  # slots; each is a branch that is compiled
+"""Most blocks of queries that are unrolled; more run in one compiled loop."""
+
+_RING_PREFIXES = (256, 512, 1024)
+"""Lengths at which a ring buffer that is still filling up is read, each a compiled branch."""
+
+_MAX_WAVELENGTH = 10_000.0
+"""Base of the rotary positions."""
 
 
 def attend(queries, parts):
-    """Attends to several groups of keys as if they were one.
+    """Attends to several groups of keys as if they were one. The softmax is float32.
 
     Args:
-        queries: (batch, time, heads, head_dim), scaled already.
-        parts: list of (keys, values, mask): keys and values (batch, length, head_dim), mask bool
-            (batch or 1, time, length). Every query must see at least one key.
+        queries: (batch, time, heads, head_dim), already scaled.
+        parts: List of (keys, values, mask): keys and values (batch, length, head_dim), mask bool
+            (batch or 1, time, length). At least one key must be visible to each query.
 
     Returns:
-        (batch, time, heads, head_dim). The softmax is float32.
+        (batch, time, heads, head_dim).
     """
     batch, time, heads, head_dim = ops.shape(queries)
-    rows = ops.reshape(queries, (batch, time * heads, head_dim))  # heads share keys: rows of one
+    rows = ops.reshape(queries, (batch, time * heads, head_dim))  # heads share keys
     logits = []
     for keys, _, mask in parts:
         scores = ops.matmul(rows, ops.swapaxes(keys, 1, 2))
         scores = ops.reshape(scores, (batch, time, heads, ops.shape(keys)[1]))
         logits.append(ops.where(mask[:, :, None, :], ops.cast(scores, "float32"), _MASKED))
-    # The softmax, divided by its sum only after the values are mixed: one pass less over the
-    # logits, and parts need not be joined.
-    peak = ops.max(logits[0], axis=-1, keepdims=True)
-    for scores in logits[1:]:
-        peak = ops.maximum(peak, ops.max(scores, axis=-1, keepdims=True))
-    peak = ops.stop_gradient(peak)
-    mixed, total = 0.0, 0.0
-    for (keys, values, _), scores in zip(parts, logits, strict=True):
-        shares = ops.exp(scores - peak)
-        total = total + ops.sum(shares, axis=-1, keepdims=True)
-        shares = ops.reshape(shares, (batch, time * heads, ops.shape(keys)[1]))
-        mixed = mixed + ops.matmul(ops.cast(shares, values.dtype), values)
+    weights, total = exponentials(logits)
+    mixed = 0.0
+    for (keys, values, _), group in zip(parts, weights, strict=True):
+        group = ops.reshape(group, (batch, time * heads, ops.shape(keys)[1]))
+        mixed = mixed + ops.matmul(ops.cast(group, values.dtype), values)
     mixed = ops.reshape(mixed, (batch, time, heads, head_dim))
     return ops.cast(ops.cast(mixed, "float32") / total, queries.dtype)
 
 
 def attend_to_ring(queries, keys, values, position):
-    """One query's attention to the written slots of a ring buffer.
+    """Attends from one query to the written slots of a ring buffer. The softmax is float32.
 
-    As long as the ring is filling up, only a beginning of it is read that holds all there is:
-    what a step costs then grows with the context, up to that of a whole ring.
+    While the ring is filling up, only a prefix that contains every written slot is read, so
+    the cost of a step grows with the context, up to that of the whole ring.
 
     Args:
-        queries: (batch, 1, heads, head_dim), scaled already.
-        keys, values: (batch, slots, head_dim).
-        position: int32 (batch,), of the query's own token, which is in its slot: slots up to
-            this one are written, and all of them once it is beyond the last.
+        queries: (batch, 1, heads, head_dim), already scaled.
+        keys: (batch, slots, head_dim).
+        values: (batch, slots, head_dim).
+        position: int32 (batch,), position of the query's own token, whose slot is already
+            written. Slots up to this position are written; all of them, once it is beyond the
+            last slot.
 
     Returns:
-        (batch, 1, heads, head_dim). The softmax is float32.
+        (batch, 1, heads, head_dim).
     """
-    lengths = [length for length in _RING_BEGINNINGS if length < keys.shape[1]]
+    lengths = [length for length in _RING_PREFIXES if length < keys.shape[1]]
     newest = ops.max(position)
     branch = sum((ops.cast(newest >= length, "int32") for length in lengths), 0)
 
-    def attend_to_beginning(length):
+    def attend_to_prefix(length):
         def function():
-            beginning = slice(None), slice(0, length)
-            return _attend_to_slots(queries, keys[beginning], values[beginning], position)
+            prefix = slice(None), slice(0, length)
+            return _attend_to_slots(queries, keys[prefix], values[prefix], position)
 
         return function
 
-    branches = [attend_to_beginning(length) for length in (*lengths, keys.shape[1])]
+    branches = [attend_to_prefix(length) for length in (*lengths, keys.shape[1])]
     return ops.switch(branch, branches) if lengths else branches[0]()
 
 
 def _attend_to_slots(queries, keys, values, position):
     written = ops.arange(keys.shape[1], dtype="int32")[None] <= position[:, None]
-    # Keys times queries, and masked before it is turned: the other product, or a turn at once,
-    # which XLA folds into it, reads the keys at 60 % of the speed on a CPU.
+    # Keys times queries, masked before it is transposed. On CPU, queries times keys, or a
+    # transpose that XLA merges into the product, reads the keys at 60 % of the speed.
     scores = ops.cast(ops.matmul(keys, ops.swapaxes(queries[:, 0], 1, 2)), "float32")
     logits = ops.swapaxes(ops.where(written[:, :, None], scores, _MASKED), 1, 2)
-    shares = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
-    mixed = ops.cast(ops.matmul(ops.cast(shares, values.dtype), values), "float32")
-    mixed = mixed / ops.sum(shares, axis=-1, keepdims=True)
+    (weights,), total = exponentials([logits])
+    mixed = ops.cast(ops.matmul(ops.cast(weights, values.dtype), values), "float32") / total
     return ops.cast(mixed, queries.dtype)[:, None]
 
 
 def attend_in_window(queries, keys, values, documents, window, block_size, has_history):
-    """Block-local causal attention: each block of queries meets only its slab of keys.
+    """Computes causal attention block by block: each block of queries reads its slab of keys.
 
     Args:
-        queries: (batch, time, heads, head_dim), scaled already.
-        keys, values: (batch, history + time, head_dim), `history` being 0 or `window` keys that
-            precede the first query.
-        documents: int (batch or 1, history + time): a query sees keys of its own document only;
-            None when there is one document and all history is real.
-        window: keys before itself that a query sees.
-        block_size: queries of one block.
-        has_history: whether there are those `window` keys; lengths may be unknown.
+        queries: (batch, time, heads, head_dim), already scaled.
+        keys: (batch, history + time, head_dim); `history` is 0, or `window` keys that precede the
+            first query.
+        values: (batch, history + time, head_dim).
+        documents: int (batch or 1, history + time): a query sees the keys of its document only.
+            `None` if there is one document and all history is real.
+        window: Number of keys before itself that a query sees.
+        block_size: Number of queries per block.
+        has_history: Whether there are `window` keys of history; lengths may be unknown.
 
     Returns:
         (batch, time, heads, head_dim).
@@ -111,7 +115,7 @@ def attend_in_window(queries, keys, values, documents, window, block_size, has_h
 
 
 def _attend_unrolled(queries, keys, values, documents, window, block_size):
-    """A Python loop over blocks: static slices, and no work on keys before the first."""
+    """Loops over blocks in Python: static slices, and no work on keys before the first."""
     time = queries.shape[1]
     history = keys.shape[1] - time
     outputs = []
@@ -130,13 +134,13 @@ def _attend_unrolled(queries, keys, values, documents, window, block_size):
 
 
 def _attend_mapped(queries, keys, values, documents, window, block_size, has_history):
-    """One compiled body for all blocks: for long inputs and lengths not known in advance."""
+    """Runs one compiled body for all blocks: for long inputs and unknown lengths."""
     batch, time, heads, head_dim = ops.shape(queries)
     num_blocks = -(-time // block_size)
     fill = num_blocks * block_size - time
     if documents is None:
         documents = ops.zeros((1, ops.shape(keys)[1]), dtype="int32")
-    if not has_history:  # a document of its own, which no query belongs to
+    if not has_history:  # a separate document, which no query belongs to
         keys = ops.pad(keys, ((0, 0), (window, 0), (0, 0)))
         values = ops.pad(values, ((0, 0), (window, 0), (0, 0)))
         documents = ops.pad(documents, ((0, 0), (window, 0)), constant_values=-1)
@@ -180,46 +184,53 @@ def window_mask(query_start, num_queries, key_start, num_keys, window):
     return ops.logical_and(distance >= 0, distance <= window)[None]
 
 
-_MAX_WAVELENGTH = 10_000.0
-
-
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class LocalMultiQueryAttention(keras.layers.Layer):
     """Causal attention to the recent past; all query heads share one key-value head.
 
-    A query sees itself and the `attention_window` real tokens before it, in its own document:
-    padding is skipped in windows and in positions. Cost and memory are linear in the length.
+    A query sees itself and the `attention_window` real tokens before it in its own document.
+    Windows and positions skip padding. Cost and memory are linear in the length.
+
+    It is a `StreamingLayer` with the state `{"keys": (batch, attention_window + 1, head_dim),
+    "values": the same, "position": int32 (batch,)}`. `position` counts the real tokens of the
+    current document. The token at position p is in slot p modulo `attention_window + 1`.
 
     Args:
-        hidden_dim: dimension of the input and of the output.
-        num_heads: query heads.
-        head_dim: dimension of a head. Defaults to hidden_dim // num_heads.
-        attention_window: tokens before itself that a query sees. Defaults to 2048.
-        use_rotary: rotates the first half of each head by the position in the document (base
-            10 000). Defaults to True; SpeechSSM uses no positions (False).
-        query_block_size: queries handled at once, which changes cost only. Defaults to 128.
-        output_variance: variance scale of the output projection at the start. Defaults to 1.
+        hidden_dim: Dimension of the input and of the output.
+        num_heads: Number of query heads.
+        head_dim: Dimension of a head. Defaults to `hidden_dim // num_heads`.
+        attention_window: Tokens before itself that a query attends to. Defaults to `2048`.
+        use_rotary: Rotates the first half of each head by the position in the document (base
+            10,000). Defaults to `True`; SpeechSSM uses no positions.
+        query_block_size: Number of queries that are processed together; it changes the cost
+            only. Defaults to `128`.
+        output_variance: Variance scale of the initial output projection. Defaults to `1.0`.
+
+    Raises:
+        ValueError: If the sizes do not fit each other, or a size is below 1.
 
     Call arguments:
         x: (batch, time, hidden_dim).
-        padding_mask: bool (batch, time), True = real; None when all are real.
-        reset_mask: bool (batch, time), True at the first token of each packed document.
+        padding_mask: bool (batch, time), `True` at real positions; `None` if all are real.
+        reset_mask: bool (batch, time), `True` at the first token of each packed document.
 
     Returns:
         (batch, time, hidden_dim) in the compute dtype; finite and meaningless at padding.
 
-    State: `{"keys", "values": (batch, attention_window + 1, head_dim) in the compute dtype,
-    "position": int32 (batch,)}`. `position` counts the real tokens of the current document; the
-    token at position p lies in slot p modulo `attention_window + 1`.
-
-    Source: Griffin, arXiv 2402.19427, section 2.3; window rule of the Flax reference (its mask
-    is q <= k + window; others see one key less).
-
     Example:
 
-        layer = LocalMultiQueryAttention(hidden_dim=64, num_heads=4, attention_window=16)
-        y = layer(keras.random.normal((2, 40, 64)))
-        y, state = layer.advance(keras.random.normal((2, 3, 64)), layer.initial_state(2))
+    ```python
+    import keras
+    from keras_speechssm.layers import LocalMultiQueryAttention
+
+    layer = LocalMultiQueryAttention(hidden_dim=8, num_heads=2, attention_window=4)
+    y = layer(keras.random.normal((2, 10, 8)))
+    y, state = layer.advance(keras.random.normal((2, 3, 8)), layer.initial_state(2))
+    ```
+
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2.3. The window is that of the Flax
+        reference, whose mask is q <= k + window; `transformers` attends to one key less.
     """
 
     def __init__(
@@ -236,8 +247,8 @@ class LocalMultiQueryAttention(keras.layers.Layer):
         super().__init__(**kwargs)
         if head_dim is None and hidden_dim % num_heads:
             raise ValueError(
-                f"LocalMultiQueryAttention got hidden_dim={hidden_dim}, num_heads={num_heads} and "
-                "no head_dim: choose num_heads that divides hidden_dim, or give head_dim."
+                f"hidden_dim is {hidden_dim}, num_heads {num_heads} and head_dim None; choose "
+                "num_heads that divides hidden_dim, or pass head_dim."
             )
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
@@ -245,19 +256,19 @@ class LocalMultiQueryAttention(keras.layers.Layer):
         self.attention_window = attention_window
         self.use_rotary = use_rotary
         self.query_block_size = query_block_size
-        # A slot for each key that a query sees, itself included: a token can be written before
-        # the ring is read, which spares XLA a copy of the ring in each step of a decoding loop.
+        # One slot per key that a query sees, itself included: a token is written before the
+        # ring is read, so XLA does not copy the ring in each step of a decoding loop.
         self.num_slots = attention_window + 1
         self.output_variance = output_variance
         if attention_window < 1 or query_block_size < 1:
             raise ValueError(
-                f"LocalMultiQueryAttention got attention_window={attention_window} and "
-                f"query_block_size={query_block_size}; both must be at least 1."
+                f"attention_window is {attention_window} and query_block_size {query_block_size}; "
+                "expected at least 1 for both."
             )
         if use_rotary and self.head_dim % 4:
             raise ValueError(
-                f"LocalMultiQueryAttention got head_dim={self.head_dim}; rotary positions turn "
-                "half of it in pairs: choose a multiple of 4, or use_rotary=False."
+                f"head_dim is {self.head_dim}; rotary positions rotate half of it in pairs: "
+                "choose a multiple of 4, or use_rotary=False."
             )
         policy, inner_dim = self.dtype_policy, num_heads * self.head_dim
         self.query_dense = make_dense(inner_dim, "query_dense", policy, use_bias=False)
@@ -271,7 +282,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
         self.output_dense.build((None, None, self.num_heads * self.head_dim))
 
     def initial_state(self, batch_size: int) -> dict:
-        """Returns the state before any token."""
+        """Returns the state before any token; see the class for its structure."""
         shape = (batch_size, self.num_slots, self.head_dim)
         return {
             "keys": ops.zeros(shape, dtype=self.compute_dtype),
@@ -283,7 +294,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
         return self._run(x, None, padding_mask, reset_mask)[0]
 
     def advance(self, x, state, padding_mask=None, reset_mask=None):
-        """Continues from `state` over a chunk of any length; returns (output, new state)."""
+        """Processes the next chunk, of any length; returns its outputs and the new state."""
         if not self.built:
             self.build(x.shape)
         return self._run(x, state, padding_mask, reset_mask)
@@ -326,14 +337,14 @@ class LocalMultiQueryAttention(keras.layers.Layer):
         return queries, keys[:, :, 0], values
 
     def _step(self, queries, keys, values, state, num_real, reset_mask):
-        """One token: written into the ring, in place where the compiler can, then attended to."""
+        """Processes one token: writes it into the ring, in place if possible, then attends."""
         position = state["position"]
         if reset_mask is not None:
             position = ops.where(reset_mask[:, 0], 0, position)
         slot = ops.mod(position, self.num_slots)
         slots = ops.arange(self.num_slots, dtype="int32")[None]
         here = (slots == slot[:, None])[..., None]
-        if num_real is not None:  # padding leaves its slot as it was
+        if num_real is not None:  # padding does not change its slot
             here = here & (num_real > 0)[:, None, None]
 
         def write(buffer, new):
@@ -341,8 +352,8 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             if num_real is None and buffer.shape[0] != 1:
                 place = ops.stack([ops.arange(ops.shape(slot)[0], dtype="int32"), slot], axis=1)
                 return ops.scatter_update(buffer, place, new[:, 0])
-            # A scatter of one row becomes a slice update, which XLA on CPU computes twice over,
-            # with copies of the ring; this select runs in place.
+            # XLA on CPU turns a scatter of one row into a slice update, which it computes twice,
+            # with copies of the ring. This select runs in place.
             return ops.where(here, new, buffer)
 
         state = {
@@ -357,7 +368,7 @@ class LocalMultiQueryAttention(keras.layers.Layer):
         position = state["position"][:, None]
         documents = None if reset_mask is None else _documents(reset_mask)
         if time is not None and time <= self.query_block_size:
-            # The ring as it lies: age 1 is the newest token. No copy of the buffer.
+            # Reads the ring in its own order, without a copy; age 1 is the newest token.
             slots = ops.arange(self.num_slots, dtype="int32")[None]
             age = 1 + ops.mod(position - 1 - slots, self.num_slots)
             steps = ops.arange(time, dtype="int32")
@@ -368,10 +379,10 @@ class LocalMultiQueryAttention(keras.layers.Layer):
                 in_chunk = in_chunk & (documents[:, :, None] == documents[:, None])
             parts = [(state["keys"], state["values"], in_ring), (keys, values, in_chunk)]
             return attend(queries, parts)
-        # A long chunk: unroll the ring from oldest to newest and go on block by block.
+        # A long chunk: sort the ring from oldest to newest, then attend block by block.
         past = position - window + ops.arange(window, dtype="int32")[None]
         slots = ops.mod(past, self.num_slots)
-        history = ops.where(past >= 0, 0, -1)  # -1: empty slots, no query's document
+        history = ops.where(past >= 0, 0, -1)  # -1: an empty slot
         if documents is None:
             documents = ops.zeros(ops.shape(keys)[:2], dtype="int32")
         return attend_in_window(
@@ -392,8 +403,8 @@ class LocalMultiQueryAttention(keras.layers.Layer):
             steps = ops.arange(time, dtype="int32")[None]
             last = ops.max(ops.where(reset_mask, steps, -1), axis=1)
             position = ops.where(last >= 0, count - last, position)
-        # Each slot holds the newest position that falls on it; `source` is where the chunk has
-        # it, negative when an earlier chunk wrote it.
+        # Each slot holds the newest position that maps to it. `source` is its index in the
+        # chunk, negative if an earlier chunk wrote it.
         slots = ops.arange(self.num_slots, dtype="int32")[None]
         age = ops.mod(position[:, None] - 1 - slots, self.num_slots)
         count = count if num_real is None else num_real[:, None]
@@ -428,17 +439,17 @@ class LocalMultiQueryAttention(keras.layers.Layer):
 
 
 def _documents(reset_mask):
-    """Numbers the documents of a chunk: 0 is the one that was open before it."""
+    """Numbers the documents of a chunk; 0 is the one that was open before it."""
     return ops.cumsum(ops.cast(reset_mask, "int32"), axis=1)
 
 
 def _positions(time, state, reset_mask):
-    """Positions in the document: int32 (batch or 1, time)."""
+    """Positions in the document, int32 (batch or 1, time)."""
     steps = ops.arange(time, dtype="int32")[None]
     positions = steps if state is None else state["position"][:, None] + steps
     if reset_mask is None:
         return positions
-    # The starts in order; the n-th document's is the n-th of them.
+    # Starts in order: document n begins at the n-th of them.
     starts = ops.sort(ops.where(reset_mask, steps, time), axis=1)
     documents = _documents(reset_mask)
     start = ops.take_along_axis(starts, ops.maximum(documents - 1, 0), axis=1)
@@ -446,14 +457,14 @@ def _positions(time, state, reset_mask):
 
 
 def _rotate(x, positions):
-    """Rotary embedding of the first half of x (batch, time, heads, head_dim)."""
-    turned, kept = ops.split(x, 2, axis=-1)
-    pairs = turned.shape[-1] // 2
+    """Rotates the first half of x (batch, time, heads, head_dim) by its positions."""
+    rotated, kept = ops.split(x, 2, axis=-1)
+    pairs = rotated.shape[-1] // 2
     exponents = ops.arange(pairs, dtype="float32") / pairs
     angles = ops.cast(positions, "float32")[..., None] * _MAX_WAVELENGTH**-exponents
     cosine = ops.cast(ops.cos(angles), x.dtype)[:, :, None]
     sine = ops.cast(ops.sin(angles), x.dtype)[:, :, None]
-    first, second = ops.split(turned, 2, axis=-1)
+    first, second = ops.split(rotated, 2, axis=-1)
     return ops.concatenate(
         [first * cosine - second * sine, second * cosine + first * sine, kept], axis=-1
     )

@@ -1,22 +1,30 @@
+"""Residual vector quantization: several levels of codes per vector."""
+
 import keras
 from keras import ops
 
-from keras_speechssm.layers.vector_quantizer import VectorQuantizer, _used_mask
+from keras_speechssm.layers.vector_quantizer import VectorQuantizer
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class ResidualVectorQuantizer(keras.layers.Layer):
-    """A cascade of quantizers, each on what the ones before left over.
+    """A cascade of vector quantizers, each applied to the residual of those before it.
 
-    What is it for: the bottleneck of SoundStream (section III-C). Level 1 is coarse,
-    each further level refines it; any first levels alone decode to a coarser signal.
+    It is the bottleneck of SoundStream. The first level is coarse and each further level refines
+    it. The first n levels alone decode to a coarser signal.
 
     Args:
-        num_quantizers: int. Number of levels.
-        codebook_size: int. Entries of each level's codebook.
-        quantizer_dropout: float. Share of the training examples that use only the
-            first n levels, n uniform in 1 .. num_quantizers. Defaults to `0.5`.
-        decay, commitment_weight, seed: as in `VectorQuantizer`.
+        num_quantizers: Number of levels.
+        codebook_size: Number of entries of the codebook of each level.
+        quantizer_dropout: Fraction of the training examples that use only the first n levels,
+            with n uniform in 1 to `num_quantizers`. Defaults to `0.5`.
+        decay: See `VectorQuantizer`. Defaults to `0.99`.
+        commitment_weight: See `VectorQuantizer`; it is divided among the levels. Defaults to
+            `1.0`.
+        seed: See `VectorQuantizer`. Defaults to `None`.
+
+    Raises:
+        ValueError: If `num_quantizers` is below 1.
 
     Call arguments:
         x: float (batch, time, dim).
@@ -24,16 +32,22 @@ class ResidualVectorQuantizer(keras.layers.Layer):
         training: bool.
 
     Returns:
-        `(quantized, indices)`: float (batch, time, dim) with straight-through
-        gradients, and int32 (batch, time, num_quantizers).
+        `(quantized, indices)`: float (batch, time, dim) with straight-through gradients, and
+        int32 (batch, time, num_quantizers).
 
     Example:
 
     ```python
-    quantizer = ResidualVectorQuantizer(num_quantizers=8, codebook_size=1024)
-    quantized, indices = quantizer(keras.random.normal((2, 50, 64)), training=True)
+    import keras
+    from keras_speechssm.layers import ResidualVectorQuantizer
+
+    quantizer = ResidualVectorQuantizer(num_quantizers=4, codebook_size=8)
+    quantized, indices = quantizer(keras.random.normal((2, 10, 3)), training=True)
     coarse = quantizer.decode(indices[..., :2])  # the first two levels only
     ```
+
+    Reference:
+        Zeghidour et al. 2021, "SoundStream" (arXiv 2107.03312), section III-C.
     """
 
     def __init__(
@@ -48,7 +62,7 @@ class ResidualVectorQuantizer(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if num_quantizers < 1:
-            raise ValueError(f"num_quantizers must be at least 1, got {num_quantizers}.")
+            raise ValueError(f"num_quantizers is {num_quantizers}; expected at least 1.")
         self.num_quantizers = num_quantizers
         self.codebook_size = codebook_size
         self.quantizer_dropout = quantizer_dropout
@@ -74,7 +88,7 @@ class ResidualVectorQuantizer(keras.layers.Layer):
         self.built = True
 
     def encode(self, x):
-        """Indices int32 (batch, time, levels) of `x` (batch, time, dim)."""
+        """Returns the indices int32 (batch, time, levels) of `x` (batch, time, dim)."""
         residual, indices = ops.cast(x, "float32"), []
         for level in self.levels:
             indices.append(level.encode(residual))
@@ -82,15 +96,17 @@ class ResidualVectorQuantizer(keras.layers.Layer):
         return ops.stack(indices, axis=-1)
 
     def decode(self, indices):
-        """Sum of the code vectors, float32 (batch, time, dim).
+        """Returns the sum of the code vectors, float32 (batch, time, dim).
 
-        `indices` int32 (batch, time, n) holds the first n levels, n from 1 to
-        `num_quantizers`.
+        Args:
+            indices: int32 (batch, time, n), the first n levels, n from 1 to `num_quantizers`.
+
+        Raises:
+            ValueError: If there are more levels, or none.
         """
         if not 1 <= indices.shape[-1] <= self.num_quantizers:
             raise ValueError(
-                f"indices have {indices.shape[-1]} levels; this quantizer takes "
-                f"1 to {self.num_quantizers}."
+                f"indices has {indices.shape[-1]} levels; expected 1 to {self.num_quantizers}."
             )
         pairs = zip(self.levels, ops.unstack(indices, axis=-1), strict=False)
         return sum(level.decode(codes) for level, codes in pairs)
@@ -105,8 +121,8 @@ class ResidualVectorQuantizer(keras.layers.Layer):
         for number, level in enumerate(self.levels):
             mask = _used_mask(x, padding_mask, num_used, number)
             quantized, codes = level(residual, padding_mask=mask, training=training)
-            # The next level must not send gradients through this one's code: they
-            # would cancel its commitment loss (encodec issue 25).
+            # Gradients of later levels must not pass through this level's code: they would
+            # cancel its commitment loss (facebookresearch/encodec#25).
             quantized = ops.stop_gradient(ops.cast(quantized, "float32"))
             residual, total = residual - quantized, total + quantized
             indices.append(codes)
@@ -116,7 +132,7 @@ class ResidualVectorQuantizer(keras.layers.Layer):
         return ops.cast(quantized, dtype), ops.stack(indices, axis=-1)
 
     def _draw_num_used(self, x):
-        """Levels used by each example, int32 (batch,)."""
+        """Draws the number of levels that each example uses, int32 (batch,)."""
         batch = ops.shape(x)[0]
         num = keras.random.randint((batch,), 1, self.num_quantizers + 1, seed=self.seed_generator)
         drop = keras.random.uniform((batch,), seed=self.seed_generator) < self.quantizer_dropout
@@ -139,3 +155,11 @@ class ResidualVectorQuantizer(keras.layers.Layer):
             seed=self.seed,
         )
         return config
+
+
+def _used_mask(x, padding_mask, num_used, level: int):
+    """Real positions of the examples that use a level."""
+    if num_used is None:
+        return padding_mask
+    used = ops.broadcast_to((num_used > level)[:, None], ops.shape(x)[:2])
+    return used if padding_mask is None else ops.logical_and(used, padding_mask)

@@ -1,4 +1,4 @@
-"""The real-gated linear recurrent unit of Griffin."""
+"""The real-gated linear recurrent unit of Griffin, and the block-diagonal layer of its gates."""
 
 import keras
 from keras import ops
@@ -7,17 +7,26 @@ from keras_speechssm.layers.linear_recurrence import linear_recurrence
 from keras_speechssm.layers.padding import mask_padding
 from keras_speechssm.layers.rematerialization import rematerialize
 
+_DECAY_SHARPNESS = 8.0
+"""The constant c of the paper."""
+
+_MAX_SQRT_GRADIENT = 1000.0
+"""Bound of the gradient of sqrt(1 - a^2), which is infinite at a = 1."""
+
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class BlockDiagonalDense(keras.layers.Layer):
-    """A dense layer whose kernel is block-diagonal: each head sees its own channels only.
+    """A dense layer with a block-diagonal kernel: each head mixes its own channels only.
 
-    One matrix product over heads: XLA's CPU compiler takes five times as long, at a batch of
-    8, for the same sum written as an `EinsumDense` with the heads last.
+    It is one batched matrix product over heads. The same sum as an `EinsumDense` with the heads
+    last takes XLA on CPU five times as long at a batch of 8.
+
+    Its weights are `kernel` (heads, width / heads, width / heads) and `bias` (heads, width /
+    heads).
 
     Args:
-        width: dimension of the input and of the output.
-        num_heads: blocks; must divide `width`.
+        width: Dimension of the input and of the output.
+        num_heads: Number of blocks; must divide `width`.
 
     Call arguments:
         x: (batch, time, width).
@@ -25,9 +34,17 @@ class BlockDiagonalDense(keras.layers.Layer):
     Returns:
         (batch, time, width).
 
-    Weights: `kernel` (heads, width / heads, width / heads), `bias` (heads, width / heads).
+    Example:
 
-    Source: Griffin, arXiv 2402.19427, section 2.4.
+    ```python
+    import keras
+    from keras_speechssm.layers import BlockDiagonalDense
+
+    y = BlockDiagonalDense(width=8, num_heads=2)(keras.random.normal((2, 10, 8)))  # (2, 10, 8)
+    ```
+
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2.4.
     """
 
     def __init__(self, width: int, num_heads: int, **kwargs):
@@ -40,7 +57,7 @@ class BlockDiagonalDense(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.num_heads, block, block),
-            # The reference's fan-in counts all blocks, hence width and not width / num_heads.
+            # As in the reference, the fan-in is `width` and not `width / num_heads`.
             initializer=keras.initializers.RandomNormal(stddev=self.width**-0.5),
         )
         self.bias = self.add_weight(name="bias", shape=(self.num_heads, block), initializer="zeros")
@@ -59,46 +76,52 @@ class BlockDiagonalDense(keras.layers.Layer):
         return {**super().get_config(), "width": self.width, "num_heads": self.num_heads}
 
 
-_DECAY_SHARPNESS = 8.0  # the constant c of the paper
-_MAX_SQRT_GRADIENT = 1000.0
-
-
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class RGLRU(keras.layers.Layer):
-    """Real-gated linear recurrent unit: a diagonal recurrence with input-dependent decay.
+    """Real-gated linear recurrent unit: a diagonal recurrence with an input-dependent decay.
 
         r_t = sigmoid(W_a x_t + b_a)          i_t = sigmoid(W_x x_t + b_x)
         log a_t = -8 r_t softplus(Lambda)     h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t)
 
-    W_a and W_x are block-diagonal, one block a head. Gates, decay and state are float32 whatever
-    the dtype policy: in bfloat16 a decay of 0.999 rounds to one, and the state never forgets.
-    The first real token of a sequence or packed document resets: a = 0 and the multiplier
-    sqrt(1 - a^2) is 1.
+    W_a and W_x are block-diagonal, with one block per head. Gates, decay and state are float32 in
+    any dtype policy: in bfloat16 a decay of 0.999 rounds to 1, and the state would never decay.
+    The first real token of a sequence or packed document resets the state: there a = 0, and the
+    factor sqrt(1 - a^2) is 1.
+
+    It is a `StreamingLayer` with the state `{"recurrent": float32 (batch, width), "started": bool
+    (batch,)}`. `started` is whether there has been a real token.
 
     Args:
-        width: dimension of the input, of the state and of the output.
-        num_heads: blocks of the gates; must divide `width`.
-        min_decay, max_decay: range in which |a| = exp(-softplus(Lambda)) lies at the start.
-            Default to 0.9 and 0.999.
+        width: Dimension of the input, of the state and of the output.
+        num_heads: Number of blocks of the gates; must divide `width`.
+        min_decay: Lower end of the range of the initial |a| = exp(-softplus(Lambda)). Defaults to
+            `0.9`.
+        max_decay: Upper end of that range. Defaults to `0.999`.
+
+    Raises:
+        ValueError: If `num_heads` does not divide `width`.
 
     Call arguments:
         x: (batch, time, width).
-        padding_mask: bool (batch, time), True = real; None when all are real.
-        reset_mask: bool (batch, time), True at the first token of each packed document.
+        padding_mask: bool (batch, time), `True` at real positions; `None` if all are real.
+        reset_mask: bool (batch, time), `True` at the first token of each packed document.
 
     Returns:
-        (batch, time, width) in the compute dtype; at padding, the state carried over it.
-
-    State: `{"recurrent": float32 (batch, width), "started": bool (batch,)}`; `started` tells
-    whether a real token has been seen.
-
-    Source: Griffin, arXiv 2402.19427, section 2.4, equations 1-4.
+        (batch, time, width) in the compute dtype; at padding, the state before it.
 
     Example:
 
-        layer = RGLRU(width=64, num_heads=4)
-        y = layer(keras.random.normal((2, 10, 64)))
-        y, state = layer.advance(keras.random.normal((2, 3, 64)), layer.initial_state(2))
+    ```python
+    import keras
+    from keras_speechssm.layers import RGLRU
+
+    layer = RGLRU(width=8, num_heads=2)
+    y = layer(keras.random.normal((2, 10, 8)))
+    y, state = layer.advance(keras.random.normal((2, 3, 8)), layer.initial_state(2))
+    ```
+
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2.4, equations 1 to 4.
     """
 
     def __init__(
@@ -112,8 +135,8 @@ class RGLRU(keras.layers.Layer):
         super().__init__(**kwargs)
         if num_heads < 1 or width % num_heads:
             raise ValueError(
-                f"RGLRU got width={width} and num_heads={num_heads}; the gates have one block a "
-                "head: choose num_heads that divides width."
+                f"width is {width} and num_heads {num_heads}; choose num_heads that divides width, "
+                "since the gates have one block per head."
             )
         self.width = width
         self.num_heads = num_heads
@@ -131,17 +154,17 @@ class RGLRU(keras.layers.Layer):
             shape=(self.width,),
             initializer=self._initial_a_param,
             dtype="float32",
-            autocast=False,  # in bfloat16 it would have another value in `call` than in `advance`
+            autocast=False,  # otherwise `call`, but not `advance`, would round it to bfloat16
         )
 
     def _initial_a_param(self, shape, dtype=None):
-        # Uniform in the area of the ring between the radii, through the inverse of softplus.
+        # Uniform in the area of the ring between the two radii; the inverse of softplus.
         low, high = self.min_decay**2, self.max_decay**2
         area = keras.random.uniform(shape, low, high, dtype="float32")
         return ops.log(ops.expm1(-0.5 * ops.log(area)))
 
     def initial_state(self, batch_size: int) -> dict:
-        """Returns the state before any token."""
+        """Returns the state before any token; see the class for its structure."""
         return {
             "recurrent": ops.zeros((batch_size, self.width), dtype="float32"),
             "started": ops.zeros((batch_size,), dtype="bool"),
@@ -151,7 +174,7 @@ class RGLRU(keras.layers.Layer):
         return self._run(x, None, padding_mask, reset_mask)[0]
 
     def advance(self, x, state, padding_mask=None, reset_mask=None):
-        """Continues from `state` over a chunk of any length; returns (output, new state)."""
+        """Processes the next chunk, of any length; returns its outputs and the new state."""
         if not self.built:
             self.build(x.shape)
         outputs, states = self._run(x, state, padding_mask, reset_mask)
@@ -171,7 +194,7 @@ class RGLRU(keras.layers.Layer):
             reset,
             ops.cast(self.a_param, "float32")[None, None],
         )
-        if padding_mask is not None:  # x is zero there, hence b too: the state passes through
+        if padding_mask is not None:  # x and b are zero there: the state does not change
             a = ops.where(padding_mask[..., None], a, 1.0)
         states = linear_recurrence(a, b, None if state is None else state["recurrent"])
         return ops.cast(states, self.compute_dtype), states
@@ -190,7 +213,7 @@ class RGLRU(keras.layers.Layer):
 
 
 def _decay_and_input(x, input_gate, a_gate, reset, a_param):
-    """a_t and the input to h_t, of the gates before their sigmoids."""
+    """Computes a_t and the input to h_t from the gates before their sigmoids."""
     log_a = -_DECAY_SHARPNESS * ops.sigmoid(a_gate) * ops.softplus(a_param)
     multiplier = _bounded_sqrt(-ops.expm1(2.0 * log_a))
     b = x * ops.sigmoid(input_gate) * ops.where(reset, 1.0, multiplier)
@@ -204,7 +227,7 @@ def _any_real(x, padding_mask):
 
 
 def _resets(x, state, padding_mask, reset_mask):
-    """Where a document starts: bool (batch or 1, time). The first real token always does."""
+    """Returns bool (batch or 1, time): where a document starts, the first real token included."""
     if padding_mask is None:
         first = (ops.arange(ops.shape(x)[1]) == 0)[None]
     else:
@@ -221,7 +244,7 @@ def _resets(x, state, padding_mask, reset_mask):
 
 
 def _bounded_sqrt(x):
-    """sqrt(x) whose gradient is capped at 1000: it is infinite at a = 1."""
+    """Returns sqrt(x) with a bounded gradient."""
     root = ops.sqrt(x)
     floor = 1.0 / (4.0 * _MAX_SQRT_GRADIENT**2)
     slope = 0.5 * ops.rsqrt(ops.maximum(x, floor))

@@ -1,4 +1,4 @@
-"""Root-mean-square normalization with the gain written as 1 + scale."""
+"""Root-mean-square normalization with a gain of 1 + scale."""
 
 import keras
 from keras import ops
@@ -8,22 +8,32 @@ from keras_speechssm.layers.rematerialization import rematerialize
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class RMSNormalization(keras.layers.Layer):
-    """Divides by the root mean square over the last axis and multiplies by 1 + scale.
+    """Divides by the root mean square over the last axis and multiplies by `1 + scale`.
 
-    `keras.layers.RMSNormalization` starts its gain at one; Griffin and Gemma store the gain's
-    distance from one, which is what their checkpoints hold and what weight decay should shrink.
-    Statistics are taken in float32.
+    The weight of `keras.layers.RMSNormalization` is the gain. Griffin and Gemma store its distance
+    from 1, which is in their checkpoints and what weight decay should shrink. The mean square is
+    computed in float32.
 
     Args:
-        epsilon: added to the mean square. Defaults to 1e-6.
+        epsilon: Added to the mean square. Defaults to `1e-6`.
 
     Call arguments:
         x: (..., dim).
 
     Returns:
-        (..., dim), in the compute dtype.
+        (..., dim) in the compute dtype.
 
-    Source: Zhang and Sennrich, arXiv 1910.07467.
+    Example:
+
+    ```python
+    import keras
+    from keras_speechssm.layers import RMSNormalization
+
+    y = RMSNormalization()(keras.random.normal((2, 10, 8)))  # (2, 10, 8)
+    ```
+
+    Reference:
+        Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4.
     """
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):

@@ -12,10 +12,10 @@ class StreamingLayer(Protocol):
 
     1. A call on a whole sequence gives the same outputs as `advance` step by step, and as
        `advance` over chunks of any lengths, starting from `initial_state`.
-    2. State in, state out: nothing is stored on the layer. `advance` does not change the state that
-       it gets, so a state may be used again, saved, or reordered. The state is a nested structure of
-       arrays whose first axis is the batch; its structure, shapes and dtypes never change, so
-       memory does not grow with the length of the sequence.
+    2. State in, state out: nothing is stored on the layer. `advance` does not change the state
+       that it gets, so a state may be used again, saved, or reordered. The state is a nested
+       structure of arrays whose first axis is the batch. Its structure, shapes and dtypes never
+       change, so memory does not grow with the length of the sequence.
     3. Where `padding_mask` is accepted, padding may be anywhere and may contain anything, NaN
        included. It changes no real output, no gradient and no state. Outputs at padding are finite
        and have no meaning.
@@ -29,11 +29,11 @@ class StreamingLayer(Protocol):
 
     The methods correspond to those of other libraries as follows:
 
-    | here | `keras.layers.RNN` cells | sequence-layers | recurrentgemma |
+    | here | RNN cells of Keras | sequence-layers | recurrentgemma |
     |---|---|---|---|
-    | `initial_state(batch_size)` | `get_initial_state(batch_size)` | `get_initial_state` | `init_cache` |
-    | `advance(x, state)` | `call(x, states)`, one step | `step(x, state)` | `__call__(x, cache)` |
-    | `layer(x)` | `RNN(cell)(x)` | `layer(x)` | `__call__(x)` |
+    | `initial_state(batch_size)` | `get_initial_state` | `get_initial_state` | `init_cache` |
+    | `advance(x, state)` | `call`, for one step | `step` | `__call__` with a cache |
+    | `layer(x)` | `RNN(cell)(x)` | `layer` | `__call__` |
 
     Example:
 

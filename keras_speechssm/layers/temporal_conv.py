@@ -1,4 +1,4 @@
-"""Griffin's short causal convolution over time, one filter a channel."""
+"""Griffin's short causal convolution over time, with one filter per channel."""
 
 import functools
 
@@ -11,35 +11,49 @@ from keras_speechssm.layers.rematerialization import rematerialize
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class TemporalConv1D(keras.layers.Layer):
-    """Causal depthwise convolution: each output sees the last `width` real inputs.
+    """Causal depthwise convolution: each output depends on the last `width` real inputs.
 
-    A sum of shifted products, which XLA fuses on every platform (its depthwise convolution on
-    CPU is slow). Padding is skipped, not convolved: the inputs before a hole meet those after
-    it. The inputs of an earlier packed document are not seen.
+    Padding is skipped, not convolved: real inputs before and after padding are neighbors. Inputs
+    of an earlier packed document have no influence.
+
+    The weights are `kernel` (width, dim), whose last row meets the current input, and `bias`
+    (dim,). It is a `StreamingLayer` whose state is the last real inputs of the current document,
+    (batch, width - 1, dim), oldest first, with zeros where there are none.
 
     Args:
-        width: inputs that one output sees, itself included. Defaults to 4.
+        width: Number of inputs that an output depends on, the current one included. Defaults to
+            `4`.
+
+    Raises:
+        ValueError: If `width` is below 1.
 
     Call arguments:
         x: (batch, time, dim).
-        padding_mask: bool (batch, time), True = real; None when all are real.
-        reset_mask: bool (batch, time), True at the first token of each packed document.
+        padding_mask: bool (batch, time), `True` at real positions; `None` if all are real.
+        reset_mask: bool (batch, time), `True` at the first token of each packed document.
 
     Returns:
         (batch, time, dim) in the compute dtype; finite and meaningless at padding.
 
-    Weights: `kernel` (width, dim), the last row meets the current input; `bias` (dim,).
+    Example:
 
-    State: (batch, width - 1, dim), the last real inputs of the current document, oldest first,
-    zeros where there are none.
+    ```python
+    import keras
+    from keras_speechssm.layers import TemporalConv1D
 
-    Source: Griffin, arXiv 2402.19427, section 2.3.
+    layer = TemporalConv1D(width=4)
+    y = layer(keras.random.normal((2, 10, 8)))
+    y, state = layer.advance(keras.random.normal((2, 3, 8)), layer.initial_state(2))
+    ```
+
+    Reference:
+        De et al. 2024, "Griffin" (arXiv 2402.19427), section 2.3.
     """
 
     def __init__(self, width: int = 4, **kwargs):
         super().__init__(**kwargs)
         if width < 1:
-            raise ValueError(f"TemporalConv1D got width={width}; give at least 1.")
+            raise ValueError(f"width is {width}; expected at least 1.")
         self.width = width
 
     def build(self, input_shape):
@@ -47,17 +61,17 @@ class TemporalConv1D(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.width, self.channels),
-            # Variance 0.01 / width, as the reference: the convolution starts nearly silent.
+            # Variance 0.01 / width, as in the reference.
             initializer=keras.initializers.RandomNormal(stddev=0.1 * self.width**-0.5),
         )
         self.bias = self.add_weight(name="bias", shape=(self.channels,), initializer="zeros")
 
     def initial_state(self, batch_size: int):
-        """Returns the state before any token. The layer must have been built."""
+        """Returns the state before any token; the layer must be built."""
         if not self.built:
             raise ValueError(
-                "TemporalConv1D.initial_state was called before the number of channels is known: "
-                "call build((batch, time, dim)) first."
+                "TemporalConv1D.initial_state needs the number of channels; call "
+                "build((batch, time, dim)) first."
             )
         return ops.zeros((batch_size, self.width - 1, self.channels), dtype=self.compute_dtype)
 
@@ -65,7 +79,7 @@ class TemporalConv1D(keras.layers.Layer):
         return self._run(x, None, padding_mask, reset_mask)[0]
 
     def advance(self, x, state, padding_mask=None, reset_mask=None):
-        """Continues from `state` over a chunk of any length; returns (output, new state)."""
+        """Processes the next chunk, of any length; returns its outputs and the new state."""
         if not self.built:
             self.build(x.shape)
         return self._run(x, state, padding_mask, reset_mask)
@@ -103,6 +117,7 @@ class TemporalConv1D(keras.layers.Layer):
         return ops.concatenate([ops.cast(state, x.dtype), x], axis=1)
 
     def _convolve(self, inputs, kernel, bias, documents, length):
+        # As `depthwise_conv`, but without the inputs of other documents.
         last = self.width - 1
         outputs = inputs[:, last : last + length] * kernel[last]
         for tap in range(last):

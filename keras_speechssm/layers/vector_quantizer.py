@@ -1,4 +1,4 @@
-"""Vector quantization: vectors to codebook indices and back, one level or many."""
+"""Vector quantization: vectors to codebook indices and back."""
 
 import keras
 from keras import ops
@@ -6,42 +6,49 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class VectorQuantizer(keras.layers.Layer):
-    """Replaces each vector by its nearest entry of a learned codebook.
+    """Replaces each vector by the nearest entry of a learned codebook.
 
-    What is it for: the bottleneck of the semantic tokenizer, and one level of
-    `ResidualVectorQuantizer`. The codebook follows the data by an exponential moving
-    average (van den Oord et al. 2017, appendix A.1; SoundStream, section III-C), not
-    by gradients. Codes that fall out of use are put back onto vectors of the current
-    batch; the first training batch fills the whole codebook in that way, so no
-    separate k-means start is needed.
+    It is the bottleneck of the semantic tokenizer, and one level of `ResidualVectorQuantizer`. The
+    codebook follows the data by an exponential moving average, not by gradients. Codes that are
+    rarely used are moved to vectors of the current batch. The first training batch fills the
+    whole codebook in this way, so k-means is not needed to initialize it.
 
     Args:
-        codebook_size: int. Number of entries.
-        decay: float. Decay of the moving averages. Defaults to `0.99`.
-        commitment_weight: float. Weight of the commitment loss, the mean squared
-            distance of the input to its code, that training adds to the model's
-            losses. Defaults to `1.0`.
-        dead_code_threshold: float. A code whose average use falls below this share
-            of an even use is replaced. Defaults to `0.05`.
-        seed: int or None. Seed of the draws that replace dead codes.
+        codebook_size: Number of entries.
+        decay: Decay of the moving averages per training step. Defaults to `0.99`.
+        commitment_weight: Weight of the commitment loss, the mean squared distance of the input
+            to its code, which training adds to the losses of the model. Defaults to `1.0`.
+        dead_code_threshold: A code is moved if its average use falls below this fraction of an
+            even use. Defaults to `0.05`.
+        seed: Seed of the vectors that dead codes are moved to. Defaults to `None`.
+
+    Raises:
+        ValueError: If `codebook_size` is below 2, or the last dimension of the input is unknown.
 
     Call arguments:
         x: float (batch, time, dim).
-        padding_mask: bool (batch, time), `True` at real positions. Padding neither
-            moves the codebook nor counts in the loss, whatever it holds.
+        padding_mask: bool (batch, time), `True` at real positions. Padding does not change the
+            codebook or the loss, whatever it contains.
         training: bool.
 
     Returns:
-        `(quantized, indices)`: float (batch, time, dim) with straight-through
-        gradients (zeros at padding), and int32 (batch, time).
+        `(quantized, indices)`: float (batch, time, dim) with straight-through gradients, zero at
+        padding, and int32 (batch, time).
 
     Example:
 
     ```python
-    quantizer = VectorQuantizer(codebook_size=512)
-    quantized, indices = quantizer(keras.random.normal((2, 50, 16)), training=True)
-    vectors = quantizer.decode(indices)  # (2, 50, 16)
+    import keras
+    from keras_speechssm.layers import VectorQuantizer
+
+    quantizer = VectorQuantizer(codebook_size=8)
+    quantized, indices = quantizer(keras.random.normal((2, 10, 3)), training=True)
+    vectors = quantizer.decode(indices)  # (2, 10, 3)
     ```
+
+    Reference:
+        van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937),
+        appendix A.1; Zeghidour et al. 2021, "SoundStream" (arXiv 2107.03312), section III-C.
     """
 
     def __init__(
@@ -55,7 +62,7 @@ class VectorQuantizer(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if codebook_size < 2:
-            raise ValueError(f"codebook_size must be at least 2, got {codebook_size}.")
+            raise ValueError(f"codebook_size is {codebook_size}; expected at least 2.")
         self.codebook_size = codebook_size
         self.decay = decay
         self.commitment_weight = commitment_weight
@@ -66,7 +73,10 @@ class VectorQuantizer(keras.layers.Layer):
     def build(self, input_shape):
         dim = input_shape[-1]
         if dim is None:
-            raise ValueError(f"VectorQuantizer needs a fixed last dimension, got {input_shape}.")
+            raise ValueError(
+                f"The input of VectorQuantizer has shape {input_shape}; its last dimension must be "
+                "known."
+            )
         frozen = {"trainable": False, "dtype": "float32", "autocast": False}
         self.codebook = self.add_weight(
             name="codebook",
@@ -83,24 +93,27 @@ class VectorQuantizer(keras.layers.Layer):
         self.built = True
 
     def set_codebook(self, codebook) -> None:
-        """Takes codes (codebook_size, dim) from elsewhere; training goes on from them.
+        """Sets the codes, and the averages from which training continues.
 
-        With the code vectors alone, the first step would take all codes for unused ones.
+        With the codes alone, the first training step would take all of them for dead.
+
+        Args:
+            codebook: float (codebook_size, dim).
         """
         self.codebook.assign(codebook)
         self.code_sum.assign(codebook)
         self.code_usage.assign(ops.ones(self.code_usage.shape))
 
     def encode(self, x):
-        """Indices int32 (batch, time) of the codes nearest to `x` (batch, time, dim)."""
+        """Returns indices int32 (batch, time) of the codes nearest to `x` (batch, time, dim)."""
         x = ops.cast(x, "float32")
         codebook = ops.convert_to_tensor(self.codebook)
-        # |x - c|^2 less the term that is the same for every code.
+        # -|x - c|^2 / 2 without the term that is the same for every code.
         scores = ops.matmul(x, ops.transpose(codebook)) - 0.5 * ops.sum(codebook**2, axis=-1)
         return ops.cast(ops.argmax(scores, axis=-1), "int32")
 
     def decode(self, indices):
-        """Code vectors float32 (batch, time, dim) of `indices` (batch, time)."""
+        """Returns the codes float32 (batch, time, dim) of `indices` (batch, time)."""
         return ops.take(ops.convert_to_tensor(self.codebook), indices, axis=0)
 
     def call(self, x, padding_mask=None, training=None):
@@ -120,13 +133,13 @@ class VectorQuantizer(keras.layers.Layer):
         return ops.cast(quantized, dtype), indices
 
     def _follow(self, x, indices, padding_mask):
-        """Moves the codebook towards the vectors that chose each code."""
+        """Moves each code toward the vectors that chose it."""
         dim = x.shape[-1]
         x, indices = ops.reshape(x, (-1, dim)), ops.reshape(indices, (-1,))
         real = ops.ones_like(indices, dtype="float32")
         if padding_mask is not None:
             real = ops.cast(ops.reshape(padding_mask, (-1,)), "float32")
-        # segment_sum, not a one-hot product: the latter is vectors x codes large.
+        # `segment_sum`, because a product with one-hot vectors needs (vectors, codes) of memory.
         counts = ops.segment_sum(real, indices, num_segments=self.codebook_size)
         sums = ops.segment_sum(x * real[:, None], indices, num_segments=self.codebook_size)
         old_usage = ops.convert_to_tensor(self.code_usage)
@@ -134,10 +147,10 @@ class VectorQuantizer(keras.layers.Layer):
         usage = self.decay * old_usage + (1.0 - self.decay) * counts
         total = self.decay * old_total + (1.0 - self.decay) * sums
         even_use = ops.sum(real) / self.codebook_size
-        # A replaced code starts from its new vector alone: neither the average that
-        # made it dead nor this step's assignments may pull it back.
+        # A moved code starts from its new vector alone: neither its old average nor the
+        # assignments of this step may pull it back.
         dead = usage < self.dead_code_threshold * ops.maximum(even_use, 1e-6)
-        dead = ops.logical_or(dead, ops.sum(old_usage) == 0)  # the first batch of all
+        dead = ops.logical_or(dead, ops.sum(old_usage) == 0)  # the very first batch
         fresh = self._draw(x, real)
         usage = ops.where(dead, ops.maximum(even_use, 1e-6), usage)
         total = ops.where(dead[:, None], fresh * usage[:, None], total)
@@ -149,7 +162,7 @@ class VectorQuantizer(keras.layers.Layer):
         self.codebook.assign(ops.where(anything, codes, old_codes))
 
     def _draw(self, x, real):
-        """Real vectors of the batch, one for each code, drawn with replacement."""
+        """Draws a real vector of the batch per code, with replacement."""
         edges = ops.cumsum(real)
         rank = keras.random.uniform((self.codebook_size,), seed=self.seed_generator)
         position = ops.searchsorted(edges, rank * edges[-1], side="right")
@@ -173,16 +186,8 @@ class VectorQuantizer(keras.layers.Layer):
         return config
 
 
-def _used_mask(x, padding_mask, num_used, level: int):
-    """Which positions a level works on: real ones, of examples that reach the level."""
-    if num_used is None:
-        return padding_mask
-    used = ops.broadcast_to((num_used > level)[:, None], ops.shape(x)[:2])
-    return used if padding_mask is None else ops.logical_and(used, padding_mask)
-
-
 def _masked_mean(x, target, padding_mask):
-    """Mean squared difference over the real positions; `target` gets no gradient."""
+    """Mean squared difference over real positions; `target` gets no gradient."""
     squared = ops.mean((x - ops.stop_gradient(target)) ** 2, axis=-1)
     if padding_mask is None:
         return ops.mean(squared)

@@ -58,10 +58,10 @@ def test_transposed_conv_by_hand():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: CausalConv1D(4, 2, strides=4), "kernel_size 2 is below strides 4"),
-        (lambda: CausalConv1D(4, 4, strides=2, depthwise=True), "strides=1, got 2"),
-        (lambda: CausalConv1D(4, 3, depthwise=True).build((None, None, 3)), "3 in, 4 out"),
-        (lambda: CausalConv1DTranspose(4, 5, strides=2), "no multiple of strides 2"),
+        (lambda: CausalConv1D(4, 2, strides=4), "kernel_size is 2; expected at least strides, 4"),
+        (lambda: CausalConv1D(4, 4, strides=2, depthwise=True), "strides is 2; a depthwise"),
+        (lambda: CausalConv1D(4, 3, depthwise=True).build((None, None, 3)), "the input has 3"),
+        (lambda: CausalConv1DTranspose(4, 5, strides=2), "expected a multiple of strides, 2"),
     ],
 )
 def test_bad_arguments(make, message):

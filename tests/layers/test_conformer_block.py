@@ -67,9 +67,9 @@ def test_config_round_trip():
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match=r"multiple of 2 \* num_heads.*hidden_dim=6, num_heads=2"):
+    with pytest.raises(ValueError, match=r"hidden_dim is 6 and num_heads 2; .* of 2 \* num_heads"):
         ConformerBlock(6, num_heads=2, intermediate_dim=8)
-    with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="kernel_size is 0; expected at least 1"):
         make_block(kernel_size=0)
-    with pytest.raises(ValueError, match="input of width 5"):
+    with pytest.raises(ValueError, match="has width 5"):
         make_block()(np.zeros((1, 2, 5), "float32"))

@@ -1,1 +1,1 @@
-"""Kernels for accelerators, in Pallas. They are imported where they are used, under JAX only."""
+"""Pallas kernels for accelerators. They are imported where they are used, on JAX only."""

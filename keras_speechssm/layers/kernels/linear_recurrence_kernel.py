@@ -1,9 +1,9 @@
-"""h_t = a_t * h_{t-1} + b_t as a Pallas kernel: every array is read or written once.
+"""h_t = a_t * h_{t-1} + b_t as a Pallas kernel that reads or writes every array once.
 
 On TPU the blocks of time follow one another, and the state stays on the chip between them. On
-GPU each program runs through the whole time of a few channels. Batch and channels may be
-sharded over devices, time may not; over several TPUs only inside `jax.shard_map`, since XLA there
-cannot partition it (jax-ml/jax#38196).
+GPU each program processes the whole sequence of a few channels. Batch and channels may be sharded
+over devices, time may not. Over several TPUs the kernel works inside `jax.shard_map` only, because
+XLA cannot partition it there (jax-ml/jax#38196).
 """
 
 import functools
@@ -19,21 +19,23 @@ _TIME_BLOCK = 256
 _TPU_CHANNELS = 512
 _GPU_CHANNELS = 128
 _ROWS = 8
-"""Steps that are unrolled: the rows of a tile of a TPU's memory."""
+"""Number of unrolled steps: the rows of a tile of TPU memory."""
 
 
 def recurrence_kernel(a, b, initial_state, reverse=False, platform="tpu", interpret=False):
     """Computes all states of the recurrence.
 
     Args:
-        a, b: float32 (batch, time, dim).
-        initial_state: float32 (batch, dim), before the first step.
-        reverse: runs from the last step to the first.
-        platform: `"tpu"` or `"gpu"`, whose form of the kernel it is.
-        interpret: JAX itself runs the kernel, slowly, on any device: for tests.
+        a: float32 (batch, time, dim), the decays.
+        b: float32 (batch, time, dim), the inputs.
+        initial_state: float32 (batch, dim), the state before the first step.
+        reverse: Runs from the last step to the first. Defaults to `False`.
+        platform: Form of the kernel, `"tpu"` or `"gpu"`. Defaults to `"tpu"`.
+        interpret: Lets JAX interpret the kernel, slowly, on any device, for tests. Defaults to
+            `False`.
 
     Returns:
-        float32 (batch, time, dim).
+        The states, float32 (batch, time, dim).
     """
     return _partitioned(a, b, initial_state, reverse, platform, interpret)
 
@@ -48,7 +50,7 @@ def _unpartitioned(a, b, initial_state, reverse, platform, interpret):
         channels = min(_TPU_CHANNELS, -(-dim // 128) * 128)
         run = functools.partial(_on_tpu, time_block=time_block)
     fill = ((0, 0), (0, -time % time_block), (0, -dim % channels))
-    # a = 1 and b = 0 carry the state through the fill, which comes first in reverse.
+    # a = 1 and b = 0 keep the state in the padding, which comes first in reverse.
     a = jnp.pad(a, fill, constant_values=1.0)
     b = jnp.pad(b, fill)
     initial_state = jnp.pad(initial_state, (fill[0], fill[2]))[:, None]

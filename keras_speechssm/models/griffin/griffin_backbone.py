@@ -188,7 +188,7 @@ class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
     def from_text_preset(
         cls, preset: str, vocabulary_size: int, load_weights: bool = True, **kwargs
     ) -> "GriffinBackbone":
-        """Builds a backbone that starts from a text model and has a vocabulary of its own.
+        """Builds a backbone that starts from a text model and has another vocabulary.
 
         All weights are those of the text model, except for the token embeddings, which are
         random.
@@ -208,7 +208,7 @@ class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
         checkpoint = open_recurrent_gemma(folder)
         if checkpoint is not None:
             return cls._from_checkpoint(checkpoint, load_weights, changes, new_embeddings=True)
-        check_arguments(cls, kwargs, ["name", "trainable", "dtype"])
+        check_arguments(cls, kwargs)
         text = cls.from_preset(folder, load_weights=load_weights)
         backbone = cls.from_config({**text.get_config(), **changes})
         if load_weights:
@@ -217,7 +217,7 @@ class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
 
     @classmethod
     def _from_checkpoint(cls, checkpoint, load_weights, kwargs, new_embeddings=False):
-        check_arguments(cls, kwargs, ["name", "trainable", "dtype"])
+        check_arguments(cls, kwargs)
         config = {**checkpoint.config, "dtype": checkpoint.dtype, **kwargs}
         if not load_weights:
             return cls(**config)

@@ -9,8 +9,8 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_speechssm.checks import validate_waveform
-from keras_speechssm.compilation import compile_inference
+from keras_speechssm.checks import token_array, waveform_array
+from keras_speechssm.compilation import CompiledFunctions
 from keras_speechssm.layers.conformer_block import ConformerBlock
 from keras_speechssm.layers.vector_quantizer import VectorQuantizer
 from keras_speechssm.models.preset_mixin import PresetMixin
@@ -173,7 +173,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         self.kernel_size = kernel_size
         self.attention_context = attention_context
         self.dropout = dropout
-        self._compiled = {}
+        self._inference = CompiledFunctions(self)
 
     @property
     def codebook(self) -> np.ndarray:
@@ -201,7 +201,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         Raises:
             ValueError: The waveform is empty, not finite, or not float.
         """
-        waveform = validate_waveform(waveform)
+        waveform = waveform_array(waveform)
         num = -(-waveform.shape[-1] // SAMPLES_PER_TOKEN)
         return self._in_windows("tokens", waveform, num, SAMPLES_PER_TOKEN, windows_per_batch)
 
@@ -218,18 +218,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         Raises:
             ValueError: There are no tokens, or one is not in the vocabulary.
         """
-        tokens = np.asarray(tokens)
-        if tokens.ndim not in (1, 2) or tokens.size == 0:
-            raise ValueError(
-                "phonemes takes tokens (time,) or (batch, time) with at least one token, "
-                f"got shape {tokens.shape}."
-            )
-        if tokens.min() < 0 or tokens.max() >= self.vocabulary_size:
-            raise ValueError(
-                f"Tokens must be in 0 .. {self.vocabulary_size - 1}, got "
-                f"{tokens.min()} .. {tokens.max()}."
-            )
-        tokens = tokens.astype("int32")
+        tokens = token_array(tokens, vocabulary_size=self.vocabulary_size)
         classes = self._in_windows("classes", tokens, tokens.shape[-1], 1, windows_per_batch)
         return collapse(classes) if tokens.ndim == 1 else [collapse(row) for row in classes]
 
@@ -273,19 +262,14 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
                 count *= 2
             batch = jobs[len(results) : len(results) + count]
             windows = [slice_window(row, start, TOKENIZER_WINDOW, size) for row, start in batch]
-            outputs = self._compiled_function(name)(np.stack(windows))
+            run = self._inference.get(name, lambda: getattr(self, f"_{name}"))
+            outputs = run(np.stack(windows))
             results.extend(ops.convert_to_numpy(outputs))
         merged = [
             merge_windows(results[first : first + len(plan)], plan)
             for first in range(0, len(jobs), len(plan))
         ]
         return merged[0] if signal.ndim == 1 else np.stack(merged)
-
-    def _compiled_function(self, name):
-        if name not in self._compiled:
-            function = {"tokens": self._tokens, "classes": self._classes}[name]
-            self._compiled[name] = compile_inference(self, function)
-        return self._compiled[name]
 
     def _tokens(self, waveform):
         """Tokens int32 (batch, time) of whole windows (batch, samples)."""

@@ -8,8 +8,8 @@ from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 13, (2, 20)).astype("int32")
-QUANTISED = {"linear_x", "linear_y", "linear_out", "query_dense", "key_dense", "value_dense"}
-QUANTISED |= {"output_dense", "gate_dense", "up_dense", "down_dense"}
+QUANTIZED = {"linear_x", "linear_y", "linear_out", "query_dense", "key_dense", "value_dense"}
+QUANTIZED |= {"output_dense", "gate_dense", "up_dense", "down_dense"}
 
 
 def copy_of(model):
@@ -95,7 +95,7 @@ def test_quantized_model_stays_near_and_goes_to_disk_and_back(model, tmp_path, m
     dtypes = {}
     for weight in quantized.weights:
         dtypes.setdefault(keras.backend.standardize_dtype(weight.dtype), set()).add(weight.path)
-    assert {path.split("/")[-2] for path in dtypes["int8"]} == QUANTISED
+    assert {path.split("/")[-2] for path in dtypes["int8"]} == QUANTIZED
     assert not any("rg_lru" in path or "embedding" in path for path in dtypes["int8"])
     assert num_bytes(quantized) < 0.6 * num_bytes(model)
 

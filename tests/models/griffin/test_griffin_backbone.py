@@ -91,20 +91,21 @@ def test_bfloat16_keeps_the_recurrent_state_in_float32():
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
 
 
-def rematerialized(num_layers):
-    blocks = [f"griffin_block_{number}" for number in range(num_layers)]
-    return keras.RematScope("list_of_layers", layer_names=blocks)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_checkpointed_gradients_are_equal(masked):
+@pytest.mark.parametrize("way", ["argument", "scope"])
+def test_rematerialized_gradients_are_equal(way):
     tokens = np.arange(18).reshape(2, 9) % 11
-    masks = {"padding_mask": tokens % 4 > 0, "reset_mask": tokens == 5} if masked else {}
+    masks = {"padding_mask": tokens % 4 > 0, "reset_mask": tokens == 5} if way == "scope" else {}
+    names = ["griffin_block_0", "griffin_block_1"]
+    scope = keras.RematScope("list_of_layers", layer_names=names)
     found = []
-    for scope in (contextlib.nullcontext(), rematerialized(2)):
+    for wanted in (False, True):
         keras.utils.set_random_seed(0)
-        with scope:
-            backbone = GriffinBackbone(**{**SIZES, "num_layers": 2}, block_pattern=KINDS)
+        with scope if wanted and way == "scope" else contextlib.nullcontext():
+            backbone = GriffinBackbone(
+                **{**SIZES, "num_layers": 2},
+                block_pattern=KINDS,
+                rematerialize=wanted and way == "argument",
+            )
 
         def loss(backbone=backbone):
             outputs = call(backbone)(
@@ -114,18 +115,17 @@ def test_checkpointed_gradients_are_equal(masked):
             return ops.sum(ops.sin(outputs))
 
         found.append(gradients(loss, [], backbone.trainable_variables)[1])
-    for plain, checkpointed in zip(*found, strict=True):
+    for plain, rematerialized in zip(*found, strict=True):
         assert np.any(plain)
-        np.testing.assert_allclose(checkpointed, plain, atol=1e-5)
+        np.testing.assert_allclose(rematerialized, plain, atol=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX says what it would keep")
-def test_checkpointing_keeps_little_more_than_the_blocks_inputs():
+def test_rematerialize_stores_little_more_than_the_inputs_of_the_blocks():
     import jax
 
-    def kept_bytes(scope, time):
-        with scope:
-            backbone = GriffinBackbone(**SIZES)
+    def stored_bytes(rematerialize, time):
+        backbone = GriffinBackbone(**SIZES, rematerialize=rematerialize)
         values = [variable.value for variable in backbone.trainable_variables]
         inputs = {"token_ids": np.zeros((1, time), "int32"), **dict.fromkeys(MASKS)}
         # What the backward pass needs is in the closure that jax.vjp returns.
@@ -136,11 +136,16 @@ def test_checkpointing_keeps_little_more_than_the_blocks_inputs():
         leaves = jax.tree.leaves(backward)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
-    plain, checkpointed = (
-        kept_bytes(contextlib.nullcontext(), 512),
-        kept_bytes(rematerialized(3), 512),
-    )
-    assert checkpointed < 0.15 * plain
+    assert stored_bytes(True, 512) < 0.15 * stored_bytes(False, 512)
+
+
+def test_rematerialize_changes_no_path_of_a_weight():
+    plain, rematerialized = GriffinBackbone(**SIZES), GriffinBackbone(**SIZES, rematerialize=True)
+    assert [v.path for v in rematerialized.weights] == [v.path for v in plain.weights]
+    again = GriffinBackbone.from_config(rematerialized.get_config())
+    assert again.rematerialize and not plain.rematerialize
+    del (config := plain.get_config())["rematerialize"]  # as presets of before have it
+    assert not GriffinBackbone.from_config(config).rematerialize
 
 
 def test_summary_names_each_block_once():

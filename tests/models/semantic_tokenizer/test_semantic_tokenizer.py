@@ -298,7 +298,7 @@ def test_bad_input_gets_one_clear_line(tokenizer):
         tokenizer.tokenize(np.zeros(640, "int16"))
     with pytest.raises(ValueError, match="NaN or infinite"):
         tokenizer.tokenize(np.full(640, np.nan))
-    with pytest.raises(ValueError, match=r"must be in 0 .. 15, got 3 .. 16"):
+    with pytest.raises(ValueError, match=r"ids from 3 to 16; expected 0 to 15"):
         tokenizer.phonemes(np.array([3, 16]))
     with pytest.raises(ValueError, match="windows_per_batch must be at least 1, got 0"):
         tokenizer.tokenize(noise(640), windows_per_batch=0)

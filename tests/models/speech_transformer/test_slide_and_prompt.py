@@ -7,7 +7,7 @@ from keras_speechssm.models.speech_transformer.slide_and_prompt import SlideAndP
 
 
 class CountsUp:
-    """Goes on with the next numbers; notes what it was asked."""
+    """Continues with the next numbers, and records its arguments."""
 
     max_length = 20
 

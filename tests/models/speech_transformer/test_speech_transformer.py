@@ -63,6 +63,28 @@ def test_advance_in_chunks_gives_the_whole_models_logits(options, kind):
     assert ops.convert_to_numpy(state["length"]).tolist() == [10, 10]
 
 
+@pytest.mark.parametrize("options", [{}, GEMMA_2], ids=["gemma", "gemma 2"])
+def test_the_cache_gives_the_logits_of_keras_hub_s_gemma(options):
+    """`gemma_cache` repeats KerasHub's decoder block; this fails if a release changes it."""
+    model = make_model(**options)
+    reference = keras_hub.models.GemmaCausalLM(preprocessor=None, backbone=model.backbone)
+    tokens = tokens_of(2, 9)
+    shape = [2, model.backbone.num_layers, 2, 9, 1, 4]
+    cache = ops.zeros(shape, dtype="float32")
+    expected, _, cache = reference.call_with_cache(tokens[:, :5], cache, 0)
+    found, state = model.advance(tokens[:, :5], model.initial_state(2))
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, (found, expected)), atol=1e-5)
+    for step in range(5, 9):
+        token = tokens[:, step : step + 1]
+        expected, _, cache = reference.call_with_cache(token, cache, step)
+        found, state = model.advance(token, state)
+        np.testing.assert_allclose(*map(ops.convert_to_numpy, (found, expected)), atol=1e-5)
+    for index, layer in enumerate(state["cache"]):
+        for kind, name in enumerate(("key", "value")):
+            ours, theirs = layer[name][:, :9], cache[:, index, kind]
+            np.testing.assert_allclose(*map(ops.convert_to_numpy, (ours, theirs)), atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{}, SLIDING], ids=["cache", "read again"])
 def test_padding_anywhere_does_not_advance_the_state(options):
     model = make_model(**options)
@@ -111,9 +133,7 @@ def test_score_is_the_log_likelihood_of_the_whole_forward(model, whole):
 
 
 def test_more_tokens_than_it_holds_are_refused(model):
-    with pytest.raises(
-        ValueError, match="have 25 tokens; this SpeechTransformer supports 24"
-    ):
+    with pytest.raises(ValueError, match="have 25 tokens; this SpeechTransformer supports 24"):
         model.generate(tokens_of(1, 5), 20)
     with pytest.raises(ValueError, match="would have 30 tokens"):
         model.score(tokens_of(1, 30))
