@@ -90,28 +90,27 @@ class SemanticTokenizerPretraining(keras.Model):
                 f"{type(tokenizer.front_end).__name__}; set both to 0."
             )
         # === Layers ===
-        self.tokenizer = tokenizer
         tokenizer.quantizer.commitment_weight = commitment_weight
         dtype = tokenizer.input_dense.dtype_policy
-        self.masking = SpanMasking(
+        masking = SpanMasking(
             mask_start_rate, mask_span, seed=seed, dtype="float32", name="masking"
         )
-        self.masked_prediction = MaskedPrediction(
+        masked_prediction = MaskedPrediction(
             masked_codebook_size,
             loss_weight=masked_loss_weight,
             seed=seed,
             dtype=dtype,
             name="masked_prediction",
         )
-        self.agreement = PairAgreement(agreement_weight, dtype="float32", name="agreement")
-        self.quantizer = GradualQuantization(tokenizer.quantizer, seed=seed, name="gradual")
+        agreement = PairAgreement(agreement_weight, dtype="float32", name="agreement")
+        quantizer = GradualQuantization(tokenizer.quantizer, seed=seed, name="gradual")
 
         # === Functional Model ===
         waveform = keras.Input((None,), dtype="float32", name="waveform")
         padding_mask = keras.Input((None,), dtype="bool", name="padding_mask")
         features = tokenizer.front_end(waveform, padding_mask=padding_mask)
         if spectral:
-            self.perturbation = VoicePerturbation(
+            perturbation = VoicePerturbation(
                 tokenizer.front_end.num_mels,
                 max_warp,
                 coloration,
@@ -119,11 +118,11 @@ class SemanticTokenizerPretraining(keras.Model):
                 dtype="float32",
                 name="perturbation",
             )
-            features = self.perturbation(features)
-        masked, mask = self.masking(features, padding_mask)
-        x = self.masked_prediction(tokenizer.encode(masked, padding_mask), features, mask)
-        latents = self.agreement(tokenizer.to_latents(x), padding_mask)
-        quantized, tokens = self.quantizer(latents, padding_mask=padding_mask)
+            features = perturbation(features)
+        masked, mask = masking(features, padding_mask)
+        x = masked_prediction(tokenizer.encode(masked, padding_mask), features, mask)
+        latents = agreement(tokenizer.to_latents(x), padding_mask)
+        quantized, tokens = quantizer(latents, padding_mask=padding_mask)
         widened = tokenizer.decoder_dense(quantized)
         logits = tokenizer.recognize(widened, padding_mask)
         outputs = {"phoneme_logits": logits, "tokens": tokens}
@@ -135,6 +134,8 @@ class SemanticTokenizerPretraining(keras.Model):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
 
         # === Config ===
+        self.tokenizer = tokenizer
+        self.quantizer = quantizer
         self.max_warp = max_warp
         self.coloration = coloration
         self.mask_start_rate = mask_start_rate
