@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 OPTIONS = "options.json"
 """Name of the file that `save_run_config` writes into the folder of a run."""
 
@@ -104,8 +106,7 @@ def run_lock(folder: str | Path) -> Iterator[None]:
     """Locks the folder of a run for the duration of the block.
 
     Two runs in one folder would mix their records and overwrite each other's files. The
-    operating system releases the lock when the process ends, killed or not. Windows has no
-    such locks, so there is no lock there.
+    operating system releases the lock when the process ends, killed or not.
 
     Args:
         folder: Folder of the run. It must exist.
@@ -114,18 +115,12 @@ def run_lock(folder: str | Path) -> Iterator[None]:
         ValueError: If another process on this machine holds the lock.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with open(Path(folder) / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"Another run is at work in {folder}; wait until it ends, or use another folder."
-            ) from None
-        yield
+        with FileLock(Path(folder) / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(
+            f"Another run is at work in {folder}; wait until it ends, or use another folder."
+        ) from None
 
 
 def save_run_config(output_dir: str | Path, **options) -> None:

@@ -1,23 +1,23 @@
-"""A codec and its discriminators, trained together: SoundStream's adversarial losses."""
+"""Adversarial training of a codec: the discriminators and losses of SoundStream."""
 
 from collections.abc import Sequence
 
 import keras
 from keras import ops
 
-from keras_speechssm.training.callbacks import Budget
+from keras_speechssm.training.callbacks import Progress
 
 SPECTRAL_STRIDES = ((1, 2), (2, 2)) * 3
-"""Of the six residual blocks over (frames, bins)."""
+"""Strides of the six residual blocks over (frames, bins)."""
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class WaveformDiscriminator(keras.layers.Layer):
-    """Strided convolutions over a waveform (batch, samples), after an average over `pool`.
+    """Strided convolutions over a waveform (batch, samples), which is averaged over `pool` first.
 
     Args:
-        channels: int. Of the first convolution; each of the four strided ones doubles them.
-        pool: int. Samples that are averaged into one. Defaults to `1`.
+        channels: Channels of the first convolution. Each of the four strided ones doubles them.
+        pool: Samples that are averaged into one. Defaults to `1`.
 
     Returns:
         The activations of every layer, the last of them logits (batch, time, 1).
@@ -47,8 +47,8 @@ class SpectralDiscriminator(keras.layers.Layer):
     """Residual blocks over the complex spectrum of a waveform (batch, samples).
 
     Args:
-        channels: int. Of the first convolution.
-        window: int. Samples of the spectrum's window; its hop is a quarter. Defaults to
+        channels: Channels of the first convolution.
+        window: Window of the spectrum in samples; the hop is a quarter of it. Defaults to
             `1024`.
 
     Returns:
@@ -66,8 +66,8 @@ class SpectralDiscriminator(keras.layers.Layer):
             width = channels * 2 ** (number // 2 + 1)
             kernel = tuple(stride + 2 for stride in strides)
             before = channels * 2 ** ((number - 1) // 2 + 1) if number else channels
-            # Of every other bin, in place of a strided convolution of one bin, in whose gradient
-            # torch corrupts its memory on a CPU (2.13); TensorFlow crashed with it too.
+            # Applied to every other bin. The gradient of a strided convolution with a kernel of
+            # one bin corrupts memory with torch 2.13 on a CPU, and crashes TensorFlow.
             skip = keras.layers.Dense(width, dtype=self.dtype_policy)
             self.blocks.append((conv(before, 3), conv(width, kernel, strides=strides), skip))
         bins = (window // 2) // 2 ** len(SPECTRAL_STRIDES)
@@ -90,15 +90,15 @@ class SpectralDiscriminator(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class Discriminators(keras.layers.Layer):
-    """All of them together.
+    """All discriminators of a codec.
 
     Args:
-        channels: int. See `WaveformDiscriminator`. Defaults to `16`.
-        pools: tuple of int. One waveform discriminator each. Defaults to `(1, 2, 4)`.
-        windows: tuple of int. One spectral discriminator each. Defaults to `(1024,)`.
+        channels: Channels of their first convolutions. Defaults to `16`.
+        pools: One waveform discriminator for each average. Defaults to `(1, 2, 4)`.
+        windows: One spectral discriminator for each window. Defaults to `(1024,)`.
 
     Returns:
-        For each its activations, the logits last.
+        The activations of each discriminator, with the logits last.
     """
 
     def __init__(
@@ -146,29 +146,31 @@ def _leaky(x):
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class AdversarialCodec(keras.Model):
-    """A codec with discriminators, which one `fit` and one optimizer train at once.
+    """A codec with discriminators, which one `fit` and one optimizer train together.
 
-    What is it for: distances of spectra leave a codec's speech muffled, since the mean of all
-    that could be is what they favor; a discriminator hears that it is none of it (Zeghidour et
-    al. 2021, equations 1 to 5, in the hinge form).
+    Spectral losses are minimized by the mean of all plausible outputs, which sounds muffled; a
+    discriminator penalizes that (equations 1 to 5 of the reference, in the hinge form).
 
-    A step has one gradient: the discriminators get theirs from a decoded waveform that is
-    held, the codec its own through discriminators whose weights are held. Beside the compiled
-    losses it adds, in training only (validations just log them),
+    One step computes one gradient: the discriminators' gradient does not flow into the decoded
+    waveform, and the codec's gradient does not flow into the discriminators' weights. Besides
+    the compiled losses the model adds, in training (validation only logs them),
 
-    - the discriminators': `max(0, 1 - D(x)) + max(0, 1 + D(y))`;
+    - the loss of the discriminators: `max(0, 1 - D(x)) + max(0, 1 + D(y))`;
     - `adversarial_weight * max(0, 1 - D(y))`;
     - `feature_weight` times the distance of the discriminators' activations for x and y,
       relative to those for x.
 
     Args:
-        codec: a `SoundStream`.
-        discriminators: `Discriminators`.
-        adversarial_weight: float. Defaults to `1.0`.
-        feature_weight: float. Defaults to `100.0`, as in the paper.
+        codec: A `SoundStream`.
+        discriminators: The `Discriminators`.
+        adversarial_weight: Weight of the generator loss. Defaults to `1.0`.
+        feature_weight: Weight of the feature distance. Defaults to `100.0`, as in the paper.
 
     Attributes:
-        share: how much of both weights is in force, 0 to 1; see `AdversarialPhaseIn`.
+        fraction: Fraction of both weights that is in force, 0 to 1; see `AdversarialPhaseIn`.
+
+    Reference:
+        - [Zeghidour et al., 2021](https://arxiv.org/abs/2107.03312)
     """
 
     def __init__(
@@ -184,15 +186,19 @@ class AdversarialCodec(keras.Model):
         self.discriminators = discriminators
         self.adversarial_weight = adversarial_weight
         self.feature_weight = feature_weight
-        self.share = self.add_weight(
-            shape=(), initializer="ones", trainable=False, dtype="float32", name="share"
+        self.fraction = self.add_weight(
+            shape=(), initializer="ones", trainable=False, dtype="float32", name="fraction"
         )
         names = ("discriminator_loss", "adversarial_loss", "feature_loss")
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
-    def build_on(self, samples: int) -> None:
-        """Builds the discriminators for waveforms of that length, so that weights can load."""
-        self.discriminators(keras.KerasTensor((1, samples)))
+    def build(self, input_shape) -> None:
+        """Build the discriminators.
+
+        Args:
+            input_shape: `(batch, samples)` of the waveform.
+        """
+        self.discriminators(keras.KerasTensor((1, input_shape[-1])))
         self.built = True
 
     def call(self, waveform, training=None):
@@ -209,36 +215,33 @@ class AdversarialCodec(keras.Model):
         discriminator_loss = hinge(real_features, 1.0) + hinge(
             self.discriminators(ops.stop_gradient(decoded)), -1.0
         )
-        of_decoded = self._held_discriminators(decoded)
-        generator_loss = hinge(of_decoded, 1.0)
-        features = feature_distance(real_features, of_decoded)
+        # The codec's gradient must not reach the weights of the discriminators.
+        held = [ops.stop_gradient(v.value) for v in self.discriminators.trainable_variables]
+        others = [v.value for v in self.discriminators.non_trainable_variables]
+        decoded_features = self.discriminators.stateless_call(held, others, decoded)[0]
+        generator_loss = hinge(decoded_features, 1.0)
+        features = feature_distance(real_features, decoded_features)
         values = (discriminator_loss, generator_loss, features)
         for tracker, value in zip(self.trackers.values(), values, strict=True):
             tracker.update_state(value)
         if not training:
             return loss
         weighted = self.adversarial_weight * generator_loss + self.feature_weight * features
-        return loss + discriminator_loss + ops.convert_to_tensor(self.share) * weighted
-
-    def _held_discriminators(self, waveform) -> list:
-        """What the discriminators say, with a gradient for the waveform but none for them."""
-        held = [ops.stop_gradient(v.value) for v in self.discriminators.trainable_variables]
-        others = [v.value for v in self.discriminators.non_trainable_variables]
-        return self.discriminators.stateless_call(held, others, waveform)[0]
+        return loss + discriminator_loss + ops.convert_to_tensor(self.fraction) * weighted
 
 
 def hinge(activations: list, sign: float):
-    """`max(0, 1 - sign * logits)`, the mean over discriminators; float32 scalar."""
+    """Return the mean of `max(0, 1 - sign * logits)` over discriminators, a float32 scalar."""
     losses = [
         ops.mean(ops.relu(1.0 - sign * ops.cast(found[-1], "float32"))) for found in activations
     ]
     return sum(losses) / len(losses)
 
 
-def feature_distance(real_features: list, of_decoded: list):
-    """L1 distance of activations relative to the real ones', the mean over layers."""
+def feature_distance(real_features: list, decoded_features: list):
+    """Return the L1 distance of activations relative to the real ones, averaged over layers."""
     distances = []
-    for real, decoded in zip(real_features, of_decoded, strict=True):
+    for real, decoded in zip(real_features, decoded_features, strict=True):
         for x, y in zip(real[:-1], decoded[:-1], strict=True):
             x = ops.stop_gradient(ops.cast(x, "float32"))
             distance = ops.mean(ops.abs(x - ops.cast(y, "float32")))
@@ -247,21 +250,21 @@ def feature_distance(real_features: list, of_decoded: list):
 
 
 class AdversarialPhaseIn(keras.callbacks.Callback):
-    """Lets the discriminators speak late: before that they learn, and the codec need not listen.
+    """Ramps up the adversarial losses late in training, after the discriminators have learned.
 
     Args:
-        budget: what the run may use.
-        begins: float. Share of the budget after which they come in. Defaults to `0.5`.
-        lasts: float. Share of the budget over which their say rises to all. Defaults to
+        progress: Progress of the run.
+        start: Fraction of the run after which they begin. Defaults to `0.5`.
+        duration: Fraction of the run over which they rise to their full weight. Defaults to
             `0.1`.
     """
 
-    def __init__(self, budget: Budget, begins: float = 0.5, lasts: float = 0.1):
+    def __init__(self, progress: Progress, start: float = 0.5, duration: float = 0.1):
         super().__init__()
-        self.budget = budget
-        self.begins = begins
-        self.lasts = lasts
+        self.progress = progress
+        self.start = start
+        self.duration = duration
 
     def on_epoch_begin(self, epoch, logs=None):
-        share = (self.budget.used(epoch) - self.begins) / self.lasts
-        self.model.share.assign(min(1.0, max(0.0, share)))
+        fraction = (self.progress.fraction(epoch) - self.start) / self.duration
+        self.model.fraction.assign(min(1.0, max(0.0, fraction)))

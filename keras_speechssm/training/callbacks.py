@@ -1,6 +1,7 @@
-"""The record of a training run: one JSON line an epoch."""
+"""Callbacks of a training run: log, progress bar, schedule, checkpoints and presets."""
 
 import json
+import logging
 import math
 import os
 import sys
@@ -10,80 +11,85 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
+from tqdm import tqdm
 
 from keras_speechssm.files import atomic_write
 from keras_speechssm.training.checkpoints import Checkpoints
-from keras_speechssm.training.config import warn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How much of a run's steps or seconds, whichever is scarcer, has been used.
-
-    What is it for: on a shared machine nobody knows how many steps fit into an hour, and
-    a schedule cut off half way leaves the best part of the training out.
+class Progress:
+    """Fraction of a run's steps, or of its time if that runs out first, that has passed.
 
     Attributes:
-        output_dir: folder of the run, for its `metrics.jsonl`.
-        total_epochs: epochs of the whole run.
-        max_seconds: training time of the whole run, or `None`.
+        output_dir: Folder of the run, for its `metrics.jsonl`.
+        total_epochs: Epochs of the whole run.
+        max_seconds: Training time of the whole run, or `None`.
     """
 
-    output_dir: Path
+    output_dir: str | Path
     total_epochs: int
     max_seconds: float | None = None
 
     def metrics(self) -> list[dict]:
-        return read_metrics(self.output_dir / "metrics.jsonl")
+        """Read the lines of `metrics.jsonl`."""
+        return read_metrics(Path(self.output_dir) / "metrics.jsonl")
 
-    def used(self, epochs: int) -> float:
-        """Share of the budget that the first `epochs` epochs took, 0 to 1."""
-        used = epochs / self.total_epochs
+    def fraction(self, epochs: int) -> float:
+        """Return the fraction of the run, 0 to 1, that its first `epochs` epochs took."""
+        fraction = epochs / self.total_epochs
         lines = [] if self.max_seconds is None else self.metrics()[:epochs]
         if lines:
             seconds = lines[-1].get("seconds", 0.0)
-            used = 1.0 if seconds >= self.max_seconds else max(used, seconds / self.max_seconds)
-        return min(used, 1.0)
+            if seconds >= self.max_seconds:
+                return 1.0
+            fraction = max(fraction, seconds / self.max_seconds)
+        return min(fraction, 1.0)
 
 
-class LearningRate(keras.callbacks.Callback):
-    """Lowers the learning rate along a cosine, times a straight line by which it first rises.
+class TimeLimitedSchedule(keras.callbacks.Callback):
+    """Moves the learning rate schedule forward when time runs out before the steps do.
 
-    It changes at the beginning of an epoch, since seconds may be what runs out: a warm-up of ten
-    epochs has ten stairs.
+    On a shared machine nobody knows how many steps fit into an hour, and a schedule that is cut
+    off halfway leaves out its best part, the low learning rates. The warm-up is not moved.
 
     Args:
-        budget: what the run may use.
-        peak: float. Highest learning rate.
-        warmup_epochs: float. Epochs over which it rises. Defaults to `5`.
-        final_share: float. What it falls to, as a share of the peak. Defaults to `0.02`.
+        lead: Variable of `StepSchedule`, in steps.
+        progress: Progress of the run.
+        steps_per_epoch: Steps per epoch.
+        warmup_steps: Steps of the warm-up.
     """
 
     def __init__(
-        self, budget: Budget, peak: float, warmup_epochs: float = 5, final_share: float = 0.02
+        self,
+        lead: keras.Variable,
+        progress: Progress,
+        steps_per_epoch: int,
+        warmup_steps: int = 0,
     ):
         super().__init__()
-        self.budget = budget
-        self.peak = peak
-        self.warmup_epochs = warmup_epochs
-        self.final_share = final_share
+        self.lead = lead
+        self.progress = progress
+        self.steps_per_epoch = steps_per_epoch
+        self.warmup_steps = warmup_steps
 
     def on_epoch_begin(self, epoch, logs=None):
-        falls = 0.5 * (1.0 + np.cos(np.pi * self.budget.used(epoch)))
-        share = self.final_share + (1.0 - self.final_share) * falls
-        rises = min(1.0, (epoch + 1) / self.warmup_epochs)
-        self.model.optimizer.learning_rate = self.peak * share * rises
+        done = epoch * self.steps_per_epoch
+        total = self.progress.total_epochs * self.steps_per_epoch
+        lead = max(0.0, self.progress.fraction(epoch) * total - done)
+        self.lead.assign(lead if done >= self.warmup_steps else 0.0)
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Writes one JSON line an epoch: step, seconds of training so far, losses.
+    """Appends one JSON line per epoch to a file: step, seconds of training, losses.
 
     Args:
-        path: the `.jsonl` file; lines are appended, so a resumed run goes on.
-        steps_per_epoch: int.
-        max_seconds: float or None. Training stops at the end of the epoch in which
-            this much training time, earlier runs counted in, has been used.
+        path: The `.jsonl` file.
+        steps_per_epoch: Steps per epoch.
+        max_seconds: Training stops at the end of the epoch in which this much training time,
+            including earlier sessions, has passed. Defaults to `None`: no limit.
     """
 
     def __init__(self, path: Path, steps_per_epoch: int, max_seconds: float | None = None):
@@ -92,7 +98,7 @@ class MetricsLog(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.max_seconds = max_seconds
         self.seconds_before = 0.0
-        self.waiting = []
+        self.pending = []
 
     def on_train_begin(self, logs=None):
         last = read_metrics(self.path)[-1:]
@@ -103,34 +109,67 @@ class MetricsLog(keras.callbacks.Callback):
         seconds = self.seconds_before + time.monotonic() - self.started
         line = {"step": (epoch + 1) * self.steps_per_epoch, "seconds": round(seconds, 1)}
         line.update({name: float(value) for name, value in (logs or {}).items()})
-        self.waiting.append(json.dumps(line) + "\n")
+        self.pending.append(json.dumps(line) + "\n")
         self._write()
         shown = "  ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("step", "seconds"))
-        print(f"step {line['step']}  {seconds:.0f} s  {shown}", file=sys.stderr, flush=True)
+        logger.info("step %d  %.0f s  %s", line["step"], seconds, shown)
         if self.max_seconds is not None and seconds >= self.max_seconds:
             self.model.stop_training = True
 
     def _write(self) -> None:
-        """Appends what waits; where the disk is full it goes on waiting."""
+        """Append the pending lines; they stay pending while the disk is full."""
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write("".join(self.waiting))
-            self.waiting = []
+                file.write("".join(self.pending))
+            self.pending = []
         except OSError as error:
             if self.path.exists():
-                os.truncate(self.path, size)  # no half line
-            warn(f"{self.path} could not be written ({error}); training on")
+                os.truncate(self.path, size)  # no partial line
+            logger.warning("%s could not be written (%s); training continues.", self.path, error)
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Shows the steps, the time left and the loss, if the standard error is a terminal.
+
+    Args:
+        total_batches: Batches of the whole run.
+        done_batches: Batches of earlier sessions.
+    """
+
+    def __init__(self, total_batches: int, done_batches: int = 0):
+        super().__init__()
+        self.total_batches = total_batches
+        self.done_batches = done_batches
+
+    @staticmethod
+    def is_visible() -> bool:
+        """Return whether the standard error is a terminal."""
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def on_train_begin(self, logs=None):
+        self.bar = tqdm(total=self.total_batches, initial=self.done_batches, unit="batch")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.set_postfix(loss=f"{(logs or {}).get('loss', math.nan):.4g}")
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
 
 
 class TensorBoardLog(keras.callbacks.Callback):
-    """Writes an epoch's losses and learning rate for TensorBoard, with `tensorboardX`.
+    """Writes losses and learning rate per epoch for TensorBoard, using `tensorboardX`.
+
+    `keras.callbacks.TensorBoard` needs TensorFlow; `tensorboardX` does not.
 
     Args:
-        folder: where the event files go. What a killed run wrote there after its last
-            checkpoint, TensorBoard leaves out.
-        steps_per_epoch: int.
-        first_epoch: int. Epochs that earlier runs have finished.
+        folder: Folder of the event files. TensorBoard ignores what a killed session wrote after
+            its last checkpoint.
+        steps_per_epoch: Steps per epoch.
+        first_epoch: Epochs that earlier sessions have finished.
     """
 
     def __init__(self, folder: Path, steps_per_epoch: int, first_epoch: int = 0):
@@ -148,32 +187,39 @@ class TensorBoardLog(keras.callbacks.Callback):
                 self.writer.add_scalar(name, float(value), (epoch + 1) * self.steps_per_epoch)
             self.writer.flush()
         except OSError as error:
-            warn(f"TensorBoard's files could not be written ({error}); training on")
+            logger.warning(
+                "The TensorBoard files could not be written (%s); training continues.", error
+            )
 
     def on_train_end(self, logs=None):
         self.writer.close()
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`; empty where there is none yet.
+    """Read the lines of a run's `metrics.jsonl`.
 
-    A last line that a killed run did not finish is left out.
+    Args:
+        path: The file.
+
+    Returns:
+        One dict per epoch; an empty list if the file does not exist. An incomplete last line,
+        which a killed session leaves, is ignored.
 
     Raises:
-        ValueError: another line is no JSON.
+        ValueError: If another line is not JSON.
     """
     path = Path(path)
     if not path.exists():
         return []
     try:
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        return [dict(json.loads(line)) for line in whole.splitlines() if line.strip()]
+        complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        return [dict(json.loads(line)) for line in complete.splitlines() if line.strip()]
     except (ValueError, TypeError):
-        raise ValueError(f"{path} is damaged; delete it, and the run goes on without.") from None
+        raise ValueError(f"{path} is damaged; delete it, and the run resumes without it.") from None
 
 
 def truncate_log(path: str | Path, count: int) -> None:
-    """Keeps the first `count` lines of a run's metrics: those up to its last checkpoint."""
+    """Keep the first `count` lines of a run's `metrics.jsonl`."""
     if Path(path).exists():
         lines = [json.dumps(line) + "\n" for line in read_metrics(path)[:count]]
         with atomic_write(path) as temporary:
@@ -181,14 +227,14 @@ def truncate_log(path: str | Path, count: int) -> None:
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Stores the state whenever a logged value falls below all before, earlier runs' too.
+    """Saves the state whenever a logged value is the lowest so far, earlier sessions included.
 
     Args:
-        checkpoints: where to.
-        monitor: name of the value.
-        lines: of the metrics so far.
-        budget: what the run may use.
-        best_from: share of it before which nothing is stored.
+        checkpoints: Where to save.
+        monitor: Name of the value.
+        lines: Lines of `metrics.jsonl` so far.
+        progress: Progress of the run.
+        best_from: Fraction of the run before which nothing is saved. Defaults to `0.0`.
     """
 
     def __init__(
@@ -196,33 +242,38 @@ class BestCheckpoint(keras.callbacks.Callback):
         checkpoints: Checkpoints,
         monitor: str,
         lines: Sequence[dict],
-        budget: Budget,
+        progress: Progress,
         best_from: float = 0.0,
     ):
         super().__init__()
         self.checkpoints = checkpoints
         self.monitor = monitor
-        self.budget = budget
+        self.progress = progress
         self.best_from = best_from
         values = [line.get(monitor) for number, line in enumerate(lines) if self._counts(number)]
         self.lowest = min((value for value in values if value is not None), default=None)
 
     def _counts(self, epoch: int) -> bool:
-        return self.budget.used(epoch) >= self.best_from
+        return self.progress.fraction(epoch) >= self.best_from
 
     def on_epoch_end(self, epoch, logs=None):
         value = float(logs[self.monitor])
-        if not self._counts(epoch):
-            return
-        if self.lowest is None or value < self.lowest:
-            if self.checkpoints.save(self.model, epoch + 1, **{self.monitor: value}):
-                self.lowest = value
+        is_best = self._counts(epoch) and (self.lowest is None or value < self.lowest)
+        if is_best and self.checkpoints.save(self.model, epoch + 1, **{self.monitor: value}):
+            self.lowest = value
 
 
 class StopAtNaN(keras.callbacks.Callback):
-    """Ends a run whose loss is no number, before anything of it is stored; comes first."""
+    """Raises when a logged value is NaN or infinite. Must be the first callback.
 
-    def __init__(self, output_dir: Path):
+    `keras.callbacks.TerminateOnNaN` reads the loss of every batch, which makes the accelerator
+    wait, does not look at validation losses, and lets later callbacks save the bad state.
+
+    Args:
+        output_dir: Folder of the run, for the message.
+    """
+
+    def __init__(self, output_dir: str | Path):
         super().__init__()
         self.output_dir = output_dir
 
@@ -230,42 +281,55 @@ class StopAtNaN(keras.callbacks.Callback):
         wrong = [name for name, value in (logs or {}).items() if not math.isfinite(value)]
         if wrong:
             raise ValueError(
-                f"{wrong[0]} is {logs[wrong[0]]} in epoch {epoch + 1}: lower the learning rate. "
-                f"{self.output_dir} holds what was before."
+                f"{wrong[0]} is {logs[wrong[0]]} in epoch {epoch + 1}; lower the learning rate. "
+                f"{self.output_dir} holds the state before this epoch."
             )
 
 
 class PresetCheckpoint(keras.callbacks.Callback):
-    """Writes a preset every so many steps, to choose among by what they generate.
+    """Saves a preset every so many steps, to choose from by the speech that they generate.
 
     Args:
-        folder: gets a folder `step-00000400` for each.
-        every_steps: int. Steps between them; they are written at the ends of epochs.
-        steps_per_epoch: int.
+        folder: Receives one folder per preset, such as `step-00000400`.
+        every_steps: Steps between presets; they are saved at the ends of epochs.
+        steps_per_epoch: Steps per epoch.
+        exported: Model to save. Defaults to `None`: the trained model.
     """
 
-    def __init__(self, folder: Path, every_steps: int, steps_per_epoch: int):
+    def __init__(
+        self,
+        folder: Path,
+        every_steps: int,
+        steps_per_epoch: int,
+        exported: keras.Model | None = None,
+    ):
         super().__init__()
         self.folder = folder
         self.every_steps = every_steps
         self.steps_per_epoch = steps_per_epoch
+        self.exported = exported
 
     def on_epoch_end(self, epoch, logs=None):
         before, step = (number * self.steps_per_epoch for number in (epoch, epoch + 1))
         if before // self.every_steps == step // self.every_steps:
             return
         optimizer = self.model.optimizer
-        weights = self.model.trainable_variables if _averages_weights(optimizer) else []
-        kept = [keras.ops.copy(weight) for weight in weights]
+        weights = self.model.trainable_variables if averages_weights(optimizer) else []
+        values = [keras.ops.copy(weight) for weight in weights]
         if weights:
             optimizer.finalize_variable_values(weights)  # the averages, for the preset only
-        self.model.save_to_preset(str(self.folder / f"step-{step:08d}"))
-        for weight, value in zip(weights, kept, strict=True):
+        exported = self.model if self.exported is None else self.exported
+        exported.save_to_preset(str(self.folder / f"step-{step:08d}"))
+        for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
 
 
 class CheckpointCallback(keras.callbacks.Callback):
-    """Stores the state at the end of every epoch; comes last of all callbacks."""
+    """Saves the state at the end of every epoch. Must be the last callback.
+
+    Args:
+        checkpoints: Where to save.
+    """
 
     def __init__(self, checkpoints: Checkpoints):
         super().__init__()
@@ -275,6 +339,6 @@ class CheckpointCallback(keras.callbacks.Callback):
         self.checkpoints.save(self.model, epoch + 1)
 
 
-def _averages_weights(optimizer) -> bool:
-    """Whether it keeps moving averages of the weights (`use_ema`)."""
+def averages_weights(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Return whether an optimizer keeps moving averages of the weights (`use_ema`)."""
     return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))

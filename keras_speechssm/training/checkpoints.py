@@ -1,17 +1,19 @@
-"""Checkpoints that survive a kill at any instant, a full disk and damage.
+"""Checkpoints that survive a kill at any time, a full disk and damaged files.
 
     <folder>/epoch-00012/state.weights.h5     model, optimizer and metrics
-    <folder>/epoch-00012/checkpoint.json      epoch, size, SHA-256; and what else is to be known
+    <folder>/epoch-00012/checkpoint.json      epoch, size, SHA-256, and further values
 
-A checkpoint takes its name when all of it is on the disk, and the one before is deleted only
-then.
+A checkpoint gets its name when all of it is on the disk. Older ones are deleted after that.
+`keras.callbacks.BackupAndRestore` overwrites its only file and has no checksum.
 """
 
 import errno
 import json
+import logging
 import math
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import keras
@@ -19,7 +21,8 @@ import numpy as np
 
 from keras_speechssm.checks import first_line
 from keras_speechssm.files import checksum, write_json
-from keras_speechssm.training.config import warn
+
+logger = logging.getLogger(__name__)
 
 _STATE = "state.weights.h5"
 _ABOUT = "checkpoint.json"
@@ -29,8 +32,8 @@ class Checkpoints:
     """The newest checkpoints of a run.
 
     Args:
-        folder: where they lie; made if missing.
-        keep: int. How many are kept.
+        folder: Folder of the checkpoints. It is created if it is missing.
+        keep: How many are kept. Defaults to `2`.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
@@ -38,15 +41,15 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, model: keras.Model, epoch: int, **about) -> bool:
-        """Writes the state after `epoch` epochs; where it cannot, says so and leaves no trace.
+        """Save the state after `epoch` epochs. If the disk refuses, warn and leave no trace.
 
         Args:
-            model: a compiled model.
-            epoch: int. Finished epochs.
-            **about: what else `checkpoint.json` says.
+            model: A compiled model.
+            epoch: Number of finished epochs.
+            **about: Further values for `checkpoint.json`.
 
         Returns:
-            Whether it was written.
+            Whether the checkpoint was written.
         """
         target = self.folder / f"epoch-{epoch:05d}"
         partial = self.folder / f".epoch-{epoch:05d}.partial"
@@ -65,9 +68,13 @@ class Checkpoints:
             _to_disk(self.folder)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            warn(f"the checkpoint after epoch {epoch} could not be written ({error}); training on")
+            logger.warning(
+                "The checkpoint after epoch %d could not be written (%s); training continues.",
+                epoch,
+                error,
+            )
             return False
-        # What has a larger number was damaged, or belongs to a run that began anew.
+        # A checkpoint with a larger number was damaged, or belongs to an earlier run.
         others = [name for name in self._names() if name != target.name]
         newer = [name for name in others if int(name[6:]) > epoch]
         for old in [*newer, *others[len(newer) :][self.keep - 1 :]]:
@@ -75,39 +82,42 @@ class Checkpoints:
         return True
 
     def restore(self, model: keras.Model) -> dict:
-        """Loads the newest checkpoint that is intact, and says which were not.
+        """Load the newest intact checkpoint, and warn about damaged ones.
 
         Args:
-            model: a built and compiled model; its state is replaced.
+            model: A built and compiled model, whose state is replaced.
 
         Returns:
-            What its `checkpoint.json` says; an empty dict where there is none to load.
+            The content of its `checkpoint.json`, or an empty dict if there is no checkpoint.
 
         Raises:
-            ValueError: an intact checkpoint is of another model.
+            ValueError: If an intact checkpoint belongs to another model or optimizer.
         """
         names = self._names()
         for name in names:
             about = self._intact(name)
             if about is None:
-                warn(f"checkpoint {self.folder / name} is damaged and passed over")
-            else:
-                if not model.optimizer.built:
-                    model.optimizer.build(model.trainable_variables)
-                try:
+                logger.warning("Checkpoint %s is damaged and was skipped.", self.folder / name)
+                continue
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+            try:
+                with warnings.catch_warnings():
+                    # Keras would only warn, and train with a new optimizer.
+                    warnings.filterwarnings("error", message="Skipping variable loading")
                     model.load_weights(str(self.folder / name / _STATE))
-                except ValueError as error:
-                    raise ValueError(
-                        f"Checkpoint {self.folder / name} is of another model; begin in another "
-                        f"folder ({first_line(error)})."
-                    ) from error
-                return about
+            except (ValueError, UserWarning) as error:
+                raise ValueError(
+                    f"Checkpoint {self.folder / name} belongs to another model or optimizer; "
+                    f"use another output_dir ({first_line(error)})."
+                ) from error
+            return about
         if names:
-            warn(f"no checkpoint in {self.folder} is intact")
+            logger.warning("No checkpoint in %s is intact.", self.folder)
         return {}
 
     def _names(self) -> list[str]:
-        """Of the checkpoints, the newest first."""
+        """Return the names of the checkpoints, newest first."""
         names = [path.name for path in self.folder.glob("epoch-*") if path.name[6:].isdecimal()]
         return sorted(names, key=lambda name: int(name[6:]), reverse=True)
 
@@ -121,18 +131,17 @@ class Checkpoints:
 
 
 def _check_space(folder: Path, model: keras.Model) -> None:
-    """Raises the error of a full disk before HDF5 meets one, which it does not survive."""
+    """Raise the error of a full disk early: HDF5 crashes when it meets one."""
     variables = {id(v): v for v in (*model.variables, *model.optimizer.variables)}
-    size = sum(math.prod(v.shape) * np.dtype(_stored(v.dtype)).itemsize for v in variables.values())
-    # Names and tables of an HDF5 file: some KiB a variable.
+    size = 0
+    for variable in variables.values():
+        stored = "float32" if variable.dtype == "bfloat16" else variable.dtype
+        size += math.prod(variable.shape) * np.dtype(stored).itemsize
+    # Names and tables of an HDF5 file take some KiB per variable.
     needed = size + 4096 * len(variables) + 2**20
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{free / 2**20:.0f} MiB are free, {needed / 2**20:.0f} needed")
-
-
-def _stored(dtype: str) -> str:
-    return "float32" if dtype == "bfloat16" else dtype
+        raise OSError(errno.ENOSPC, f"{free / 2**20:.0f} MiB free, {needed / 2**20:.0f} needed")
 
 
 def _to_disk(path: Path) -> None:

@@ -92,9 +92,8 @@ class CodecLoss(keras.losses.Loss):
             bands = min(80, window // 8 // 4 * 2)
             mel = ops.abs(log_mel(true, bands, 1e-2, base=10) - log_mel(pred, bands, 1e-2, base=10))
             mel = ops.mean(mel, axis=(1, 2))
-            loss = loss + (1.0 / len(self.windows)) * (
-                self.mel_weight * mel + self.spectral_weight * spectral
-            )
+            distance = self.mel_weight * mel + self.spectral_weight * spectral
+            loss = loss + (1.0 / len(self.windows)) * distance
         return loss
 
     def get_config(self) -> dict:
@@ -216,7 +215,7 @@ class CodecTrainingConfig(AudioTrainingConfig):
         folder_weights: Weight of each audio folder among the crops. Defaults to `None`: all
             alike.
         waveform_weight: Weight of the waveform's own error, without which a small codec does
-            not learn phase. A source-filter codec has phases of its own and does not use it.
+            not learn phase. A source-filter codec makes its own phases and does not use it.
         adversarial_weight: Weight of the generator loss. 0 trains without discriminators.
         feature_weight: Weight of the discriminators' feature distance. The default is a tenth of
             the paper's, because `CodecLoss` is closer to that of DAC, whose weight is 2.

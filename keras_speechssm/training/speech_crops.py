@@ -1,5 +1,6 @@
-"""Crops of speech with the phonemes that are said in them, for training the tokenizer."""
+"""Crops of speech with their phonemes, for training the semantic tokenizer."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,11 @@ from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
 
 def augment(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gain, spectral tilt and noise, so that other microphones and rooms are no surprise.
+    """Change gain, spectral tilt and noise, to make a model robust to microphones and rooms.
 
     Args:
         waveform: float32 (samples,).
-        rng: draws gain (-12 to +6 dB), tilt (a one-tap filter, -0.5 to 0.5) and, half of
+        rng: Draws the gain (-12 to +6 dB), the tilt (a one-tap filter, -0.5 to 0.5) and, half of
             the time, white noise 15 to 40 dB below the speech.
     """
     tilt = rng.uniform(-0.5, 0.5)
@@ -28,7 +29,12 @@ def augment(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def change_speed(waveform: np.ndarray, speed: float) -> np.ndarray:
-    """Plays `waveform` (samples,) `speed` times as fast; pitch and formants move along."""
+    """Play a waveform faster or slower, which moves pitch and formants.
+
+    Args:
+        waveform: float32 (samples,).
+        speed: Factor of the speed.
+    """
     length = int(len(waveform) / speed)
     places = np.arange(length) * speed
     return np.interp(places, np.arange(len(waveform)), waveform).astype("float32")
@@ -36,7 +42,13 @@ def change_speed(waveform: np.ndarray, speed: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Recording:
-    """One audio file: its path, its duration in seconds, its transcribed segments or none."""
+    """An audio file.
+
+    Attributes:
+        path: Path of the file.
+        duration: Duration in seconds.
+        segments: Its transcribed segments; empty if there is no transcript.
+    """
 
     path: Path
     duration: float
@@ -44,22 +56,23 @@ class Recording:
 
 
 class CropBatches:
-    """Batches for `SemanticTokenizer.fit`, as a function of the step.
+    """Batches for training a tokenizer, as a function of the batch's number.
 
-    A transcribed crop holds whole segments, one after the other, as many as fit; its
-    edges lie in the pauses. A crop without transcript starts anywhere.
+    A transcribed crop contains complete consecutive segments, as many as fit, and its edges are
+    in pauses. A crop without transcript starts anywhere.
 
     Args:
-        folders: folders of audio, with or without sidecars.
-        crop_seconds: float. Length of a crop; shorter ones are padded.
-        batch_size: int.
-        seed: int.
-        untranscribed_share: float. Share of crops drawn from recordings without
-            transcripts, where there are both kinds. Defaults to `0.2`.
-        augmented: bool. Speed of 0.88 to 1.14 and `augment`. Defaults to `True`.
-        paired: bool. Rows 2 i and 2 i + 1 are the same crop at the same speed, each augmented
-            in its own way, as `PairAgreement` wants them. Defaults to `False`.
-        outputs: names of the model's outputs that the labels are for.
+        folders: Folders of audio, with or without sidecars.
+        crop_seconds: Seconds per crop; shorter crops are padded.
+        batch_size: Crops per batch.
+        seed: Seed of the crops. Defaults to `0`.
+        untranscribed_fraction: Fraction of crops from recordings without transcripts, if there
+            are both kinds. Defaults to `0.2`.
+        augmented: Whether to change the speed (0.88 to 1.14) and to apply `augment`.
+            Defaults to `True`.
+        paired: Whether rows `2 * i` and `2 * i + 1` are the same crop at the same speed,
+            augmented separately, as `PairAgreement` expects. Defaults to `False`.
+        outputs: Names of the model's outputs that learn the labels.
     """
 
     def __init__(
@@ -68,13 +81,13 @@ class CropBatches:
         crop_seconds: float,
         batch_size: int,
         seed: int = 0,
-        untranscribed_share: float = 0.2,
+        untranscribed_fraction: float = 0.2,
         augmented: bool = True,
         paired: bool = False,
         outputs: Sequence[str] = ("phoneme_logits",),
     ):
         if paired and batch_size % 2:
-            raise ValueError(f"Pairs of rows need an even batch_size, got {batch_size}.")
+            raise ValueError(f"batch_size is {batch_size}; expected an even number, for pairs.")
         self.crop_steps = int(crop_seconds * SAMPLE_RATE) // SAMPLES_PER_TOKEN
         self.crop_seconds = self.crop_steps * SAMPLES_PER_TOKEN / SAMPLE_RATE
         self.batch_size = batch_size
@@ -86,18 +99,19 @@ class CropBatches:
         recordings = [_describe(path) for path in find_audio(folders)]
         self.plain = [r for r in recordings if not r.segments]
         self.transcribed = [r for r in recordings if r.segments]
-        self.untranscribed_share = untranscribed_share
+        self.untranscribed_fraction = untranscribed_fraction
         if not self.plain or not self.transcribed:
-            self.untranscribed_share = 1.0 if self.plain else 0.0
+            self.untranscribed_fraction = 1.0 if self.plain else 0.0
         self._plain_weights = _duration_weights(self.plain)
         self._transcribed_weights = _duration_weights(self.transcribed)
 
     def __call__(self, step: int) -> tuple[dict, dict]:
-        """The batch of one step.
+        """Return the batch of a number.
 
         Returns:
             `({"waveform": float32 (batch, samples), "padding_mask": bool (batch, time)},
-            {output: int32 (batch, 2, time)})`; the labels of `PhonemeLoss`, the same for each.
+            {output: int32 (batch, 2, time)})`, with the labels of `PhonemeLoss`, the same for
+            each output.
         """
         rng = np.random.default_rng((self.seed, step))
         size = (self.batch_size, self.crop_steps)
@@ -119,7 +133,7 @@ class CropBatches:
         speed = rng.uniform(0.88, 1.14) if self.augmented else 1.0
         span = self.crop_seconds * speed
         chosen: Sequence[Segment] = ()
-        if rng.random() < self.untranscribed_share:
+        if rng.random() < self.untranscribed_fraction:
             recording = self.plain[rng.choice(len(self.plain), p=self._plain_weights)]
             start = rng.uniform(0.0, max(recording.duration - span, 0.0))
             end = start + span
@@ -133,7 +147,7 @@ class CropBatches:
         samples = samples[: self.crop_steps * SAMPLES_PER_TOKEN]
         phonemes = [self.ids[name] for segment in chosen for name in segment.phonemes]
         # CTC needs a step for each label and one between equal neighbors.
-        repeats = sum(a == b for a, b in zip(phonemes, phonemes[1:], strict=False))
+        repeats = sum(a == b for a, b in itertools.pairwise(phonemes))
         if len(phonemes) + repeats > len(samples) // SAMPLES_PER_TOKEN:
             return samples, [], []
         rate = SAMPLE_RATE / SAMPLES_PER_TOKEN / speed
@@ -145,9 +159,9 @@ class CropBatches:
         return samples, phonemes, spans
 
     def _choose_segments(self, recording: Recording, span: float, rng):
-        """Start and end of a run of segments that fits `span` seconds, and the segments."""
+        """Return start and end of consecutive segments that fit `span` seconds, and these."""
         segments = recording.segments
-        # A segment longer than the crop would have to go without its transcript.
+        # A segment longer than the crop loses its transcript.
         fitting = [i for i, segment in enumerate(segments) if segment.end - segment.start <= span]
         first = int(rng.choice(fitting)) if fitting else int(rng.integers(len(segments)))
         before = segments[first - 1].end if first else 0.0
@@ -164,17 +178,21 @@ class CropBatches:
         end = min(start + span, max(after, segments[last].end))
         chosen = segments[first : last + 1]
         if not all(segment.phonemes for segment in chosen):
-            return start, end, ()  # Part of it is not transcribed: CTC would mislead.
+            return start, end, ()  # Without a complete transcript, CTC would mislead.
         return start, end, chosen
 
     def example_waveforms(self, count: int = 128) -> np.ndarray:
-        """Full crops without padding, float32 (n, samples), to adapt the log-mel layer."""
+        """Return crops without padding, float32 (n, samples), to adapt the log-mel layer.
+
+        Args:
+            count: Number of crops. Defaults to `128`.
+        """
         rows, step = [], 0
         while len(rows) < count and step < 64:
             inputs, _ = self(step)
             rows.extend(inputs["waveform"][inputs["padding_mask"].all(axis=1)])
             step += 1
-        if not rows:  # Every recording is shorter than a crop: padding counts as silence.
+        if not rows:  # All recordings are shorter than a crop; padding counts as silence.
             rows = list(self(0)[0]["waveform"])
         return np.stack(rows[:count])
 

@@ -1,13 +1,12 @@
-"""Pairs of token streams: what SoundStorm learns from, computed once from audio."""
+"""Pairs of semantic and acoustic tokens, computed once from audio, for training SoundStorm."""
 
 import hashlib
 import json
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from keras_speechssm.audio import io as audio
 from keras_speechssm.data.corpora import find_audio
@@ -20,7 +19,7 @@ from keras_speechssm.shapes import (
 )
 
 TokenPair = tuple[np.ndarray, np.ndarray]
-"""Semantic tokens (time,) and acoustic tokens (2 time, levels) of one recording."""
+"""Semantic tokens (time,) and acoustic tokens (2 * time, levels) of one recording."""
 
 _PIECE_SAMPLES = 30 * SAMPLE_RATE
 _CONTEXT_SAMPLES = 2 * SAMPLE_RATE
@@ -33,22 +32,24 @@ def prepare_token_pairs(
     tokenizer,
     codec,
 ) -> list[list[Path]]:
-    """Tokenizes recordings with both models, once; run again, it goes on where it stopped.
+    """Tokenize recordings with both models; called again, compute only what is missing.
 
     Each recording becomes one `.npz` file with `semantic` (time,) and `acoustic`
-    (2 time, levels), uint16, below `cache_dir`, in a folder for each audio folder.
-    The codec takes recordings in pieces of 30 s, each after 2 s of what came before it,
-    so memory does not grow with the length. Progress goes to standard error.
+    (2 * time, levels), uint16, in a subfolder of `cache_dir` per audio folder. The codec encodes
+    recordings in pieces of 30 s, each with 2 s of context before it, so that memory does not
+    grow with their length.
 
     Args:
-        audio_folders: folders of audio files.
-        cache_dir: folder of the token files. It remembers the two models, and refuses
-            others.
-        tokenizer: model with `tokenize(waveform)` -> int (time,), a `SemanticTokenizer`.
-        codec: model with `encode(waveform)` -> int (2 time, levels), a `SoundStream`.
+        audio_folders: Folders of audio files.
+        cache_dir: Folder of the token files. It stores a fingerprint of the two models.
+        tokenizer: A `SemanticTokenizer`.
+        codec: A `SoundStream`.
 
     Returns:
-        For each folder, the token files of its recordings.
+        The token files of each folder's recordings.
+
+    Raises:
+        ValueError: If the token files were made with other models.
     """
     cache_dir = Path(cache_dir)
     work = []
@@ -58,24 +59,22 @@ def prepare_token_pairs(
         work.append([(path, target / f"{path.relative_to(folder)}.npz") for path in recordings])
     _check_models(cache_dir, tokenizer, codec)
     missing = [pair for group in work for pair in group if not pair[1].exists()]
-    shown = time.monotonic()
-    for number, (recording, target) in enumerate(missing, start=1):
-        _write_pair(target, *_tokenize(recording, tokenizer, codec))
-        if time.monotonic() - shown > 10 or number == len(missing):
-            shown = time.monotonic()
-            print(f"token pairs: {number} of {len(missing)}", file=sys.stderr, flush=True)
+    for recording, target in tqdm(missing, desc="token pairs", unit="recording", disable=None):
+        semantic, acoustic = _tokenize(recording, tokenizer, codec)
+        with atomic_write(target) as temporary, open(temporary, "wb") as file:
+            np.savez(file, semantic=semantic.astype("uint16"), acoustic=acoustic.astype("uint16"))
     return [[target for _, target in group] for group in work]
 
 
 def _cache_name(folder: Path) -> str:
-    """The folder's name, told apart from others of that name by its place."""
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
-    return f"{folder.resolve().name}-{place[:8]}"
+    """Return the folder's name with a hash of its path, since others may have the same name."""
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+    return f"{folder.resolve().name}-{digest[:8]}"
 
 
 def _check_models(cache_dir: Path, tokenizer, codec) -> None:
-    """Ties a cache to the two models that fill it."""
-    # Sorted: in which order a model names its weights may differ from backend to backend.
+    """Check that a cache was made with these two models, or write their fingerprint."""
+    # Sorted, because the order of a model's weights may differ between backends.
     digests = [
         sorted(
             hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()
@@ -89,13 +88,13 @@ def _check_models(cache_dir: Path, tokenizer, codec) -> None:
         write_json(manifest, models)
     elif json.loads(manifest.read_text()) != models:
         raise ValueError(
-            f"The token cache {cache_dir} was made with another tokenizer or codec: "
-            "delete it or name another folder."
+            f"The token cache {cache_dir} was made with another tokenizer or codec; delete it or "
+            "use another cache_dir."
         )
 
 
 def _tokenize(recording: Path, tokenizer, codec) -> TokenPair:
-    """Semantic and acoustic tokens of a whole recording, cut to whole semantic tokens."""
+    """Return both kinds of tokens of a whole recording, cut to complete semantic tokens."""
     waveform = audio.read_audio(recording)
     num_tokens = len(waveform) // SAMPLES_PER_TOKEN
     if num_tokens == 0:
@@ -105,7 +104,7 @@ def _tokenize(recording: Path, tokenizer, codec) -> TokenPair:
     for start in range(0, len(waveform), _PIECE_SAMPLES):
         first = max(0, start - _CONTEXT_SAMPLES)
         piece = waveform[first : start + _PIECE_SAMPLES]
-        # Filled up, so that few shapes are compiled; the codec is causal.
+        # Padded, so that few shapes are compiled; the codec is causal.
         fill = -len(piece) % _STEP_SAMPLES
         frames = np.asarray(codec.encode(np.pad(piece, (0, fill))))
         end = len(piece) // SAMPLES_PER_FRAME
@@ -113,13 +112,12 @@ def _tokenize(recording: Path, tokenizer, codec) -> TokenPair:
     return semantic, np.concatenate(acoustic)[: num_tokens * FRAMES_PER_TOKEN]
 
 
-def _write_pair(path: Path, semantic: np.ndarray, acoustic: np.ndarray) -> None:
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, semantic=semantic.astype("uint16"), acoustic=acoustic.astype("uint16"))
-
-
 def read_token_pairs(paths: Sequence[str | Path]) -> list[TokenPair]:
-    """The pairs that `prepare_token_pairs` wrote, without recordings of no token at all."""
+    """Read the files of `prepare_token_pairs`, except for recordings without any token.
+
+    Args:
+        paths: The files.
+    """
     pairs = []
     for path in paths:
         with np.load(path, allow_pickle=False) as arrays:

@@ -1,61 +1,56 @@
-"""Training of the semantic tokenizer: masked prediction on all speech, CTC where it is transcribed.
+"""Training of the semantic tokenizer: masked prediction on all speech, CTC with transcripts.
 
-The model adds the masked-prediction and commitment losses itself; `PhonemeLoss` is the
-loss to compile it with.
+`SemanticTokenizerPretraining` adds the losses of masked prediction and of the quantizer itself;
+compile it with `PhonemeLoss`.
 """
 
+import inspect
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 from keras import ops
 
-from keras_speechssm.checks import check_at_least, check_between
-from keras_speechssm.data.corpora import PHONEMES
 from keras_speechssm.models.preset_mixin import initialize_from_preset
+from keras_speechssm.models.semantic_tokenizer.convert_whisper import load_whisper_frames
+from keras_speechssm.models.semantic_tokenizer.log_mel_frames import LogMelFrames
 from keras_speechssm.models.semantic_tokenizer.phoneme_head import BLANK
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer_pretraining import (
+    SemanticTokenizerPretraining,
+)
 from keras_speechssm.presets import has_weights
-from keras_speechssm.training.callbacks import Budget
-from keras_speechssm.training.config import check_crops, check_model_config, check_schedule
+from keras_speechssm.training.callbacks import Progress
+from keras_speechssm.training.config import (
+    AudioTrainingConfig,
+    TrainingConfig,
+    check_model_config,
+    demo_arguments,
+)
+from keras_speechssm.training.distribution import distributed
 from keras_speechssm.training.speech_crops import CropBatches
-from keras_speechssm.training.trainer import fit_resumable
+from keras_speechssm.training.trainer import fit_resumable, make_optimizer
 
-DEMO_CONFIG = {
-    "vocabulary_size": 512,
-    "num_layers": 4,
-    "num_decoder_layers": 1,
-    "hidden_dim": 144,
-    "num_heads": 4,
-    "intermediate_dim": 288,
-    "num_phonemes": len(PHONEMES),
-    "code_dim": 16,
-    "attention_context": 50,
-    "mask_start_rate": 0.02,
-    "masked_codebook_size": 1024,
-    "commitment_weight": 0.1,
-}
-"""Arguments of the first demo's `SemanticTokenizer` (1.7 M parameters), quick to train; today's
-has those of its `config.json`."""
+PRETRAINING_ARGUMENTS = tuple(inspect.signature(SemanticTokenizerPretraining).parameters)[1:-1]
+"""Arguments of `SemanticTokenizerPretraining`, without the tokenizer."""
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class PhonemeLoss(keras.losses.Loss):
-    """CTC in nats a phoneme, and the cross-entropy of steps whose phoneme is known.
+    """CTC in nats per phoneme, plus the cross-entropy of steps whose phoneme is known.
 
-    What is it for: `SemanticTokenizer`'s `phoneme_logits`. CTC alone begins with a plateau
-    of a thousand steps and more, on which it tells the encoder nothing; a synthesizer
-    that says when it speaks each phoneme ends that at once.
+    CTC alone starts with a plateau of a thousand steps or more. The times of the phonemes, which
+    a speech synthesizer knows, end it at once.
 
-    Labels are int (batch, 2, time). Row 0, for CTC: phoneme ids from 1, filled up at the
-    end with 0, the blank. An example whose row is all 0 has no transcript and counts
-    neither in the sum nor in the mean. There must be at least as many time steps as labels
-    and immediate repeats together, else no path exists. Row 1: the phoneme id of each
-    time step, 0 where it is not known.
+    The labels are int (batch, 2, time). Row 0, for CTC, has phoneme ids from 1, padded at the end
+    with 0, the blank. An example whose row is all 0 has no transcript and is left out of the
+    mean. There must be at least as many time steps as labels plus immediate repeats. Row 1 has
+    the phoneme id of each time step, 0 where it is unknown.
 
     Args:
-        alignment_weight: float. Weight of the cross-entropy. Defaults to `1.0`.
+        alignment_weight: Weight of the cross-entropy. Defaults to `1.0`.
     """
 
     def __init__(
@@ -76,15 +71,15 @@ class PhonemeLoss(keras.losses.Loss):
     def _ctc(self, labels, logits):
         label_lengths = ops.sum(ops.cast(labels != BLANK, "int32"), axis=1)
         batch, time = ops.shape(logits)[0], ops.shape(logits)[1]
-        # The logits say blank at padding, so every example may run for the whole length.
+        # The logits predict the blank at padding, so every example can have the full length.
         lengths = ops.zeros((batch,), dtype="int32") + time
         losses = ops.ctc_loss(labels, logits, label_lengths, lengths, mask_index=BLANK)
         transcribed = label_lengths > 0
         losses = losses / ops.cast(ops.maximum(label_lengths, 1), "float32")
         # Averaged over the batch this is the mean over its transcribed examples.
-        share = ops.mean(ops.cast(transcribed, "float32"))
-        share = ops.maximum(share, 1.0 / ops.cast(batch, "float32"))
-        return ops.where(transcribed, losses, 0.0) / share
+        fraction = ops.mean(ops.cast(transcribed, "float32"))
+        fraction = ops.maximum(fraction, 1.0 / ops.cast(batch, "float32"))
+        return ops.where(transcribed, losses, 0.0) / fraction
 
     def _aligned(self, phonemes, logits):
         known = ops.cast(phonemes != BLANK, "float32")
@@ -97,163 +92,199 @@ class PhonemeLoss(keras.losses.Loss):
         return {**super().get_config(), "alignment_weight": self.alignment_weight}
 
 
-def train_tokenizer(
-    audio_folders: Sequence[str | Path],
-    output_dir: str | Path,
-    *,
-    validation_folders: Sequence[str | Path] | None = None,
-    preset: str | None = None,
-    model_config: dict | None = None,
-    initial_weights: str | Path | None = None,
-    crop_seconds: float = 8.0,
-    batch_size: int = 8,
-    total_steps: int = 10_000,
-    learning_rate: float = 2e-3,
-    best_rq_weight: float = 0.1,
-    ctc_weight: float = 1.0,
-    untranscribed_share: float = 0.2,
-    quantize_from: float = 0.4,
-    steps_per_epoch: int = 50,
-    num_validation_batches: int = 8,
-    max_seconds: float | None = None,
-    seed: int = 0,
-) -> SemanticTokenizer:
-    """Trains a semantic tokenizer from folders of audio; run again, it resumes.
+@dataclass(kw_only=True, frozen=True)
+class TokenizerTrainingConfig(AudioTrainingConfig):
+    """Options of `train_tokenizer`. See `TrainingConfig` for the rest.
 
     Args:
-        audio_folders: folders of speech. A recording with a sidecar of its phonemes, as `speechssm
-            prepare synthesized` writes one, is trained on with CTC as well.
-        output_dir: run folder: metrics, backup, best weights and, at the end, `preset/`.
-        validation_folders: folders of transcribed speech for choosing the best weights.
-            Without any, the training loss chooses.
-        preset: of a SemanticTokenizer to train on from, or one without weights to begin anew,
-            such as `semantic_tokenizer_600m`, the paper's size.
-        model_config: arguments of `SemanticTokenizer`, over those of the preset or, without
-            one, over `DEMO_CONFIG`.
-        initial_weights: `.weights.h5` file of an earlier run to begin from. Layers that
-            have no weights of the same shape there begin anew.
-        crop_seconds: length of a training example.
-        batch_size: crops in a step, an even number for a model with `agreement_weight`.
-        total_steps: steps of the whole run; the learning rate falls along a cosine,
-            by steps or by seconds, whichever runs out first.
-        learning_rate: peak of AdamW's learning rate.
-        best_rq_weight: weight of masked prediction.
-        ctc_weight: weight of the phonemes' two losses, from all tokens and from each alone.
-        untranscribed_share: share of crops without transcripts.
-        quantize_from: share of the run at which the quantizer is phased in at the latest;
-            early where the weights to begin from know phonemes already.
-        steps_per_epoch: steps between validations and backups.
-        num_validation_batches: batches of one validation.
-        max_seconds: training time of the whole run, the sessions before counted; the learning
-            rate has fallen to its end by then. A run that is to go on wants a larger number.
-        seed: of weights, crops and masks.
+        audio_folders: Folders of speech. Recordings with a sidecar of their phonemes, as
+            `speechssm prepare synthesized` writes it, are also trained on with CTC.
+        validation_folders: Folders of transcribed speech. The weights with the lowest validation
+            loss are kept. Defaults to `None`: the weights with the lowest training loss.
+        preset: Preset of a `SemanticTokenizer` to start from. A preset without weights, such as
+            `semantic_tokenizer_600m` (the paper's size), gives a new tokenizer of its size.
+            Defaults to `None`: a new tokenizer of the demo's size.
+        model_config: Arguments of `SemanticTokenizer` and `SemanticTokenizerPretraining`, which
+            replace those of the preset.
+        whisper: CTranslate2 folder of Whisper, or a KerasHub preset such as `whisper_tiny_en`,
+            whose encoder becomes the front end and is not trained. Defaults to `None`: log-mel
+            features, or the front end of the preset.
+        initial_weights: `.weights.h5` file of a tokenizer to start from. Layers whose shapes do
+            not match start from random weights.
+        crop_seconds: Seconds of one training example.
+        batch_size: Crops per batch, an even number for a model with `agreement_weight`.
+        best_rq_weight: Weight of masked prediction.
+        ctc_weight: Weight of the two phoneme losses, from all tokens and from each one alone.
+        untranscribed_fraction: Fraction of crops without transcripts.
+        quantize_from: Fraction of the run after which the quantizer is phased in at the latest.
+            It is phased in earlier when the phoneme loss has fallen.
+    """
+
+    whisper: str | Path | None = None
+    initial_weights: str | Path | None = None
+    best_rq_weight: float = 0.1
+    ctc_weight: float = 1.0
+    untranscribed_fraction: float = 0.2
+    quantize_from: float = 0.4
+    crop_seconds: float = 8.0
+    steps_per_epoch: int = 50
+    warmup_steps: int = 250
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+
+    fixed: ClassVar[tuple[str, ...]] = ("whisper", "initial_weights", *TrainingConfig.fixed)
+
+    def validate(self) -> None:
+        super().validate()
+        self._check_between(0, 1, "quantize_from", "untranscribed_fraction")
+        self._check_at_least(0, "best_rq_weight", "ctc_weight")
+        own = {k: v for k, v in (self.model_config or {}).items() if k not in PRETRAINING_ARGUMENTS}
+        check_model_config(own, SemanticTokenizer)
+
+
+def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
+    """Train a semantic tokenizer on folders of audio; called again, resume where it stopped.
+
+    Args:
+        config: The options. See `TokenizerTrainingConfig`.
 
     Returns:
-        The tokenizer with its best weights; it lies in `output_dir/preset` too.
+        The tokenizer with its best weights. It is also saved to `preset/` in `output_dir`.
 
     Raises:
-        ValueError: folders without speech or as short as a crop, a number out of range,
-            arguments that `SemanticTokenizer` does not know, or weights that do not fit.
+        ValueError: If there is no speech, weights do not fit, or the run was started with other
+            options.
     """
-    check_between(0, 1, quantize_from=quantize_from, untranscribed_share=untranscribed_share)
-    check_at_least(1, num_validation_batches=num_validation_batches)
-    check_crops(audio_folders, validation_folders, batch_size, crop_seconds)
-    check_schedule(learning_rate, total_steps, steps_per_epoch, max_seconds=max_seconds)
-    check_model_config(model_config, SemanticTokenizer)
-    keras.utils.set_random_seed(seed)
-    config = {"masked_loss_weight": best_rq_weight, "seed": seed, **(model_config or {})}
-    if preset is None:
-        model = SemanticTokenizer(**{**DEMO_CONFIG, **config})
+    config.check_resumed()
+    keras.utils.set_random_seed(config.seed)
+    with distributed(config.device_mesh, None, config.batch_size):
+        model = _initial_model(config)
+        tokenizer, outputs = model.tokenizer, phoneme_outputs(model)
+        make_batch = CropBatches(
+            config.audio_folders,
+            config.crop_seconds,
+            config.batch_size,
+            config.seed,
+            config.untranscribed_fraction,
+            paired=model.agreement_weight > 0,
+            outputs=outputs,
+        )
+        untrained = config.preset is None or not has_weights(SemanticTokenizer, config.preset)
+        if untrained and isinstance(tokenizer.front_end, LogMelFrames):
+            tokenizer.front_end.adapt(make_batch.example_waveforms())
+        validation_batches = None
+        if config.validation_folders:
+            crops = (config.crop_seconds, config.batch_size, config.seed)
+            held_out = CropBatches(
+                config.validation_folders, *crops, 0.0, augmented=False, outputs=outputs
+            )
+            validation_batches = [held_out(step) for step in range(config.validation_steps)]
+        compile_tokenizer(model, make_optimizer(config), config.ctc_weight)
+        progress = Progress(config.output_dir, config.total_epochs, config.max_seconds)
+        fit_resumable(
+            model,
+            make_batch,
+            config,
+            batch_threads=min(8, os.cpu_count() or 1),  # reading and augmenting take long
+            validation_batches=validation_batches,
+            callbacks=[QuantizerPhaseIn(progress, latest=config.quantize_from)],
+            exported=tokenizer,
+        )
+        tokenizer.save_to_preset(str(Path(config.output_dir) / "preset"))
+    return tokenizer
+
+
+def _initial_model(config: TokenizerTrainingConfig) -> SemanticTokenizerPretraining:
+    sizes = {} if config.preset else demo_arguments("semantic_tokenizer")
+    sizes.pop("masked_loss_weight", None)  # `best_rq_weight`
+    sizes.pop("front_end", None)  # without its weights it would be of no use
+    sizes |= {**({"dtype": config.dtype} if config.dtype else {}), **(config.model_config or {})}
+    pretraining = {"masked_loss_weight": config.best_rq_weight, "seed": config.seed}
+    pretraining |= {name: sizes.pop(name) for name in PRETRAINING_ARGUMENTS if name in sizes}
+    if config.whisper is not None:
+        sizes["front_end"] = load_whisper_frames(config.whisper)
+    if config.preset is None:
+        tokenizer = SemanticTokenizer(**sizes)
+    elif config.whisper is None:
+        tokenizer = initialize_from_preset(SemanticTokenizer, config.preset, **sizes)
     else:
-        model = initialize_from_preset(SemanticTokenizer, preset, **config)
-    if initial_weights is not None:
-        model.load_weights(str(initial_weights), skip_mismatch=True)
-    batches = CropBatches(
-        audio_folders,
-        crop_seconds,
-        batch_size,
-        seed,
-        untranscribed_share,
-        paired=model.agreement_weight > 0,
-        outputs=phoneme_outputs(model),
-    )
-    if preset is None or not has_weights(SemanticTokenizer, preset):
-        model.log_mel.adapt(batches.example_waveforms())
-    validation = None
-    if validation_folders:
-        crops = (crop_seconds, batch_size, seed)
-        outputs = phoneme_outputs(model)
-        held_out = CropBatches(validation_folders, *crops, 0.0, augmented=False, outputs=outputs)
-        validation = [held_out(step) for step in range(num_validation_batches)]
-    compile_tokenizer(model, ctc_weight=ctc_weight)
-    budget = Budget(Path(output_dir), -(-total_steps // steps_per_epoch), max_seconds)
-    fit_resumable(
-        model,
-        batches,
-        output_dir,
-        learning_rate=learning_rate,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        batch_threads=min(8, os.cpu_count() or 1),  # reading, stretching and noise by NumPy
-        validation_batches=validation,
-        max_seconds=max_seconds,
-        callbacks=[QuantizerPhaseIn(budget, latest=quantize_from)],
-    )
-    model.quantizer.quantized_share.assign(1.0)  # whoever trains on begins quantized
-    model.save_to_preset(str(Path(output_dir) / "preset"))
-    return model
+        # The weights of a preset belong to another front end.
+        tokenizer = SemanticTokenizer.from_preset(config.preset, load_weights=False, **sizes)
+    if config.initial_weights is not None:
+        tokenizer.load_weights(str(config.initial_weights), skip_mismatch=True)
+    return SemanticTokenizerPretraining(tokenizer, **pretraining)
 
 
 def compile_tokenizer(
-    model: SemanticTokenizer, learning_rate: float = 1e-3, ctc_weight: float = 1.0
+    model: SemanticTokenizer | SemanticTokenizerPretraining,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    ctc_weight: float = 1.0,
 ) -> None:
-    """Compiles `model` with AdamW (gradients clipped to a norm of 1) and its CTC loss."""
+    """Compile a model with its phoneme losses.
+
+    Args:
+        model: The model.
+        optimizer: The optimizer. Defaults to `None`: AdamW as `train_tokenizer` uses it, with a
+            learning rate of 1e-3.
+        ctc_weight: Weight of the phoneme losses. Defaults to `1.0`.
+    """
+    if optimizer is None:
+        optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.01, global_clipnorm=1.0)
     model.compile(
-        optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=0.01, global_clipnorm=1.0),
+        optimizer=optimizer,
         loss={name: PhonemeLoss() for name in phoneme_outputs(model)},
-        loss_weights={name: ctc_weight for name in phoneme_outputs(model)},
+        loss_weights=dict.fromkeys(phoneme_outputs(model), ctc_weight),
     )
 
 
-def phoneme_outputs(model: SemanticTokenizer) -> list[str]:
-    """Names of the outputs that learn phonemes."""
-    return ["phoneme_logits", "code_logits"] if model.code_head else ["phoneme_logits"]
+def phoneme_outputs(model: SemanticTokenizer | SemanticTokenizerPretraining) -> list[str]:
+    """List the names of the outputs that learn phonemes.
+
+    Args:
+        model: The model.
+    """
+    code_head = getattr(model, "code_head", False)
+    return ["phoneme_logits", "code_logits"] if code_head else ["phoneme_logits"]
 
 
 class QuantizerPhaseIn(keras.callbacks.Callback):
-    """Lets the quantizer in once the phonemes come.
+    """Phases in the quantizer once the model recognizes phonemes.
 
-    Unquantized until the phonemes' training loss has fallen to `threshold` of its second epoch's
-    (at the latest when a share of `latest` of the budget is used); from there the quantized
-    share rises in a straight line to 1 over `epochs` epochs. See `GradualVectorQuantizer` for
+    The codes are not quantized until the training loss of the phonemes has fallen to `threshold`
+    times that of the second epoch, or a fraction of `latest` of the run has passed. From there
+    the quantized fraction rises linearly to 1 over `epochs` epochs. `GradualQuantization` says
     why.
 
     Args:
-        budget: what the run may use.
-        threshold: float. Defaults to `0.6`.
-        epochs: int. Defaults to `5`.
-        latest: float. Defaults to `0.4`.
+        progress: Progress of the run.
+        threshold: Fraction of the loss of the second epoch. Defaults to `0.6`.
+        epochs: Epochs of the rise. Defaults to `5`.
+        latest: Fraction of the run. Defaults to `0.4`.
     """
 
     def __init__(
-        self, budget: Budget, threshold: float = 0.6, epochs: int = 5, latest: float = 0.4
+        self, progress: Progress, threshold: float = 0.6, epochs: int = 5, latest: float = 0.4
     ):
         super().__init__()
-        self.budget = budget
+        self.progress = progress
         self.threshold = threshold
         self.epochs = epochs
         self.latest = latest
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.quantizer.quantized_share.assign(self.share(epoch))
+        self.model.quantizer.quantized_fraction.assign(self.fraction(epoch))
 
-    def share(self, epoch: int) -> float:
-        """Quantized share of an epoch (from 0), read off the metrics of those before."""
-        lines = self.budget.metrics()[:epoch]
-        # With one output Keras logs no loss of its own for it.
+    def fraction(self, epoch: int) -> float:
+        """Return the quantized fraction of an epoch, from the metrics of earlier ones.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
+        lines = self.progress.metrics()[:epoch]
+        # With a single output Keras does not log its loss separately.
         losses = [line.get("phoneme_logits_loss", line["loss"]) for line in lines]
         for done in range(1, epoch + 1):
             fallen = len(losses) >= done > 1 and losses[done - 1] <= self.threshold * losses[1]
-            if fallen or self.budget.used(done) >= self.latest:
+            if fallen or self.progress.fraction(done) >= self.latest:
                 return min(1.0, (epoch - done + 1) / self.epochs)
         return 0.0

@@ -1,7 +1,7 @@
-"""The training loop that every stage shares: `model.fit`, made resumable.
+"""The training loop of all trainers: `model.fit`, made resumable.
 
-It knows nothing about what is trained: a compiled Keras model and a function from
-the number of a step to its batch are all it takes.
+It knows nothing about what is trained. It takes a compiled Keras model and a function that
+returns the batch of a given number.
 """
 
 import importlib.util
@@ -12,38 +12,150 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
+from keras import ops
 
 from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.files import run_lock
 from keras_speechssm.training.callbacks import (
     BestCheckpoint,
-    Budget,
     CheckpointCallback,
-    LearningRate,
     MetricsLog,
+    PresetCheckpoint,
+    Progress,
+    ProgressBar,
     StopAtNaN,
     TensorBoardLog,
-    _averages_weights,
+    TimeLimitedSchedule,
+    averages_weights,
     read_metrics,
     truncate_log,
 )
 from keras_speechssm.training.checkpoints import Checkpoints
-from keras_speechssm.training.config import check_schedule
+from keras_speechssm.training.config import TrainingConfig
+
+_LEAD = "schedule_lead"
+
+
+@keras.saving.register_keras_serializable(package="keras_speechssm")
+class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate schedule that counts optimizer steps instead of batches.
+
+    Keras calls a schedule with the number of the batch, also when the optimizer accumulates the
+    gradients of several batches into one step.
+
+    Args:
+        schedule: A `keras.optimizers.schedules.LearningRateSchedule` of the step.
+        batches_per_step: Batches per step. Defaults to `1`.
+        lead: Variable whose value is added to the step; see `TimeLimitedSchedule`.
+            Defaults to `None`.
+    """
+
+    def __init__(self, schedule, batches_per_step: int = 1, lead: keras.Variable | None = None):
+        super().__init__()
+        self.schedule = schedule
+        self.batches_per_step = batches_per_step
+        self.lead = lead
+
+    def __call__(self, step):
+        step = ops.cast(ops.floor_divide(step, self.batches_per_step), "float32")
+        if self.lead is not None:
+            step = step + ops.convert_to_tensor(self.lead)
+        return self.schedule(step)
+
+    def get_config(self) -> dict:
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "batches_per_step": self.batches_per_step}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "StepSchedule":
+        schedule = keras.optimizers.schedules.deserialize(config["schedule"])
+        return cls(schedule, config["batches_per_step"])
+
+
+def learning_rate_schedule(
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    final_learning_rate: float = 0.02,
+    batches_per_step: int = 1,
+) -> StepSchedule:
+    """Return the schedule of all trainers: a linear warm-up, then a cosine.
+
+    Args:
+        learning_rate: Peak of the learning rate.
+        total_steps: Optimizer steps of the whole run.
+        warmup_steps: Steps over which the learning rate rises from 0. Defaults to `0`.
+        final_learning_rate: Last learning rate, as a fraction of the peak. Defaults to `0.02`.
+        batches_per_step: The optimizer's `gradient_accumulation_steps`. Defaults to `1`.
+
+    Example:
+
+    ```python
+    from keras_speechssm.training import learning_rate_schedule
+
+    optimizer = keras.optimizers.AdamW(learning_rate_schedule(1e-3, total_steps=100))
+    ```
+    """
+    decay_steps = max(1, total_steps - warmup_steps)
+    if warmup_steps:
+        warmup = {"warmup_target": learning_rate, "warmup_steps": warmup_steps}
+        cosine = keras.optimizers.schedules.CosineDecay(
+            0.0, decay_steps, final_learning_rate, **warmup
+        )
+    else:
+        cosine = keras.optimizers.schedules.CosineDecay(
+            float(learning_rate), decay_steps, final_learning_rate
+        )
+    return StepSchedule(cosine, batches_per_step)
+
+
+def make_optimizer(
+    config: TrainingConfig, not_decayed: Sequence[str] = ()
+) -> keras.optimizers.Adam:
+    """Return Adam (AdamW if weights decay) with the options and the schedule of a run.
+
+    Args:
+        config: Options of the run.
+        not_decayed: Parts of the names of weights that are not decayed.
+    """
+    accumulation = config.gradient_accumulation_steps
+    averages = {}
+    if config.ema_momentum is not None:
+        # Keras averages after each batch, although weights change once per step.
+        averages = {"use_ema": True, "ema_momentum": config.ema_momentum ** (1 / accumulation)}
+    optimizer = keras.optimizers.Adam(
+        learning_rate_schedule(
+            config.learning_rate,
+            config.total_epochs * config.steps_per_epoch,
+            config.warmup_steps,
+            config.final_learning_rate,
+            accumulation,
+        ),
+        beta_1=config.beta_1,
+        beta_2=config.beta_2,
+        weight_decay=config.weight_decay or None,
+        global_clipnorm=config.clip_norm,
+        gradient_accumulation_steps=accumulation if accumulation > 1 else None,
+        **averages,
+    )
+    if not_decayed:
+        optimizer.exclude_from_weight_decay(var_names=list(not_decayed))
+    return optimizer
 
 
 def prefetch(make_batch: Callable[[int], tuple], first: int, threads: int) -> Iterator[tuple]:
-    """The batches from number `first` on, in order, each begun some batches before its turn.
+    """Yield the batches from number `first` on, in order, made ahead by threads.
 
     An accelerator then need not wait for a batch that one core makes in the time of many steps.
-    A plain iterator for `fit`: Keras' PyDataset fetches ahead, across the ends of epochs.
+    Unlike `keras.utils.PyDataset`, it fetches ahead across the ends of epochs.
 
     Args:
-        make_batch: function of a batch's number.
-        first: int. Number of the first batch.
-        threads: int. How many batches are made at a time; twice as many wait for their turn.
+        make_batch: Function of a batch's number.
+        first: Number of the first batch.
+        threads: How many batches are made at a time. Twice as many are kept ready.
 
     Raises:
-        Whatever `make_batch` raises, when the turn of that batch has come.
+        Exception: Whatever `make_batch` raises, when that batch is due.
     """
     pool, made = ThreadPoolExecutor(threads, "batches"), deque()
     numbers = itertools.count(first)
@@ -52,126 +164,17 @@ def prefetch(make_batch: Callable[[int], tuple], first: int, threads: int) -> It
             while len(made) < 2 * threads:
                 made.append(pool.submit(make_batch, next(numbers)))
             yield made.popleft().result()
-    finally:  # When the iterator is dropped: what has not begun is not begun.
+    finally:  # when the iterator is dropped
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def fit_resumable(
-    model: keras.Model,
-    make_batch: Callable[[int], tuple],
-    output_dir: str | Path,
-    *,
-    learning_rate: float,
-    total_steps: int,
-    steps_per_epoch: int = 100,
-    batches_per_step: int = 1,
-    batch_threads: int = 1,
-    warmup_steps: int | None = None,
-    final_learning_rate: float = 0.02,
-    validation_batches: Sequence[tuple] | None = None,
-    monitor: str = "val_loss",
-    best_from: float = 0.0,
-    max_seconds: float | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> list[dict]:
-    """Trains a compiled model with `fit`; run again, it goes on where it stopped.
-
-    Writes into `output_dir`: `metrics.jsonl` (one line an epoch), `checkpoints/` (the last
-    two, for resuming), `best/` and, where the package `tensorboardX` is installed,
-    `tensorboard/`. However a run ends, run again it gives the losses that an unbroken one would
-    have given, from its last intact checkpoint on. At the end the model holds the best weights;
-    their moving averages, where the optimizer keeps such.
-
-    Args:
-        model: a compiled `keras.Model`.
-        make_batch: function from a batch's number to `(x, y)` or `(x, y, sample_weight)`.
-            Draw from `numpy.random.default_rng((seed, number))` and a resumed run sees the
-            batches that an unbroken one would have seen.
-        output_dir: folder of the run.
-        learning_rate: float. Peak of the optimizer's learning rate, which follows
-            `LearningRate` by the steps or the seconds, whichever run out first.
-        total_steps: int. Steps of the whole run, a multiple of
-            `steps_per_epoch` (else rounded up).
-        steps_per_epoch: int. Steps between validations, log lines and checkpoints.
-        batches_per_step: int. Batches that make one step, as many as the optimizer's
-            `gradient_accumulation_steps`.
-        batch_threads: int. How many threads make batches ahead; with more than one, several
-            calls of `make_batch` run at a time.
-        warmup_steps: int. Steps over which the learning rate rises. Defaults to five
-            epochs.
-        final_learning_rate: float. What the learning rate falls to, as a share of its peak.
-        validation_batches: list of batches, or `None`: then the training loss selects.
-        monitor: the logged value whose minimum marks the best weights.
-        best_from: float. Share of the run before which no weights count as the best.
-        max_seconds: float or `None`. Stop early after this much training time, that of the
-            sessions before included.
-        callbacks: further Keras callbacks.
-
-    Returns:
-        The lines of `metrics.jsonl`.
-
-    Raises:
-        ValueError: a number is out of range or another process trains in `output_dir` (nothing
-            has been written then), or the loss is no number any more.
-    """
-    check_schedule(
-        learning_rate=learning_rate,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=warmup_steps,
-        final_learning_rate=final_learning_rate,
-        max_seconds=max_seconds,
-    )
-    check_at_least(1, batch_threads=batch_threads)
-    check_between(0, 1, best_from=best_from)
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with run_lock(output_dir):
-        log = output_dir / "metrics.jsonl"
-        checkpoints, best = (
-            Checkpoints(output_dir / "checkpoints"),
-            Checkpoints(output_dir / "best", 1),
-        )
-        epochs, per_epoch = -(-total_steps // steps_per_epoch), steps_per_epoch * batches_per_step
-        warmup_epochs = 5 if warmup_steps is None else max(1.0, warmup_steps / steps_per_epoch)
-        monitor = "loss" if validation_batches is None else monitor
-        first_epoch = checkpoints.restore(model).get("epoch", 0)
-        truncate_log(log, first_epoch)
-        budget = Budget(output_dir, epochs, max_seconds)
-        if budget.used(first_epoch) < 1.0:
-            batches = prefetch(make_batch, first_epoch * per_epoch, batch_threads)
-            validation = (
-                None if validation_batches is None else _ValidationBatches(validation_batches)
-            )
-            averages = _averages_weights(model.optimizer) and validation is not None
-            model.fit(
-                batches,
-                initial_epoch=first_epoch,
-                steps_per_epoch=per_epoch,
-                epochs=epochs,
-                shuffle=False,
-                verbose=0,
-                callbacks=[
-                    StopAtNaN(output_dir),
-                    LearningRate(budget, learning_rate, warmup_epochs, final_learning_rate),
-                    *callbacks,
-                    *([keras.callbacks.SwapEMAWeights()] if averages else []),
-                    MetricsLog(log, steps_per_epoch, max_seconds),
-                    *_tensorboard(output_dir, steps_per_epoch, first_epoch),
-                    BestCheckpoint(best, monitor, read_metrics(log), budget, best_from),
-                    CheckpointCallback(checkpoints),
-                ],
-                validation_data=validation,
-            )
-        if best.restore(model) and _averages_weights(model.optimizer):
-            model.optimizer.finalize_variable_values(model.trainable_variables)
-        return read_metrics(log)
-
-
-class _ValidationBatches(keras.utils.PyDataset):
+class ValidationBatches(keras.utils.PyDataset):
     """The same batches at every validation.
 
-    Of a generator Keras repeats those that it looked at to learn their shapes.
+    Given a generator, Keras would repeat only the batches that it used to find their shapes.
+
+    Args:
+        batches: The batches.
     """
 
     def __init__(self, batches: Sequence[tuple]):
@@ -185,7 +188,121 @@ class _ValidationBatches(keras.utils.PyDataset):
         return self.batches[index]
 
 
-def _tensorboard(output_dir: Path, *steps) -> list[keras.callbacks.Callback]:
-    if importlib.util.find_spec("tensorboardX") is None:
-        return []
-    return [TensorBoardLog(output_dir / "tensorboard", *steps)]
+def fit_resumable(
+    model: keras.Model,
+    make_batch: Callable[[int], tuple],
+    config: TrainingConfig,
+    *,
+    validation_batches: Sequence[tuple] | None = None,
+    batch_threads: int = 1,
+    monitor: str = "val_loss",
+    best_from: float = 0.0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    exported: keras.Model | None = None,
+) -> list[dict]:
+    """Train a compiled model with `fit`; called again, resume where it stopped.
+
+    Writes into `config.output_dir`: `metrics.jsonl` (one line per epoch), `checkpoints/` (the
+    last two), `best/`, the presets of `config.keep_presets_every` and, if the package
+    `tensorboardX` is installed, `tensorboard/`. However a session ends, the next one resumes
+    from the last intact checkpoint and gives the losses of an uninterrupted run. At the end the
+    model holds the best weights, or their moving averages if the optimizer keeps them.
+
+    Args:
+        model: A compiled `keras.Model`.
+        make_batch: Function of a batch's number that returns `(x, y)` or
+            `(x, y, sample_weight)`. If it draws from `numpy.random.default_rng((seed, number))`,
+            a resumed run sees the batches of an uninterrupted one.
+        config: Options of the run. Its learning rate schedule replaces that of the optimizer,
+            and `gradient_accumulation_steps` must be that of the optimizer.
+        validation_batches: Batches of a validation. Defaults to `None`: the training loss
+            selects the best weights.
+        batch_threads: How many threads make batches ahead. With more than one, `make_batch` runs
+            several times at once. Defaults to `1`.
+        monitor: Logged value whose minimum marks the best weights. Defaults to `"val_loss"`.
+        best_from: Fraction of the run before which no weights count as the best.
+            Defaults to `0.0`.
+        callbacks: Further Keras callbacks.
+        exported: Model that is saved as presets. Defaults to `None`: `model`.
+
+    Returns:
+        The lines of `metrics.jsonl`.
+
+    Raises:
+        ValueError: If an option is out of range, the run was started with other options, another
+            process trains in the folder, or a loss is NaN or infinite.
+    """
+    check_at_least(1, batch_threads=batch_threads)
+    check_between(0, 1, best_from=best_from)
+    config.check_resumed()
+    output_dir = Path(config.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with run_lock(output_dir):
+        config.save()
+        log, steps_per_epoch = output_dir / "metrics.jsonl", config.steps_per_epoch
+        batches_per_epoch = steps_per_epoch * config.gradient_accumulation_steps
+        checkpoints = Checkpoints(output_dir / "checkpoints")
+        best = Checkpoints(output_dir / "best", 1)
+        progress = Progress(output_dir, config.total_epochs, config.max_seconds)
+        lead = _install_schedule(model.optimizer, config)
+        first_epoch = checkpoints.restore(model).get("epoch", 0)
+        truncate_log(log, first_epoch)
+        validation, averages = None, averages_weights(model.optimizer)
+        if validation_batches is None:
+            monitor = "loss"
+        else:
+            validation = ValidationBatches(validation_batches)
+        own = [
+            StopAtNaN(output_dir),
+            TimeLimitedSchedule(lead, progress, steps_per_epoch, config.warmup_steps),
+            *callbacks,
+        ]
+        if config.keep_presets_every is not None:
+            folder = output_dir / "presets"
+            every = config.keep_presets_every
+            own.append(PresetCheckpoint(folder, every, steps_per_epoch, exported))
+        if averages and validation is not None:
+            own.append(keras.callbacks.SwapEMAWeights())
+        own.append(MetricsLog(log, steps_per_epoch, config.max_seconds))
+        if ProgressBar.is_visible():
+            total_batches = config.total_epochs * batches_per_epoch
+            own.append(ProgressBar(total_batches, first_epoch * batches_per_epoch))
+        if importlib.util.find_spec("tensorboardX") is not None:
+            own.append(TensorBoardLog(output_dir / "tensorboard", steps_per_epoch, first_epoch))
+        own.append(BestCheckpoint(best, monitor, read_metrics(log), progress, best_from))
+        own.append(CheckpointCallback(checkpoints))
+        if progress.fraction(first_epoch) < 1.0:
+            model.fit(
+                prefetch(make_batch, first_epoch * batches_per_epoch, batch_threads),
+                initial_epoch=first_epoch,
+                steps_per_epoch=batches_per_epoch,
+                epochs=config.total_epochs,
+                shuffle=False,
+                verbose=0,
+                callbacks=own,
+                validation_data=validation,
+            )
+        if best.restore(model) and averages:
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+        return read_metrics(log)
+
+
+def _install_schedule(
+    optimizer: keras.optimizers.Optimizer, config: TrainingConfig
+) -> keras.Variable:
+    """Give an optimizer the schedule of a run, and return the variable that moves it."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    lead = next((v for v in inner.variables if v.name == _LEAD), None)
+    if lead is None:
+        # A variable of the optimizer: JAX would compile the value of any other as a constant.
+        lead = inner.add_variable((), "zeros", "float32", name=_LEAD)
+    schedule = learning_rate_schedule(
+        config.learning_rate,
+        config.total_epochs * config.steps_per_epoch,
+        config.warmup_steps,
+        config.final_learning_rate,
+        config.gradient_accumulation_steps,
+    )
+    schedule.lead = lead
+    inner.learning_rate = schedule
+    return lead

@@ -11,7 +11,7 @@ from keras_speechssm.training.adversarial import (
     feature_distance,
     hinge,
 )
-from keras_speechssm.training.callbacks import Budget
+from keras_speechssm.training.callbacks import Progress
 
 SAMPLES = 1024
 
@@ -30,7 +30,7 @@ class Gain(keras.Model):
 def make_model(**weights):
     keras.utils.set_random_seed(0)
     model = AdversarialCodec(Gain(), Discriminators(2, (1,), (128,)), **weights)
-    model.build_on(SAMPLES)
+    model.build((None, SAMPLES))
     model.codec.gain.assign(0.5)
     model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
     return model
@@ -71,7 +71,7 @@ def parts(model, x):
 def test_the_training_loss_is_the_sum_of_its_parts():
     x = waveforms()
     model = make_model(adversarial_weight=2.0, feature_weight=3.0)
-    model.share.assign(0.5)
+    model.fraction.assign(0.5)
     total, (discriminator_loss, generator_loss, features) = parts(model, x)
     mse = 0.25 * np.mean(x**2)
     expected = mse + discriminator_loss + 0.5 * (2.0 * generator_loss + 3.0 * features)
@@ -81,9 +81,9 @@ def test_the_training_loss_is_the_sum_of_its_parts():
 def test_the_codec_listens_to_the_held_discriminators_only():
     x = waveforms()
 
-    def loss_of(share):
+    def loss_of(fraction):
         model = make_model()
-        model.share.assign(share)
+        model.fraction.assign(fraction)
 
         def loss(decoded):
             return model.compute_loss(x=x, y=x, y_pred=decoded, training=True)
@@ -95,11 +95,11 @@ def test_the_codec_listens_to_the_held_discriminators_only():
     assert np.abs(loss_of(1.0) - loss_of(0.0)).max() > 1e-5
 
 
-def changes(share, **weights):
+def changes(fraction, **weights):
     """How far one step of plain gradient descent moves the discriminators."""
     model, x = make_model(**weights), waveforms()
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
-    model.share.assign(share)
+    model.fraction.assign(fraction)
     before = [w.copy() for w in model.discriminators.get_weights()]
     model.fit(x, x, batch_size=4, epochs=1, verbose=0)
     return [b - a for a, b in zip(before, model.discriminators.get_weights(), strict=True)]
@@ -125,11 +125,11 @@ def test_discriminators_learn_to_tell_and_the_codec_learns_from_them():
 
 
 def test_they_come_in_late(tmp_path):
-    callback = AdversarialPhaseIn(Budget(tmp_path, 20), begins=0.5, lasts=0.1)
+    callback = AdversarialPhaseIn(Progress(tmp_path, 20), start=0.5, duration=0.1)
     model = make_model()
     callback.set_model(model)
-    shares = []
+    fractions = []
     for epoch in (0, 10, 11, 12, 19):
         callback.on_epoch_begin(epoch)
-        shares.append(numpy_of(model.share))
-    np.testing.assert_allclose(shares, [0.0, 0.0, 0.5, 1.0, 1.0], atol=1e-5)
+        fractions.append(numpy_of(model.fraction))
+    np.testing.assert_allclose(fractions, [0.0, 0.0, 0.5, 1.0, 1.0], atol=1e-5)

@@ -8,7 +8,13 @@ import soundfile
 from keras_speechssm.models import SoundStream
 from keras_speechssm.models.soundstream.source_filter_soundstream import pitch_bins
 from keras_speechssm.training.callbacks import read_metrics
-from keras_speechssm.training.codec import CodecBatches, CodecLoss, PitchLoss, train_codec
+from keras_speechssm.training.codec import (
+    CodecBatches,
+    CodecLoss,
+    CodecTrainingConfig,
+    PitchLoss,
+    train_codec,
+)
 
 TINY = dict(
     strides=(5, 4),
@@ -32,6 +38,13 @@ SOURCE_FILTER = dict(
     num_quantizers=2,
     codebook_size=8,
 )
+
+
+def train(audio_folders, output_dir, **options):
+    options = {"warmup_steps": 0, **options}
+    return train_codec(
+        CodecTrainingConfig(audio_folders=audio_folders, output_dir=output_dir, **options)
+    )
 
 
 @pytest.fixture
@@ -90,16 +103,16 @@ def test_folder_weights_choose_folders(folder, tmp_path):
 
 
 def test_folder_without_audio_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="No audio in .*empty"):
-        (tmp_path / "empty").mkdir()
         CodecBatches([tmp_path / "empty"], 1, 0.5, seed=0)
 
 
 def test_train_codec_resumes_and_writes_a_preset(folder, tmp_path):
     arguments = dict(model_config=TINY, batch_size=2, crop_seconds=0.2, steps_per_epoch=2)
     arguments["adversarial_weight"] = 0.0  # with discriminators: below
-    train_codec([folder], tmp_path / "run", total_steps=2, **arguments)
-    codec = train_codec(
+    train([folder], tmp_path / "run", total_steps=2, **arguments)
+    codec = train(
         [folder], tmp_path / "run", total_steps=4, validation_folders=[folder], **arguments
     )
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -146,7 +159,7 @@ def test_source_filter_codec_trains_on_pitch_too(tmp_path):
     assert abs(np.median(targets["pitch_logits"]) - 150.0) < 5.0
     arguments = dict(model_config=SOURCE_FILTER, batch_size=2, crop_seconds=0.4, steps_per_epoch=10)
     arguments["discriminator_channels"] = 2
-    codec = train_codec(
+    codec = train(
         [tmp_path / "audio"], tmp_path / "run", total_steps=20, learning_rate=1e-2, **arguments
     )
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -166,10 +179,10 @@ def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, t
         crop_seconds=0.26,
         steps_per_epoch=2,
         discriminator_channels=2,
-        adversarial_begins=0.0,
+        adversarial_start=0.0,
     )
-    train_codec([folder], tmp_path / "broken", total_steps=4, **options)
-    broken = train_codec([folder], tmp_path / "broken", total_steps=8, **options)
+    train([folder], tmp_path / "broken", total_steps=4, **options)
+    broken = train([folder], tmp_path / "broken", total_steps=8, **options)
     lines = read_metrics(tmp_path / "broken" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert all(line["discriminator_loss"] > 0 for line in lines)
@@ -181,13 +194,13 @@ def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, t
 def test_training_begins_with_a_preset_with_or_without_weights(folder, tmp_path):
     options = dict(batch_size=2, crop_seconds=0.26, total_steps=1, steps_per_epoch=1)
     options |= dict(adversarial_weight=0.0, learning_rate=0.0)
-    first = train_codec([folder], tmp_path / "first", model_config=TINY, **options)
+    first = train([folder], tmp_path / "first", model_config=TINY, **options)
     preset = tmp_path / "first" / "preset"
-    again = train_codec([folder], tmp_path / "again", preset=str(preset), **options)
+    again = train([folder], tmp_path / "again", preset=str(preset), **options)
     table = first.encoder_layers[0].get_weights()[0]
     np.testing.assert_array_equal(again.encoder_layers[0].get_weights()[0], table)
     for weights in preset.glob("*.weights.h5"):
         weights.unlink()
-    fresh = train_codec([folder], tmp_path / "fresh", preset=str(preset), seed=1, **options)
+    fresh = train([folder], tmp_path / "fresh", preset=str(preset), seed=1, **options)
     assert fresh.channels == first.channels
     assert np.abs(fresh.encoder_layers[0].get_weights()[0] - table).max() > 1e-3

@@ -1,9 +1,16 @@
+import dataclasses
 import importlib
 
 import pytest
 
 from keras_speechssm.checks import check_at_least, check_between
-from keras_speechssm.training.config import check_crops, check_model_config, check_schedule
+from keras_speechssm.presets import PARTS
+from keras_speechssm.training.config import (
+    AudioTrainingConfig,
+    TrainingConfig,
+    check_model_config,
+    demo_arguments,
+)
 
 pytestmark = pytest.mark.any_backend
 
@@ -11,22 +18,22 @@ pytestmark = pytest.mark.any_backend
 @pytest.mark.parametrize("value", [1, 2.5, None])
 def test_what_is_in_range_passes(value):
     check_at_least(1, steps=value)
-    check_between(1, 3, share=value)
+    check_between(1, 3, fraction=value)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_what_is_not_is_named(value):
     with pytest.raises(ValueError, match=r"^steps is .*; expected 1 or more\.$"):
         check_at_least(1, seconds=2, steps=value)
-    with pytest.raises(ValueError, match=r"^share is .*; expected 1 to 3\.$"):
-        check_between(1, 3, share=value)
+    with pytest.raises(ValueError, match=r"^fraction is .*; expected 1 to 3\.$"):
+        check_between(1, 3, fraction=value)
 
 
-def test_a_warm_up_as_long_as_the_run_is_told(capsys):
-    check_schedule(1e-3, total_steps=1000, steps_per_epoch=10, warmup_steps=999)
-    assert not capsys.readouterr().err
-    check_schedule(1e-3, total_steps=500, steps_per_epoch=10, warmup_steps=1000)
-    assert "in 500 steps the learning rate does not reach its peak" in capsys.readouterr().err
+def test_a_warm_up_as_long_as_the_run_gives_a_warning(caplog):
+    TrainingConfig(output_dir="run", total_steps=1000, warmup_steps=999)
+    assert not caplog.text
+    TrainingConfig(output_dir="run", total_steps=500, warmup_steps=1000)
+    assert "does not reach its peak in 500 steps" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -35,32 +42,59 @@ def test_a_warm_up_as_long_as_the_run_is_told(capsys):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"crop_seconds": -1.0}, "crop_seconds is -1"),
         ({"crop_seconds": float("inf")}, "crop_seconds is inf"),
-        ({"folder_weights": [1.0, 2.0]}, "2 numbers for 1 folders"),
-        ({"folder_weights": [-1.0]}, r"folder_weights\[0\] is -1"),
-        ({"folder_weights": [0.0]}, "all zero"),
         ({"validation_folders": ["no/such"]}, "no/such does not exist"),
+        ({"audio_folders": []}, "audio_folders is empty"),
+        ({"ema_momentum": 1.0}, "ema_momentum is 1.0"),
+        ({"keep_presets_every": 0}, "keep_presets_every is 0"),
     ],
 )
-def test_crops_that_cannot_be_cut_are_refused(tmp_path, options, message):
-    fitting = dict(validation_folders=None, batch_size=1, crop_seconds=1.0, folder_weights=[2.0])
-    check_crops([tmp_path], **fitting)
+def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
+    fitting = dict(output_dir=tmp_path / "run", audio_folders=[tmp_path])
+    AudioTrainingConfig(**fitting)
     with pytest.raises(ValueError, match=message):
-        check_crops([tmp_path], **{**fitting, **options})
+        AudioTrainingConfig(**{**fitting, **options})
 
 
 @pytest.mark.parametrize(
-    ("name", "presets"),
+    ("weights", "message"),
     [
-        ("codec", {}),
-        ("tokenizer", {}),
-        ("soundstorm", {"tokenizer_preset": "none", "codec_preset": "none"}),
+        ([1.0, 2.0], "2 numbers for 1 folders"),
+        ([-1.0], r"folder_weights\[0\] is -1"),
+        ([0.0], "all zero"),
     ],
 )
-def test_every_training_on_audio_looks_at_its_crops_first(tmp_path, name, presets):
+def test_folder_weights_that_do_not_fit_are_refused(tmp_path, weights, message):
+    module = importlib.import_module("keras_speechssm.training.codec")
+    options = dict(output_dir=tmp_path / "run", audio_folders=[tmp_path])
+    module.CodecTrainingConfig(folder_weights=[2.0], **options)
+    with pytest.raises(ValueError, match=message):
+        module.CodecTrainingConfig(folder_weights=weights, **options)
+
+
+def test_a_run_keeps_its_fixed_options(tmp_path):
+    config = TrainingConfig(output_dir=tmp_path, batch_size=4, model_config={"sizes": (1, 2)})
+    config.check_resumed()
+    assert not list(tmp_path.iterdir())
+    config.save()
+    dataclasses.replace(config, total_steps=20, learning_rate=1.0).check_resumed()
+    with pytest.raises(ValueError, match="was started with batch_size 4"):
+        dataclasses.replace(config, batch_size=8).check_resumed()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_demo_gives_the_size_of_new_models(part):
+    arguments = demo_arguments(part)
+    assert arguments and not {"name", "dtype", "seed", "lru_width"} & set(arguments)
+
+
+@pytest.mark.parametrize("name", ["config", "speech_lm", "soundstorm", "tokenizer", "codec"])
+def test_every_option_has_a_help_text(name):
     module = importlib.import_module(f"keras_speechssm.training.{name}")
-    with pytest.raises(ValueError, match="crop_seconds is -1"):
-        getattr(module, f"train_{name}")([tmp_path], tmp_path / "run", crop_seconds=-1.0, **presets)
-    assert not (tmp_path / "run").exists()
+    for config in vars(module).values():
+        if isinstance(config, type) and issubclass(config, TrainingConfig):
+            texts = "\n".join(owner.__doc__ or "" for owner in config.__mro__)
+            for field in dataclasses.fields(config):
+                assert f"        {field.name}: " in texts, (config, field.name)
 
 
 def test_arguments_that_a_model_does_not_take_are_named():
@@ -69,9 +103,9 @@ def test_arguments_that_a_model_does_not_take_are_named():
 
     check_model_config(None, Model)
     check_model_config({"width": 1, "dtype": "float32"}, Model, ("sizes",))
-    with pytest.raises(ValueError, match="'depth', which is no argument of Model to be set here.$"):
+    with pytest.raises(ValueError, match="'depth', which is not one of its arguments"):
         check_model_config({"depth": 1}, Model)
     with pytest.raises(ValueError, match="'kwargs'"):
         check_model_config({"kwargs": 1}, Model)
-    with pytest.raises(ValueError, match="'sizes'.*; the data decide it"):
+    with pytest.raises(ValueError, match="'sizes', which follows from the data"):
         check_model_config({"sizes": 1}, Model, ("sizes",))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_speechssm.data.token_store import write_token_store
-from keras_speechssm.training.speech_lm import train_speech_lm
+from keras_speechssm.training.speech_lm import SpeechLMTrainingConfig, train_speech_lm
 
 pytestmark = pytest.mark.any_backend
 
@@ -19,17 +19,19 @@ on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.dist
 
 TRAIN = """
 import json, sys
-from keras_speechssm.training.metrics import read_metrics
-from keras_speechssm.training.speech_lm import train_speech_lm
+from keras_speechssm.training.callbacks import read_metrics
+from keras_speechssm.training.speech_lm import SpeechLMTrainingConfig, train_speech_lm
 
 folder, run, *mesh = sys.argv[1:]
-config = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
-model = train_speech_lm(
-    [folder], run, validation_folders=[folder], model_config=config, sequence_length=16,
+sizes = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
+config = SpeechLMTrainingConfig(
+    token_folders=[folder], output_dir=run, validation_folders=[folder], model_config=sizes,
+    sequence_length=16,
     batch_size=8, gradient_accumulation_steps=1, total_steps=15, steps_per_epoch=5,
     warmup_steps=5, learning_rate=1e-2, weight_decay=0.01, validation_steps=2,
     device_mesh=[int(size) for size in mesh] or None,
 )
+model = train_speech_lm(config)
 kernel = model.backbone.griffin_blocks[0].mlp_block.gate_dense.kernel.value
 shard = kernel.addressable_shards[0].data.shape
 lines = read_metrics(run + "/metrics.jsonl")
@@ -69,7 +71,12 @@ def test_validation_that_devices_cannot_share_is_refused_before_the_run(tokens, 
     options = dict(sequence_length=16, batch_size=8, device_mesh=[4])
     with pytest.raises(ValueError, match="validation_folders give 5 rows .* 4 devices cannot"):
         train_speech_lm(
-            [tokens], tmp_path / "run", validation_folders=[tmp_path / "few"], **options
+            SpeechLMTrainingConfig(
+                token_folders=[tokens],
+                output_dir=tmp_path / "run",
+                validation_folders=[tmp_path / "few"],
+                **options,
+            )
         )
     assert not (tmp_path / "run").exists()
 

@@ -19,15 +19,17 @@ pytestmark = pytest.mark.any_backend
 
 TRAIN = """
 import sys
-from keras_speechssm.training.speech_lm import train_speech_lm
+from keras_speechssm.training.speech_lm import SpeechLMTrainingConfig, train_speech_lm
 
-config = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
-train_speech_lm(
-    [sys.argv[1]], sys.argv[2], validation_folders=[sys.argv[1]], model_config=config,
+sizes = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
+config = SpeechLMTrainingConfig(
+    token_folders=[sys.argv[1]], output_dir=sys.argv[2], validation_folders=[sys.argv[1]],
+    model_config=sizes,
     sequence_length=16, batch_size=4, gradient_accumulation_steps=2, total_steps=int(sys.argv[3]),
     steps_per_epoch=2, warmup_steps=5, learning_rate=1e-2, weight_decay=0.01,
     ema_momentum=0.9, validation_steps=2,
 )
+train_speech_lm(config)
 """
 
 
@@ -52,7 +54,7 @@ def test_kills_lose_and_double_no_step(tmp_path):
     for _ in range(kills):
         done = len(read_metrics(log))
         process = start("killed")
-        # Training has begun; now any instant of steps, validations and writes.
+        # Training has started; now any instant of steps, validations and writes.
         while process.poll() is None and len(read_metrics(log)) == done:
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 1.5))

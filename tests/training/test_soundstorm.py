@@ -8,7 +8,6 @@ import soundfile
 from keras import ops
 
 from keras_speechssm.training import soundstorm as training
-from keras_speechssm.training import token_pairs
 from keras_speechssm.training.token_pairs import prepare_token_pairs, read_token_pairs
 
 LEVELS, CODES, VOCABULARY = 2, 5, 6
@@ -49,6 +48,11 @@ class FrameCodec:
         whole = np.pad(waveform, (0, -len(waveform) % 320)).reshape(-1, 320)
         coarse = np.floor(np.abs(whole[:, 0]) * CODES * 0.999).astype("int32")
         return np.stack([coarse, (coarse + 1) % CODES], axis=-1)
+
+
+def train(**options):
+    options = {"warmup_steps": 0, **options}
+    return training.train_soundstorm(training.SoundStormTrainingConfig(**options))
 
 
 def write_recordings(folder, seconds, seed=0):
@@ -146,7 +150,7 @@ def test_group_weights_choose_the_source():
 
 def test_a_share_of_the_crops_has_no_words():
     plain, *plain_rest = make_batches(make_groups(), batch_size=400)(5)
-    batches = make_batches(make_groups(), batch_size=400, unconditional_share=0.25)
+    batches = make_batches(make_groups(), batch_size=400, unconditional_fraction=0.25)
     inputs, *rest = batches(5)
     hidden = inputs["semantic_tokens"] == VOCABULARY
     assert (hidden.all(axis=1) | ~hidden.any(axis=1)).all()
@@ -199,12 +203,12 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
         learning_rate=1e-2,
     )
     drawn = record_batches(monkeypatch)
-    training.train_soundstorm(**arguments, total_steps=20, unconditional_share=0.3)
+    train(**arguments, total_steps=20, unconditional_fraction=0.3)
     (learned, held_out_batches) = drawn
     assert any((tokens == VOCABULARY).all(axis=1).any() for tokens in learned)
     assert len(held_out_batches) == 8
     assert not any((tokens == VOCABULARY).any() for tokens in held_out_batches)
-    model = training.train_soundstorm(**arguments, total_steps=60)
+    model = train(**arguments, total_steps=60)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["val_loss"] for line in lines]
     assert len(losses) == 3
@@ -219,7 +223,7 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
     del arguments["model_config"]
     further = {**arguments, "output_dir": tmp_path / "further", "learning_rate": 1e-4}
     preset = str(tmp_path / "run" / "preset")
-    training.train_soundstorm(**further, total_steps=20, initial_preset=preset)
+    train(**further, total_steps=20, preset=preset)
     line = json.loads((tmp_path / "further" / "metrics.jsonl").read_text().splitlines()[0])
     np.testing.assert_allclose(line["val_loss"], min(losses), rtol=0.05)
 
@@ -227,21 +231,21 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(level_shares=[1.0]), "for each of the 2 levels"),
-        (dict(level_shares=[1.0, -1.0]), "0 or more"),
-        (dict(level_shares=[0.0, 0.0]), "all zero"),
-        (dict(unconditional_share=1.0), "unconditional_share"),
-        (dict(unconditional_share=-0.1), "unconditional_share"),
-        (dict(initial_preset="speech_ssm_demo_en", model_config={"num_layers": 1}), "not both"),
-        (dict(model_config={"num_levels": 2}), "'num_levels', .*the data decide"),
-        (dict(initial_preset="speech_ssm_demo_en"), "tokenizer and codec need"),
+        (dict(level_weights=[1.0]), "for each of the 2 levels"),
+        (dict(level_weights=[1.0, -1.0]), "0 or more, for each"),
+        (dict(level_weights=[0.0, 0.0]), "all zero"),
+        (dict(unconditional_fraction=1.0), "unconditional_fraction"),
+        (dict(unconditional_fraction=-0.1), "unconditional_fraction"),
+        (dict(preset="speech_ssm_demo_en", model_config={"num_layers": 1}), "both given"),
+        (dict(model_config={"num_levels": 2}), "'num_levels', which follows from the data"),
+        (dict(preset="speech_ssm_demo_en"), "tokenizer and codec need"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, settings, message):
     use_stand_ins(monkeypatch)
     presets = dict(tokenizer_preset="tokenizer", codec_preset="codec")
     with pytest.raises(ValueError, match=message):
-        training.train_soundstorm([tmp_path], tmp_path / "run", **presets, **settings)
+        train(audio_folders=[tmp_path], output_dir=tmp_path / "run", **presets, **settings)
     assert not (tmp_path / "run").exists()
 
 
@@ -251,12 +255,15 @@ def test_a_cache_knows_its_models_whatever_the_order_of_their_weights(tmp_path):
     def model(*weights):
         return SimpleNamespace(get_weights=lambda: list(weights))
 
-    token_pairs._check_models(tmp_path, model(*weights), model(np.zeros(1)))
-    token_pairs._check_models(tmp_path, model(*weights[::-1]), model(np.zeros(1)))
+    def prepare(tokenizer, codec):
+        prepare_token_pairs([], tmp_path, tokenizer, codec)
+
+    prepare(model(*weights), model(np.zeros(1)))
+    prepare(model(*weights[::-1]), model(np.zeros(1)))
     with pytest.raises(ValueError, match="another tokenizer or codec"):
-        token_pairs._check_models(tmp_path, model(weights[0], weights[1] + 1), model(np.zeros(1)))
+        prepare(model(weights[0], weights[1] + 1), model(np.zeros(1)))
     with pytest.raises(ValueError, match="another tokenizer or codec"):
-        token_pairs._check_models(tmp_path, model(np.zeros(1)), model(*weights))
+        prepare(model(np.zeros(1)), model(*weights))
 
 
 def test_another_vocabulary_changes_the_semantic_table_only():
@@ -313,7 +320,7 @@ def test_tables_start_with_the_geometry_of_the_codebooks():
 
 
 def test_the_loss_is_the_mean_over_hidden_tokens():
-    inputs, target, weight = make_batches(make_groups())(0)
+    _, target, weight = make_batches(make_groups())(0)
     logits = np.random.default_rng(0).normal(size=(*target.shape, CODES)).astype("float32")
     log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     picked = -np.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]

@@ -10,7 +10,13 @@ from keras_speechssm.data.token_store import open_tokens, write_token_store, wri
 from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 from keras_speechssm.training.callbacks import read_metrics
-from keras_speechssm.training.speech_lm import make_model, make_optimizer, train_speech_lm
+from keras_speechssm.training.speech_lm import (
+    NOT_DECAYED,
+    SpeechLMTrainingConfig,
+    make_model,
+    train_speech_lm,
+)
+from keras_speechssm.training.trainer import make_optimizer
 
 TINY = {
     "num_layers": 2,
@@ -19,6 +25,11 @@ TINY = {
     "num_heads": 2,
     "attention_window": 8,
 }
+
+
+def train(token_folders, output_dir, **options):
+    config = SpeechLMTrainingConfig(token_folders=token_folders, output_dir=output_dir, **options)
+    return train_speech_lm(config)
 
 
 def token_folder(folder, num_recordings=4, vocabulary=7):
@@ -55,8 +66,8 @@ def test_training_learns_resumes_and_writes_a_preset(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     options = settings(validation_folders=[folder])
     run = tmp_path / "run"
-    train_speech_lm([folder], run, total_steps=10, **options)
-    model = train_speech_lm([folder], run, total_steps=40, **options)
+    train([folder], run, total_steps=10, **options)
+    model = train([folder], run, total_steps=40, **options)
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     assert lines[-1]["val_loss"] < 0.5 * lines[0]["val_loss"]
@@ -79,37 +90,37 @@ def test_the_baseline_trains_on_the_same_rows(tmp_path):
         "head_dim": 8,
     }
     options = settings(model="speech_transformer", model_config=config, validation_folders=[folder])
-    train_speech_lm([folder], tmp_path / "run", total_steps=30, **options)
+    train([folder], tmp_path / "run", total_steps=30, **options)
     found = losses(tmp_path / "run")
     assert found[-1] < 0.5 * found[0]
     restored = SpeechTransformer.from_preset(str(tmp_path / "run" / "preset"))
     assert restored.max_length == 16
     assert restored.backbone.num_layers == 2
     options |= dict(model_config=None, preset=str(tmp_path / "run" / "preset"), sequence_length=24)
-    longer = train_speech_lm([folder], tmp_path / "longer", total_steps=10, **options)
+    longer = train([folder], tmp_path / "longer", total_steps=10, **options)
     assert longer.max_length == 24
 
 
 def test_the_two_models_are_of_one_size():
-    sizes = [
-        make_model(name, 512, None, None, 16, {}).backbone.count_params()
-        for name in ("speech_ssm", "speech_transformer")
-    ]
+    sizes = []
+    for name in ("speech_ssm", "speech_transformer"):
+        config = SpeechLMTrainingConfig(token_folders=["x"], output_dir="x", model=name)
+        sizes.append(make_model(config, 512).backbone.count_params())
     assert abs(sizes[0] / sizes[1] - 1) < 1e-3
 
 
 def test_folders_of_different_tokenizers_are_refused(tmp_path):
     folders = [token_folder(tmp_path / "a"), token_folder(tmp_path / "b", vocabulary=9)]
     with pytest.raises(ValueError, match="share one tokenizer"):
-        train_speech_lm(folders, tmp_path / "run")
+        train(folders, tmp_path / "run")
     with pytest.raises(ValueError, match="a vocabulary of 7, validation_folders has 9"):
-        train_speech_lm(folders[:1], tmp_path / "run", validation_folders=folders[1:])
+        train(folders[:1], tmp_path / "run", validation_folders=folders[1:])
     assert not (tmp_path / "run").exists()
 
 
 def test_no_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="token_folders is empty"):
-        train_speech_lm([], tmp_path / "run")
+        train([], tmp_path / "run")
 
 
 def test_stores_and_npy_folders_of_earlier_versions_give_the_same_rows(tmp_path):
@@ -121,7 +132,7 @@ def test_stores_and_npy_folders_of_earlier_versions_give_the_same_rows(tmp_path)
     of_folder, of_store = (read_rows([path], 16) for path in (folder, store))
     for ours, theirs in zip(of_folder.batches(3)(0)[1:], of_store.batches(3)(0)[1:], strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    train_speech_lm([store, folder], tmp_path / "run", total_steps=10, **settings())
+    train([store, folder], tmp_path / "run", total_steps=10, **settings())
     assert len(losses(tmp_path / "run")) == 1
 
 
@@ -132,7 +143,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
         ("small", {"batch_size": 2, "gradient_accumulation_steps": 4}),
     ):
         options = settings(clip_norm=1e9, validation_folders=[folder], validation_steps=2) | options
-        train_speech_lm([folder], tmp_path / name, total_steps=20, **options)
+        train([folder], tmp_path / name, total_steps=20, **options)
     large, small = losses(tmp_path / "large"), losses(tmp_path / "small")
     assert len(large) == len(small) == 2
     # The rows' weights differ from batch to batch, and so do the means by a little.
@@ -142,8 +153,8 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
 def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     plain = settings(validation_folders=[folder], validation_steps=1)
-    train_speech_lm([folder], tmp_path / "plain", total_steps=20, **plain)
-    model = train_speech_lm([folder], tmp_path / "ema", total_steps=20, ema_momentum=0.98, **plain)
+    train([folder], tmp_path / "plain", total_steps=20, **plain)
+    model = train([folder], tmp_path / "ema", total_steps=20, ema_momentum=0.98, **plain)
     # The training is the same, what is validated is not.
     np.testing.assert_allclose(losses(tmp_path / "ema"), losses(tmp_path / "plain"), rtol=1e-5)
     value = read_metrics(tmp_path / "ema" / "metrics.jsonl")[-1]["val_loss"]
@@ -157,8 +168,8 @@ def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
 def test_presets_are_kept_on_the_way_and_change_nothing(tmp_path, momentum):
     folder = token_folder(tmp_path / "tokens")
     options = settings(ema_momentum=momentum, validation_folders=[folder])
-    model = train_speech_lm([folder], tmp_path / "a", total_steps=30, **options)
-    train_speech_lm([folder], tmp_path / "b", total_steps=30, keep_presets_every=15, **options)
+    model = train([folder], tmp_path / "a", total_steps=30, **options)
+    train([folder], tmp_path / "b", total_steps=30, keep_presets_every=15, **options)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     kept = sorted(path.name for path in (tmp_path / "b" / "presets").iterdir())
     assert kept == ["step-00000020", "step-00000030"]
@@ -175,10 +186,10 @@ def test_presets_are_kept_on_the_way_and_change_nothing(tmp_path, momentum):
 def test_averages_resume(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     options = settings(validation_folders=[folder], validation_steps=1, ema_momentum=0.9)
-    whole = train_speech_lm([folder], tmp_path / "run", total_steps=20, **options)
+    whole = train([folder], tmp_path / "run", total_steps=20, **options)
     log = read_metrics(tmp_path / "run" / "metrics.jsonl")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "epoch-00002")
-    again = train_speech_lm([folder], tmp_path / "run", total_steps=20, **options)
+    again = train([folder], tmp_path / "run", total_steps=20, **options)
     assert [line["val_loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == (
         pytest.approx([line["val_loss"] for line in log], rel=1e-5)
     )
@@ -188,9 +199,9 @@ def test_averages_resume(tmp_path):
 
 def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
     folder = token_folder(tmp_path / "tokens")
-    first = train_speech_lm([folder], tmp_path / "first", total_steps=10, **settings())
+    first = train([folder], tmp_path / "first", total_steps=10, **settings())
     options = settings(model_config=None, preset=str(tmp_path / "first" / "preset"), lora_rank=2)
-    tuned = train_speech_lm([folder], tmp_path / "tuned", total_steps=10, **options)
+    tuned = train([folder], tmp_path / "tuned", total_steps=10, **options)
     same = keras.ops.convert_to_numpy(first.backbone.token_embedding.embeddings)
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(tuned.backbone.token_embedding.embeddings), same
@@ -205,8 +216,8 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "a", "text_preset": "b"}, "begins with one"),
-        ({"model": "speech_rnn"}, "'speech_rnn'; expected one of speech_ssm, speech_tr"),
+        ({"preset": "a", "text_preset": "b"}, "starts from one"),
+        ({"model": "speech_rnn"}, "'speech_rnn'; expected speech_ssm or speech_tr"),
         ({"sequence_length": 1}, "sequence_length is 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
@@ -215,54 +226,55 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
         ({"clip_norm": 0.0}, "clip_norm is 0.0"),
         ({"seed": -1}, "seed is -1"),
         ({"total_steps": 0}, "total_steps is 0"),
-        ({"warmup_steps": 5}, "give fewer of those"),
-        ({"lora_rank": 2}, "LoRA learns nothing"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"lora_rank": 2}, "lora_rank needs trained weights"),
         ({"learning_rate": -1.0}, "learning_rate is -1"),
         ({"preset": "speech_ssm_demo_em", "model_config": None}, "Unknown preset"),
         ({"keep_presets_every": 0}, "keep_presets_every is 0"),
-        ({"model_config": {"num_layer": 2}}, "'num_layer', which is no argument"),
+        ({"model_config": {"num_layer": 2}}, "'num_layer', which is not one of its arguments"),
         ({"model_config": {"vocabulary_size": 7}}, "'vocabulary_size'"),
-        ({"device_mesh": [3]}, "cannot be shared|needs the backend jax|devices"),
+        ({"device_mesh": [3]}, "expected a multiple of 3|needs the backend jax|devices"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, options, message):
     folder = token_folder(tmp_path / "tokens")
     with pytest.raises(ValueError, match=message):
-        train_speech_lm([folder], tmp_path / "run", **settings(**options))
-    # Nothing was begun, so that the command can be mended and run again in the same folder.
+        train([folder], tmp_path / "run", **settings(**options))
+    # Nothing was started, so the command can be corrected and run again in the same folder.
     assert not list((tmp_path / "run").glob("*")), list((tmp_path / "run").glob("*"))
 
 
 def test_a_run_goes_on_with_its_own_options_only(tmp_path):
     folder = token_folder(tmp_path / "tokens")
-    train_speech_lm([folder], tmp_path / "run", total_steps=10, **settings())
+    train([folder], tmp_path / "run", total_steps=10, **settings())
     for options in ({"batch_size": 2}, {"ema_momentum": 0.5}, {"steps_per_epoch": 20}):
         with pytest.raises(ValueError, match=f"was started with {next(iter(options))} "):
-            train_speech_lm([folder], tmp_path / "run", total_steps=20, **settings(**options))
-    train_speech_lm([folder], tmp_path / "run", total_steps=20, **settings())
+            train([folder], tmp_path / "run", total_steps=20, **settings(**options))
+    train([folder], tmp_path / "run", total_steps=20, **settings())
 
 
 def test_averages_have_the_momentum_of_a_step():
-    assert make_optimizer(ema_momentum=0.9).ema_momentum == pytest.approx(0.9)
-    optimizer = make_optimizer(ema_momentum=0.9, gradient_accumulation_steps=4)
-    assert optimizer.ema_momentum**4 == pytest.approx(0.9)
+    options = dict(token_folders=["x"], output_dir="x", ema_momentum=0.9)
+    config = SpeechLMTrainingConfig(gradient_accumulation_steps=1, **options)
+    assert make_optimizer(config).ema_momentum == pytest.approx(0.9)
+    config = SpeechLMTrainingConfig(gradient_accumulation_steps=4, **options)
+    assert make_optimizer(config).ema_momentum ** 4 == pytest.approx(0.9)
 
 
 def test_a_preset_of_another_vocabulary_is_refused(tmp_path):
     folder = token_folder(tmp_path / "tokens")
-    train_speech_lm([folder], tmp_path / "run", total_steps=10, **settings())
+    train([folder], tmp_path / "run", total_steps=10, **settings())
     other = token_folder(tmp_path / "other", vocabulary=9)
     options = settings(model_config=None, preset=str(tmp_path / "run" / "preset"))
     with pytest.raises(ValueError, match="a vocabulary of 9, preset .* has 7"):
-        train_speech_lm([other], tmp_path / "second", **options)
+        train([other], tmp_path / "second", **options)
 
 
 def test_the_recipe_is_the_papers():
-    optimizer = make_optimizer()
-    assert optimizer.weight_decay == 0.6
-    assert float(keras.ops.convert_to_numpy(optimizer.learning_rate)) == pytest.approx(5e-4)
-    defaults = train_speech_lm.__kwdefaults__
-    tokens = defaults["sequence_length"] * defaults["batch_size"]
-    assert tokens * defaults["gradient_accumulation_steps"] == 768_000
-    assert defaults["total_steps"] == 100_000 and defaults["warmup_steps"] == 1000
-    assert defaults["final_learning_rate"] == 1 / 20
+    config = SpeechLMTrainingConfig(token_folders=["x"], output_dir="x")
+    optimizer = make_optimizer(config, NOT_DECAYED)
+    assert optimizer.weight_decay == 0.6 and optimizer.beta_2 == 0.98
+    tokens = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
+    assert tokens == 768_000
+    assert config.total_steps == 100_000 and config.warmup_steps == 1000
+    assert config.learning_rate == 5e-4 and config.final_learning_rate == 1 / 20

@@ -8,9 +8,14 @@ from keras import ops
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.corpora import PHONEMES
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
-from keras_speechssm.training.callbacks import Budget, read_metrics
+from keras_speechssm.training.callbacks import Progress, read_metrics
 from keras_speechssm.training.speech_crops import CropBatches, augment, change_speed
-from keras_speechssm.training.tokenizer import PhonemeLoss, QuantizerPhaseIn, train_tokenizer
+from keras_speechssm.training.tokenizer import (
+    PhonemeLoss,
+    QuantizerPhaseIn,
+    TokenizerTrainingConfig,
+    train_tokenizer,
+)
 
 TINY = {
     "vocabulary_size": 8,
@@ -135,11 +140,11 @@ def test_share_without_transcripts_and_the_same_batch_for_the_same_step(tmp_path
     say(tmp_path / "a", "x", 3.0, [(0.5, 1.5, "hh ax")])
     say(tmp_path / "b", "y", 3.0)
     folders = [tmp_path / "a", tmp_path / "b"]
-    batches = CropBatches(folders, 1.4, 200, seed=1, untranscribed_share=0.3)
+    batches = CropBatches(folders, 1.4, 200, seed=1, untranscribed_fraction=0.3)
     inputs, labels = batches(5)
     without = np.mean(~labels["phoneme_logits"].any(axis=(1, 2)))
     assert 0.2 < without < 0.4
-    again, _ = CropBatches(folders, 1.4, 200, seed=1, untranscribed_share=0.3)(5)
+    again, _ = CropBatches(folders, 1.4, 200, seed=1, untranscribed_fraction=0.3)(5)
     np.testing.assert_array_equal(again["waveform"], inputs["waveform"])
     assert np.isfinite(inputs["waveform"]).all() and np.abs(inputs["waveform"]).max() <= 1
 
@@ -156,7 +161,7 @@ def test_pairs_say_the_same_and_sound_apart(tmp_path):
     assert not np.allclose(rows[0::2], rows[1::2], rtol=0.01)
     assert np.corrcoef(rows[0], rows[1])[0, 1] > 0.7  # tilts of half a sample apart
     assert abs(np.corrcoef(rows[0], rows[2])[0, 1]) < 0.1
-    with pytest.raises(ValueError, match="even batch_size, got 3"):
+    with pytest.raises(ValueError, match="batch_size is 3; expected an even number"):
         CropBatches([tmp_path / "a"], 1.4, 3, paired=True)
 
 
@@ -175,12 +180,12 @@ def test_quantizer_waits_for_the_phonemes(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": 1, "seconds": 1, "loss": loss}) + "\n" for loss in lines)
     )
-    phase_in = QuantizerPhaseIn(Budget(tmp_path, 100), threshold=0.6, epochs=2)
-    assert [phase_in.share(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.5, 1, 1]
-    early = QuantizerPhaseIn(Budget(tmp_path, 10), threshold=0.1, epochs=2, latest=0.2)
-    assert [early.share(epoch) for epoch in range(5)] == [0, 0, 0.5, 1, 1]
-    late = QuantizerPhaseIn(Budget(tmp_path, 10), threshold=0.1, epochs=4)
-    assert [late.share(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.25, 0.5, 0.75]
+    phase_in = QuantizerPhaseIn(Progress(tmp_path, 100), threshold=0.6, epochs=2)
+    assert [phase_in.fraction(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.5, 1, 1]
+    early = QuantizerPhaseIn(Progress(tmp_path, 10), threshold=0.1, epochs=2, latest=0.2)
+    assert [early.fraction(epoch) for epoch in range(5)] == [0, 0, 0.5, 1, 1]
+    late = QuantizerPhaseIn(Progress(tmp_path, 10), threshold=0.1, epochs=4)
+    assert [late.fraction(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.25, 0.5, 0.75]
 
 
 def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
@@ -188,17 +193,18 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     say(tmp_path / "b", "y", 3.0)
 
     def train(total_steps):
-        return train_tokenizer(
-            [tmp_path / "a", tmp_path / "b"],
-            tmp_path / "run",
+        config = TokenizerTrainingConfig(
+            audio_folders=[tmp_path / "a", tmp_path / "b"],
+            output_dir=tmp_path / "run",
             validation_folders=[tmp_path / "a"],
             model_config={**TINY, "code_head": True, "agreement_weight": 0.1},
             crop_seconds=2.0,
             batch_size=2,
             total_steps=total_steps,
             steps_per_epoch=2,
-            num_validation_batches=1,
+            validation_steps=1,
         )
+        return train_tokenizer(config)
 
     train(4)
     model = train(6)
@@ -210,12 +216,14 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     waveform = np.random.default_rng(0).normal(size=9000) * 0.1
     np.testing.assert_array_equal(loaded.tokenize(waveform), model.tokenize(waveform))
     # The front end was fitted to the corpus.
-    assert not np.allclose(ops.convert_to_numpy(loaded.log_mel.mean), -3.0)
+    assert not np.allclose(ops.convert_to_numpy(loaded.front_end.mean), -3.0)
 
 
 def test_a_share_that_is_meant_as_per_cent_is_refused(tmp_path):
     with pytest.raises(ValueError, match="quantize_from"):
-        train_tokenizer([tmp_path], tmp_path / "run", quantize_from=40)
+        TokenizerTrainingConfig(
+            audio_folders=[tmp_path], output_dir=tmp_path / "run", quantize_from=40
+        )
     assert not (tmp_path / "run").exists()
 
 

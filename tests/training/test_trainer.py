@@ -1,18 +1,20 @@
 import errno
 import io
+import itertools
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
 from keras_speechssm.files import run_lock
-from keras_speechssm.training import callbacks as metrics
-from keras_speechssm.training import trainer as loop
-from keras_speechssm.training.callbacks import read_metrics
-from keras_speechssm.training.trainer import fit_resumable
+from keras_speechssm.training.callbacks import MetricsLog, read_metrics
+from keras_speechssm.training.checkpoints import Checkpoints
+from keras_speechssm.training.config import TrainingConfig
+from keras_speechssm.training.trainer import fit_resumable, learning_rate_schedule
 
 
 def make_model():
@@ -30,11 +32,20 @@ def make_batch(step):
     return x, x.sum(axis=1, keepdims=True)
 
 
-def run(folder, total_steps, **kwargs):
+def options_of(folder, total_steps, **options):
+    options = {"learning_rate": 0.01, "steps_per_epoch": 5, "warmup_steps": 2, **options}
+    return TrainingConfig(output_dir=folder, total_steps=total_steps, **options)
+
+
+FIT = ("validation_batches", "batch_threads", "best_from", "callbacks")
+
+
+def run(folder, total_steps, make_batch=make_batch, **options):
     model = make_model()
-    kwargs = {"learning_rate": 0.01, "steps_per_epoch": 5, **kwargs}
-    lines = fit_resumable(model, make_batch, folder, total_steps=total_steps, **kwargs)
-    return model, lines
+    given = {name: options.pop(name) for name in FIT if name in options}
+    return model, fit_resumable(
+        model, make_batch, options_of(folder, total_steps, **options), **given
+    )
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -77,14 +88,7 @@ def test_each_step_gets_its_own_batch(tmp_path):
         return make_batch(step)
 
     for total_steps in (10, 20):
-        fit_resumable(
-            make_model(),
-            spy,
-            tmp_path,
-            learning_rate=0.01,
-            total_steps=total_steps,
-            steps_per_epoch=5,
-        )
+        run(tmp_path, total_steps, spy)
     # Keras may ask for one batch more than it trains on.
     assert list(dict.fromkeys(seen))[:20] == list(range(20))
 
@@ -92,7 +96,7 @@ def test_each_step_gets_its_own_batch(tmp_path):
 def killed(folder, epoch, when):
     """A run that is killed in an epoch: before its checkpoint, or while it is written."""
 
-    class Killed(Exception):
+    class Killed(Exception):  # noqa: N818
         pass
 
     class Kill(keras.callbacks.Callback):
@@ -103,7 +107,7 @@ def killed(folder, epoch, when):
         def on_epoch_begin(self, number, logs=None):
             self.epoch = number
 
-    save = loop.Checkpoints.save
+    save = Checkpoints.save
 
     def save_half(self, model, number, **about):
         if when in str(self.folder) and number == epoch + 1:
@@ -113,9 +117,10 @@ def killed(folder, epoch, when):
             raise Killed
         return save(self, model, number, **about)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop.Checkpoints, "save", save_half)
-        run(folder, 30, callbacks=[Kill()], validation_batches=[make_batch(1000)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_half)
+        with pytest.raises(Killed):
+            run(folder, 30, callbacks=[Kill()], validation_batches=[make_batch(1000)])
 
 
 @pytest.mark.parametrize("when", ["step", "checkpoints", "best"])
@@ -134,12 +139,12 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_losses(tmp_path, when, epo
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_a_damaged_newest_checkpoint_costs_one_epoch(tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_costs_one_epoch(tmp_path, caplog):
     _, whole = run(tmp_path, 20)
     state = tmp_path / "checkpoints" / "epoch-00004" / "state.weights.h5"
     state.write_bytes(state.read_bytes()[:-9])
     _, again = run(tmp_path, 20)
-    assert "epoch-00004 is damaged" in capsys.readouterr().err
+    assert "epoch-00004 is damaged" in caplog.text
     assert [line["step"] for line in again] == [5, 10, 15, 20]
     assert again[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=1e-5)
 
@@ -155,11 +160,8 @@ def test_batches_of_many_threads_come_in_the_order_of_their_numbers(tmp_path):
 
     lines = {}
     for threads, function in ((1, make_batch), (3, slow_for_the_first)):
-        folder = tmp_path / str(threads)
-        options = {"learning_rate": 0.01, "total_steps": 12, "steps_per_epoch": 4}
-        lines[threads] = fit_resumable(
-            make_model(), function, folder, batch_threads=threads, **options
-        )
+        options = {"steps_per_epoch": 4, "batch_threads": threads}
+        lines[threads] = run(tmp_path / str(threads), 12, function, **options)[1]
     assert [line["loss"] for line in lines[3]] == [line["loss"] for line in lines[1]]
 
 
@@ -171,9 +173,7 @@ def test_a_batch_that_cannot_be_made_ends_the_run_with_its_error(tmp_path):
 
     # TensorFlow wraps what its generators raise.
     with pytest.raises(Exception, match="the disk is gone"):
-        fit_resumable(
-            make_model(), broken, tmp_path, learning_rate=0.01, total_steps=20, steps_per_epoch=5
-        )
+        run(tmp_path, 20, broken)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5]
 
 
@@ -228,8 +228,8 @@ def test_tensorboard_sees_the_losses(tmp_path):
     assert events.count(b"learning_rate") == len(lines) == 2
 
 
-def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, capsys):
-    log = metrics.MetricsLog(tmp_path / "metrics.jsonl", steps_per_epoch=5)
+def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, caplog):
+    log = MetricsLog(tmp_path / "metrics.jsonl", steps_per_epoch=5)
     log.on_train_begin()
     log.on_epoch_end(0, {"loss": 1.0})
 
@@ -243,7 +243,7 @@ def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr("builtins.open", lambda *args, **kwargs: Full())
         log.on_epoch_end(1, {"loss": 0.5})
-    assert "No space left" in capsys.readouterr().err
+    assert "No space left" in caplog.text
     assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1.0]
     log.on_epoch_end(2, {"loss": 0.25})
     lines = read_metrics(tmp_path / "metrics.jsonl")
@@ -257,10 +257,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was(tmp_path):
         x, y = make_batch(step)
         return x, y * (np.nan if step >= 15 else 1.0)
 
-    with pytest.raises(ValueError, match="loss is nan in epoch 4: lower the learning rate"):
-        loop.fit_resumable(
-            make_model(), spoilt, tmp_path, learning_rate=0.01, total_steps=30, steps_per_epoch=5
-        )
+    with pytest.raises(ValueError, match="loss is nan in epoch 4; lower the learning rate"):
+        run(tmp_path, 30, spoilt)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5, 10, 15]
     assert (tmp_path / "checkpoints" / "epoch-00003").is_dir()
     assert not (tmp_path / "checkpoints" / "epoch-00004").exists()
@@ -288,7 +286,7 @@ def test_the_best_can_wait(tmp_path):
         {"learning_rate": float("nan")},
         {"max_seconds": -1.0},
         {"final_learning_rate": 2.0},
-        {"warmup_steps": 3},
+        {"clip_norm": 0.0},
         {"warmup_steps": -1},
     ],
 )
@@ -307,3 +305,48 @@ def test_damaged_metrics_are_named(tmp_path):
         run(tmp_path, 20)
     log.unlink()
     assert [line["step"] for line in run(tmp_path, 20)[1]] == [15, 20]
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    schedule = learning_rate_schedule(0.5, total_steps=110, warmup_steps=10, batches_per_step=3)
+    rates = [float(schedule(3 * step + 2)) for step in (0, 5, 10, 60, 110, 200)]
+    np.testing.assert_allclose(rates, [0.0, 0.25, 0.5, 0.255, 0.01, 0.01], atol=1e-6)
+    copy = type(schedule).from_config(schedule.get_config())
+    assert float(copy(90)) == pytest.approx(float(schedule(90)))
+    plain = learning_rate_schedule(0.5, total_steps=100, final_learning_rate=0.0)
+    np.testing.assert_allclose([float(plain(n)) for n in (0, 50, 100)], [0.5, 0.25, 0.0], atol=1e-6)
+
+
+class Record(keras.callbacks.Callback):
+    """Keeps the learning rate and the first weights at the end of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates, self.weights = [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rates.append(float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
+        self.weights.append(self.model.get_weights()[0].copy())
+
+
+def test_the_learning_rate_falls_with_every_step(tmp_path):
+    record = Record()
+    run(tmp_path, 20, learning_rate=0.1, warmup_steps=5, callbacks=[record])
+    schedule = learning_rate_schedule(0.1, 20, 5)
+    expected = [float(schedule(step)) for step in (5, 10, 15, 20)]
+    np.testing.assert_allclose(record.rates, expected, rtol=1e-5)
+
+
+def test_the_learning_rate_falls_with_time_when_that_runs_out_first(tmp_path, monkeypatch):
+    clock = iter(np.arange(0.0, 1000.0, 10.0))
+    fake = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("keras_speechssm.training.callbacks.time", fake)
+    record = Record()
+    options = {"learning_rate": 0.1, "final_learning_rate": 0.0, "warmup_steps": 0}
+    run(tmp_path, 1000, max_seconds=20.001, callbacks=[record], **options)
+    schedule = learning_rate_schedule(0.1, 1000, 0, 0.0)
+    # After 10 s half of the time is left, after 20 s next to nothing.
+    expected = [float(schedule(step)) for step in (5, 505, 1000)]
+    np.testing.assert_allclose(record.rates, expected, rtol=1e-3, atol=1e-6)
+    moved = [np.abs(b - a).max() for a, b in itertools.pairwise(record.weights)]
+    assert moved[0] > 1e-2 and moved[1] < 1e-5  # the compiled step follows

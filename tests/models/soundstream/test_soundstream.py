@@ -8,7 +8,8 @@ from keras import ops
 
 from keras_speechssm.models import SoundStream, SourceFilterSoundStream
 from keras_speechssm.models.soundstream.soundstream_layers import ResidualUnit, read_activation
-from keras_speechssm.training.codec import DEMO_CODEC, CodecLoss
+from keras_speechssm.training.codec import CodecLoss
+from keras_speechssm.training.config import demo_arguments
 
 PAPER_LIKE = dict(channels=(2, 3, 4, 5, 6), latent_dim=4, num_quantizers=3, codebook_size=16)
 CHEAP = dict(
@@ -181,7 +182,7 @@ def test_fit_learns():
 
 
 def test_demo_layout_has_fifty_frames_a_second_at_three_kbps():
-    codec = SoundStream.from_config(DEMO_CODEC)
+    codec = SoundStream.from_config(demo_arguments("soundstream"))
     assert codec.samples_per_frame == 320
     assert 50 * codec.num_quantizers * np.log2(codec.codebook_size) == 3000
 
