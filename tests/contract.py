@@ -193,7 +193,7 @@ def verify_packed_documents(subject, block_sizes):
     holes = [0, 1, cuts[1] + 2, cuts[1] + 4, cuts[2] + 5, subject.time + 5]
     real[:, holes] = False
     padded = insert_padding(subject, x, real, "random")
-    wide = np.ones_like(real)  # a start flagged on padding is no start
+    wide = np.ones_like(real)  # a start flagged on padding does not count
     wide[real] = starts.ravel()
     outputs = subject.run(padded, **subject.masks(real, wide))
     subject.compare(outputs[subject.in_outputs(real)], rows(alone), "packed and padded differ")

@@ -523,9 +523,9 @@ def test_parts_of_other_presets_take_the_place_of_the_pipeline_s(tmp_path):
         shared_tiny_preset(), soundstorm=str(tmp_path / "soundstorm")
     )
     mixed.save_to_preset(tmp_path / "mine")
-    told = json.loads((tmp_path / "mine" / "metadata.json").read_text())
+    metadata = json.loads((tmp_path / "mine" / "metadata.json").read_text())
     others = {"soundstorm": str(tmp_path / "soundstorm")}
-    assert told == {"trained": False, "parts_of_other_presets": others}
+    assert metadata == {"trained": False, "parts_of_other_presets": others}
     found = SpeechContinuation.from_preset(str(tmp_path / "mine"))
     assert found.synthesis == base.synthesis
     pairs = [(found.soundstorm, soundstorm), (found.speech_lm, base.speech_lm)]

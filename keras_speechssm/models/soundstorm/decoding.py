@@ -29,7 +29,7 @@ class DecodingRequest:
         seeds: list of int. One for each example.
         iterations: tuple of int. Passes for each level.
         temperature: float. 0 takes the most likely token.
-        guidance_scale: float. 1 is no guidance.
+        guidance_scale: float. 1 means without guidance.
     """
 
     semantic_tokens: np.ndarray
@@ -204,7 +204,7 @@ def _integers(array, name: str) -> np.ndarray:
 def _check_range(ids: np.ndarray, size: int, name: str, limit: str) -> None:
     if ids.size and not 0 <= ids.min() <= ids.max() < size:
         raise ValueError(
-            f"{name} must lie in 0 .. {size - 1} ({limit} {size}), got {ids.min()} .. {ids.max()}."
+            f"{name} must be in 0 .. {size - 1} ({limit} {size}), got {ids.min()} .. {ids.max()}."
         )
 
 

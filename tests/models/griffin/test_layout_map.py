@@ -1,4 +1,4 @@
-"""Model parallelism on eight simulated devices; a process of its own, as JAX counts them once."""
+"""Model parallelism on eight simulated devices, in a separate process: JAX counts them once."""
 
 import os
 import subprocess

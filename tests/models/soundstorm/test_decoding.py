@@ -242,11 +242,11 @@ def test_a_batch_is_its_examples_one_by_one(model, seeds, guidance_scale):
         ),
         (
             dict(prompt_semantic=tokens(4), prompt_acoustic=np.full((8, 3), 7)),
-            "prompt_acoustic must lie in",
+            "prompt_acoustic must be in",
         ),
         (
             dict(prompt_semantic=np.full((4,), 11), prompt_acoustic=tokens(8, 3, high=7)),
-            "prompt_semantic must lie in",
+            "prompt_semantic must be in",
         ),
         (dict(iterations=(4, 1)), "each of the 3 levels"),
         (dict(iterations=(4, 0, 1)), "positive number"),
