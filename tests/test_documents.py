@@ -51,7 +51,8 @@ def test_commands_are_found():
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_commands_and_their_options_exist(name, capsys):
+def test_commands_and_their_options_exist(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # long names of options are not cut
     for verb, second, options in commands((ROOT / name).read_text("utf-8")):
         with pytest.raises(SystemExit) as stop:
             cli.main([*filter(None, (verb, second)), "--help"])
