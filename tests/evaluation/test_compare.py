@@ -10,6 +10,7 @@ pytest.importorskip("matplotlib")
 
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.evaluation import compare as comparison
+from keras_speechssm.evaluation import report as report_module
 from keras_speechssm.evaluation.compare import (
     GROUND_TRUTH,
     ComparisonOptions,
@@ -20,6 +21,7 @@ from keras_speechssm.evaluation.compare import (
 )
 from keras_speechssm.evaluation.metrics.naturalness import minute_spans
 from keras_speechssm.evaluation.models.judges import LikelihoodJudge
+from keras_speechssm.evaluation.report import plot_curves
 from keras_speechssm.files import run_lock
 
 pytestmark = pytest.mark.any_backend
@@ -49,6 +51,8 @@ def tools(monkeypatch):
     judge = LikelihoodJudge(fakes.TextModel())
     monkeypatch.setattr(comparison, "load_judge", lambda name, model, template: judge)
     monkeypatch.setattr(comparison, "speech_turns", lambda w: [(0, len(w) / 16000)] * bool(w.any()))
+    # Drawing takes most of the time of a comparison.
+    monkeypatch.setattr(report_module, "plot_curves", lambda *_: b"no plot")
     return calls
 
 
@@ -100,7 +104,8 @@ def test_the_truth_and_a_perfect_copy_are_alike_and_beat_what_jumps(folders):
     assert report["instruments"]["transcriber"] == "levels"
 
 
-def test_what_is_written_can_be_read_and_heard(folders):
+def test_what_is_written_can_be_read_and_heard(folders, monkeypatch):
+    monkeypatch.setattr(report_module, "plot_curves", plot_curves)
     run(folders, players=1)
     content = json.loads((folders / "out" / "report.json").read_text())
     assert content["num_items"] == 2 and set(content["systems"]) == {

@@ -1,25 +1,80 @@
 import numpy as np
-from tiny_models import shared_tiny_preset
+import pytest
 
 from keras_speechssm.audio.io import read_audio, write_audio
+from keras_speechssm.evaluation.generate import SamplingOptions
 from keras_speechssm.evaluation.studies import continuation
 from keras_speechssm.evaluation.studies.continuation import evaluate_continuation
 
 
-def test_report_of_a_short_continuation(tmp_path):
-    prompt = 0.1 * np.random.default_rng(0).normal(size=32000)
-    write_audio(tmp_path / "prompt.wav", prompt)
+class FakePipeline:
+    """Continues with two blocks, the second of them silent."""
+
+    calls: list = []  # noqa: RUF012
+
+    @classmethod
+    def from_preset(cls, preset):
+        assert preset == "some-preset"
+        return cls()
+
+    def stream(self, prompt, **options):
+        self.calls.append((len(prompt), options))
+        samples = round(options["seconds"] * 16000) // 2
+        yield np.full(samples, 0.5, "float32")
+        yield np.zeros(samples, "float32")
+
+
+@pytest.fixture(autouse=True)
+def fake_pipeline(monkeypatch):
+    monkeypatch.setattr(continuation, "SpeechContinuation", FakePipeline)
+    FakePipeline.calls.clear()
+
+
+@pytest.fixture
+def prompt(tmp_path):
+    path = tmp_path / "prompt.wav"
+    write_audio(path, 0.1 * np.random.default_rng(0).normal(size=32000))
+    return path
+
+
+def test_a_continuation_is_written_and_measured(tmp_path, prompt):
+    sampling = SamplingOptions(top_p=0.9, seed=3)
     report = evaluate_continuation(
-        tmp_path / "prompt.wav", tmp_path / "out.wav", 2.0, preset=shared_tiny_preset()
+        prompt,
+        tmp_path / "out.wav",
+        120.0,
+        preset="some-preset",
+        prompt_seconds=1.0,
+        sampling=sampling,
     )
-    assert len(read_audio(tmp_path / "out.wav")) == 32000
-    assert report["real_time_factor"] > 0 and report["first_audio_seconds"] > 0
+    assert FakePipeline.calls == [(16000, {"seed": 3, "seconds": 120.0, "top_p": 0.9})]
+    assert len(read_audio(tmp_path / "out.wav")) == 120 * 16000
+    assert report["silence_fraction_per_minute"] == [0.0, 1.0]
+    assert report["prompt_silence_fraction"] == 0.0
+    assert report["real_time_factor"] >= 0 and report["first_audio_seconds"] >= 0
+    assert set(report["peak_memory_mib"]) == {"minute_1", "end"}
     assert report["peak_memory_mib"]["end"] > 10
-    assert len(report["silence_fraction_per_minute"]) == 1
     assert "speaker_similarity" not in report
 
 
-def test_what_the_call_itself_takes_is_counted(tmp_path, monkeypatch):
+def test_the_voice_is_compared_with_other_speakers(tmp_path, prompt, monkeypatch):
+    monkeypatch.setattr(
+        continuation,
+        "open_speaker_embedder",
+        lambda: lambda waveform: np.array([1.0, 0.0] if waveform[0] < 0.4 else [0.0, 1.0]),
+    )
+    write_audio(tmp_path / "other.wav", np.full(16000, 0.5))
+    report = evaluate_continuation(
+        prompt,
+        tmp_path / "out.wav",
+        2.0,
+        preset="some-preset",
+        other_speakers=[tmp_path / "other.wav"],
+    )
+    assert report["speaker_similarity"]["rank"] == 2
+
+
+def test_what_the_call_itself_takes_is_counted(tmp_path, prompt, monkeypatch):
     """Tokenizing the prompt and the language model's compilation are included."""
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr(continuation.time, "monotonic", lambda: next(clock))
@@ -28,9 +83,7 @@ def test_what_the_call_itself_takes_is_counted(tmp_path, monkeypatch):
         next(clock), next(clock)  # twenty seconds
         return iter([np.ones(16000, "float32")])
 
-    monkeypatch.setattr(continuation.SpeechContinuation, "stream", stream)
-    write_audio(tmp_path / "prompt.wav", 0.1 * np.random.default_rng(0).normal(size=32000))
-    report = evaluate_continuation(
-        tmp_path / "prompt.wav", tmp_path / "out.wav", 1.0, preset=shared_tiny_preset()
-    )
+    monkeypatch.setattr(FakePipeline, "stream", stream)
+    report = evaluate_continuation(prompt, tmp_path / "out.wav", 1.0, preset="some-preset")
     assert report["load_seconds"] == 10.0 and report["first_audio_seconds"] == 30.0
+    assert report["real_time_factor"] == 40.0 and report["steady_real_time_factor"] is None
