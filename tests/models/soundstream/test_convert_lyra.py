@@ -79,7 +79,7 @@ def test_files_that_are_missing_or_others_are_refused(graph, tmp_path, capsys):
     assert main(["convert", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     assert "its layers differ" in capsys.readouterr().err
     assert main(["convert", str(tmp_path), "-o", "out", "--to", "hugging-face"]) == 2
-    assert "becomes a preset of this package" in capsys.readouterr().err
+    assert "Lyra can only be converted to keras" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
