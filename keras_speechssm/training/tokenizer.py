@@ -198,6 +198,9 @@ def _initial_model(config: TokenizerTrainingConfig) -> SemanticTokenizerPretrain
     sizes = {} if config.preset else demo_arguments("semantic_tokenizer")
     sizes.pop("masked_loss_weight", None)  # `best_rq_weight`
     sizes.pop("front_end", None)  # without its weights it would be of no use
+    if config.whisper is not None:
+        # They perturb a spectrum, which Whisper's features do not have.
+        sizes = {k: v for k, v in sizes.items() if k not in ("max_warp", "coloration")}
     sizes |= {**({"dtype": config.dtype} if config.dtype else {}), **(config.model_config or {})}
     pretraining = {"masked_loss_weight": config.best_rq_weight, "seed": config.seed}
     pretraining |= {name: sizes.pop(name) for name in PRETRAINING_ARGUMENTS if name in sizes}

@@ -1,6 +1,7 @@
 import json
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 from keras import ops
@@ -217,6 +218,34 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     np.testing.assert_array_equal(loaded.tokenize(waveform), model.tokenize(waveform))
     # The front end was fitted to the corpus.
     assert not np.allclose(ops.convert_to_numpy(loaded.front_end.mean), -3.0)
+
+
+def test_the_encoder_of_whisper_becomes_the_front_end_and_is_kept(tmp_path):
+    say(tmp_path / "a", "x", 3.0, [(0.5, 1.5, "hh ax"), (1.6, 2.5, "l ow")])
+    backbone = keras_hub.models.WhisperBackbone(
+        vocabulary_size=8,
+        num_layers=1,
+        num_heads=1,
+        hidden_dim=64,
+        intermediate_dim=8,
+        max_decoder_sequence_length=4,
+    )
+    backbone.save_to_preset(str(tmp_path / "whisper"))
+    config = TokenizerTrainingConfig(
+        audio_folders=[tmp_path / "a"],
+        output_dir=tmp_path / "run",
+        whisper=tmp_path / "whisper",
+        model_config=TINY,
+        crop_seconds=2.0,
+        batch_size=2,
+        total_steps=2,
+        steps_per_epoch=2,
+    )
+    train_tokenizer(config)
+    loaded = SemanticTokenizer.from_preset(str(tmp_path / "run" / "preset"))
+    kernel = ops.convert_to_numpy(loaded.front_end.encoder.first_convolution.kernel)
+    expected = ops.convert_to_numpy(backbone.encoder_conv_layer_1.kernel)
+    np.testing.assert_array_equal(kernel, expected)
 
 
 def test_a_share_that_is_meant_as_per_cent_is_refused(tmp_path):
