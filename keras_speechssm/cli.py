@@ -318,7 +318,7 @@ def _argument_docs(documented: Callable) -> dict[str, str]:
     """Return the texts under `Args:` by parameter; of a class, those of its bases, too."""
     docs = {}
     for owner in reversed(documented.__mro__) if isinstance(documented, type) else [documented]:
-        if "__doc__" not in getattr(owner, "__dict__", {"__doc__": None}):
+        if isinstance(owner, type) and "__doc__" not in owner.__dict__:
             continue
         parsed = docstring_parser.parse(owner.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
         for entry in parsed.params:
