@@ -298,6 +298,8 @@ def _option(name: str, parameter: inspect.Parameter, text: str) -> inspect.Param
     details: dict = {"help": text, "show_default": None}
     if "Defaults to" in text or parameter.default in ((), None):
         details["show_default"] = False
+    elif isinstance(parameter.default, list | tuple):
+        details["show_default"] = " ".join(map(str, parameter.default))
     if any(kind is dict or typing.get_origin(kind) is dict for kind in kinds):
         details |= {"converter": _read_json, "accepts_keys": False, "n_tokens": 1}
         details["help"] = f"{text} JSON, or the path of a JSON file.".strip()
@@ -322,8 +324,7 @@ def _argument_docs(documented: Callable) -> dict[str, str]:
             continue
         parsed = docstring_parser.parse(owner.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
         for entry in parsed.params:
-            for name in entry.arg_name.split(","):
-                docs[name.strip()] = " ".join((entry.description or "").split())
+            docs[entry.arg_name] = " ".join((entry.description or "").split())
     return docs
 
 

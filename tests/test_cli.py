@@ -1,5 +1,7 @@
 """The command line: what each verb writes, and one clear line for every bad input."""
 
+import importlib
+import inspect
 import json
 import re
 import shutil
@@ -380,6 +382,10 @@ def test_wrapped_functions_exist_and_have_help(capsys, words):
     assert f"speechssm {' '.join(words)}" in said
     # An option explains itself: whoever types commands has no docstrings to look into.
     assert "see `" not in said
+    module, name = cli.WRAPPED[words].split(":")
+    function = getattr(importlib.import_module(f"keras_speechssm.{module}"), name)
+    for option in inspect.signature(cli.make_command(function)).parameters.values():
+        assert option.annotation.__metadata__[0].help, option.name
 
 
 @pytest.mark.parametrize("words", [(), *((group,) for group in cli.GROUPS)])
@@ -434,7 +440,9 @@ def sample(
         audio_folders: Where to look,
             and where not.
         options: Its options.
-        rate, names: How much.
+        rate: How fast.
+        names: Who.
+        shuffle: Whether to shuffle.
 
     Returns:
         Its arguments.
@@ -510,7 +518,8 @@ def test_an_annotation_that_cannot_become_an_option_is_an_error():
 def test_help_comes_from_the_docstrings(run_sample, capsys):
     said = help_of(capsys, "train", "sample")
     assert "Do something with folders." in said and "Where to look, and where not." in said
-    assert "How many: 100 % of them. [default: 3]" in said and "[default: a]" not in said
+    assert "How many: 100 % of them. [default: 3]" in said and "Who. [default: a]" in said
+    assert "Sizes. JSON, or the path of a JSON file." in said
 
 
 def test_continue_hands_its_options_on(capsys, tmp_path, prompt, preset, monkeypatch):
