@@ -17,8 +17,9 @@ from keras_speechssm.evaluation.generate import (
     read_real_time_factor,
 )
 from keras_speechssm.files import run_lock
-from keras_speechssm.models import SpeechSSM, SpeechTransformer
+from keras_speechssm.models import SpeechTransformer
 from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.models.speech_transformer.slide_and_prompt import SlideAndPrompt
 from keras_speechssm.pipeline import Sampling
 
 SHORT = {"prompt_seconds": 1.0, "until_seconds": 2.0}
@@ -207,20 +208,31 @@ def test_an_item_depends_on_its_name_and_seed_alone(benchmark, tmp_path):
     assert np.abs(read_audio(one) - read_audio(other)).max() > 0
 
 
-def test_another_language_model_and_slide_and_prompt(benchmark, tmp_path, tiny_pipeline):
+def test_another_language_model_and_slide_and_prompt(benchmark, tmp_path, monkeypatch):
     own = shared_tiny_pipeline().speech_lm
-    other = SpeechSSM(type(own.backbone).from_config(own.backbone.get_config()))
-    other.save_to_preset(str(tmp_path / "other"))
+    own.save_to_preset(str(tmp_path / "other"))
+    used = []
+
+    class Pipeline(FakePipeline):
+        @classmethod
+        def from_preset(cls, preset, speech_lm=None):
+            used.append(speech_lm)
+            pipeline = cls()
+            pipeline.speech_lm = own
+            return pipeline
+
+        def stream(self, prompt, **options):
+            used.append((type(self.speech_lm), self.speech_lm.model, self.speech_lm.limit))
+            return super().stream(prompt, **options)
+
+    monkeypatch.setattr(generation, "SpeechContinuation", Pipeline)
     options = {"preset": shared_tiny_preset(), "subset": 1, "prompt_seconds": 1.0}
+    options["speech_lm"] = str(tmp_path / "other")
     report = generate_continuations(
-        benchmark,
-        tmp_path / "slide",
-        speech_lm=str(tmp_path / "other"),
-        slide_and_prompt_seconds=3.5,
-        until_seconds=6.0,
-        **options,
+        benchmark, tmp_path / "slide", slide_and_prompt_seconds=3.5, until_seconds=6.0, **options
     )
     assert report["generated"] == 1
+    assert used == [str(tmp_path / "other"), (SlideAndPrompt, own, 88)]
     (path,) = (tmp_path / "slide").rglob("*.flac")
     assert len(read_audio(path)) == 5 * 16000
     with pytest.raises(ValueError, match="started with .*slide_and_prompt_seconds 3.5"):
