@@ -28,6 +28,9 @@ def load_whisper_frames(source: str | Path, train_encoder: bool = False) -> Whis
     Example:
 
     ```python
+    from keras_speechssm.models import SemanticTokenizer
+    from keras_speechssm.models.semantic_tokenizer.convert_whisper import load_whisper_frames
+
     front_end = load_whisper_frames("whisper_tiny_en")
     tokenizer = SemanticTokenizer(128, 1, 1, 192, 4, 512, 41, front_end=front_end)
     ```

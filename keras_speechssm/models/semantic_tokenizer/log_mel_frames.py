@@ -50,6 +50,9 @@ class LogMelFrames(keras.layers.Layer):
     Example:
 
     ```python
+    import keras
+    from keras_speechssm.models.semantic_tokenizer.log_mel_frames import LogMelFrames
+
     frames = LogMelFrames()(keras.random.uniform((2, 6400)))  # (2, 10, 320)
     ```
     """

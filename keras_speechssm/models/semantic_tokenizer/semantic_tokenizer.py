@@ -82,8 +82,11 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
     Example:
 
     ```python
+    from keras_speechssm.audio import read_audio
+    from keras_speechssm.models import SemanticTokenizer
+
     tokenizer = SemanticTokenizer.from_preset("speech_ssm_demo_en")
-    tokens = tokenizer.tokenize(waveform)  # (samples,) -> (ceil(samples / 640),)
+    tokens = tokenizer.tokenize(read_audio("examples/prompt.flac"))  # (ceil(samples / 640),)
     ```
 
     Reference:

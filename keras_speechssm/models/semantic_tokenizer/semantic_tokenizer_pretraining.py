@@ -56,10 +56,23 @@ class SemanticTokenizerPretraining(keras.Model):
     Example:
 
     ```python
+    from keras_speechssm.models import SemanticTokenizer
+    from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer_pretraining import (
+        SemanticTokenizerPretraining,
+    )
+    from keras_speechssm.training.tokenizer import compile_tokenizer
+
+    tokenizer = SemanticTokenizer(
+        vocabulary_size=64,
+        num_layers=1,
+        num_decoder_layers=1,
+        hidden_dim=32,
+        num_heads=2,
+        intermediate_dim=64,
+        num_phonemes=41,
+    )
     model = SemanticTokenizerPretraining(tokenizer, code_head=True)
-    compile_tokenizer(model)
-    model.fit(batches)
-    model.tokenizer.save_to_preset("my_tokenizer")
+    compile_tokenizer(model)  # then fit; `tokenizer` has the trained weights
     ```
 
     Reference:

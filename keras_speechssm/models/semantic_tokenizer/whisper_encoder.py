@@ -26,6 +26,9 @@ class WhisperEncoderBlock(keras.layers.Layer):
     Example:
 
     ```python
+    import keras
+    from keras_speechssm.models.semantic_tokenizer.whisper_encoder import WhisperEncoderBlock
+
     block = WhisperEncoderBlock(num_heads=6, hidden_dim=384, intermediate_dim=1536)
     y = block(keras.random.normal((2, 50, 384)))  # (2, 50, 384)
     ```
@@ -127,6 +130,9 @@ class WhisperEncoder(keras.layers.Layer):
     Example:
 
     ```python
+    import keras
+    from keras_speechssm.models.semantic_tokenizer.whisper_encoder import WhisperEncoder
+
     encoder = WhisperEncoder(num_layers=4, num_heads=6, hidden_dim=384, intermediate_dim=1536)
     features = encoder(keras.random.normal((1, 200, 80)))  # (1, 100, 384)
     ```

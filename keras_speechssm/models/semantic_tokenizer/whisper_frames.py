@@ -78,6 +78,9 @@ class WhisperFrames(keras.layers.Layer):
     Example:
 
     ```python
+    import keras
+    from keras_speechssm.models.semantic_tokenizer.whisper_frames import WhisperFrames
+
     front_end = WhisperFrames(num_layers=2, num_heads=2, hidden_dim=16, intermediate_dim=32)
     features = front_end(keras.random.uniform((1, 6400)))  # (1, 10, 32)
     ```
