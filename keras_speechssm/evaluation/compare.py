@@ -492,7 +492,10 @@ def measure_item(
     nats, units = models.text_model.negative_log_likelihood(text)
     seconds = len(prompt) / SAMPLE_RATE
     # No similarity of voices unless both contain speech.
-    has_voices = bool(turns and speech_turns(prompt))
+    cosine = np.nan
+    if turns and speech_turns(prompt):
+        voices = [np.asarray(models.speaker_embedder(audio)) for audio in (prompt, continuation)]
+        cosine = float(voices[0] @ voices[1])
     return {
         "text": text,
         "prompt_text": prompt_text,
@@ -505,9 +508,7 @@ def measure_item(
         "units": units,
         "semantic_similarity": _similarity(text, reference, models),
         "sc_l": semantic_coherence(prompt_text, text, models.sentence_embedder),
-        "speaker_similarity": _cosine(prompt, continuation, models.speaker_embedder)
-        if has_voices
-        else None,
+        "speaker_similarity": cosine if np.isfinite(cosine) else None,
         "n_mos": _short_form(continuation, turns, planned_seconds, models.mos_predictor),
         "n_mos_t": naturalness_over_time(continuation, spans, seconds, models.mos_predictor),
         "auto_bleu": auto_bleu(plain),
@@ -657,11 +658,6 @@ def _short_form(
     if planned_seconds > SHORT_FORM_SECONDS:
         return None
     return float(predict(continuation)) if turns else 1.0
-
-
-def _cosine(first: np.ndarray, second: np.ndarray, embed: SpeakerEmbedder) -> float | None:
-    cosine = float(np.asarray(embed(first)) @ np.asarray(embed(second)))
-    return cosine if np.isfinite(cosine) else None
 
 
 def _over_time(

@@ -22,6 +22,8 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> di
     Example:
 
     ```python
+    from keras_speechssm.evaluation.metrics.confidence_intervals import mean_interval
+
     mean_interval([3.1, 3.4, 2.9])["mean"]
     ```
     """

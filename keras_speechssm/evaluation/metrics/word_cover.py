@@ -30,6 +30,8 @@ def word_cover(
     Example:
 
     ```python
+    from keras_speechssm.evaluation.metrics.word_cover import word_cover
+
     word_cover(["dh", "ax", "k", "ae", "t", "s"], {("k", "ae", "t", "s")})  # 4 / 6
     ```
     """

@@ -26,6 +26,8 @@ def normalize_words(text: str) -> list[str]:
     Example:
 
     ```python
+    from keras_speechssm.evaluation.metrics.word_error import normalize_words
+
     normalize_words("Mr. Brown didn't see twenty-one birds.")
     # ["mister", "brown", "did", "not", "see", "21", "birds"]
     ```

@@ -29,8 +29,11 @@ class DistillMOSPredictor:
     Example:
 
     ```python
+    from keras_speechssm.audio import read_audio
+    from keras_speechssm.evaluation.models.distill_mos import DistillMOSPredictor
+
     predict = DistillMOSPredictor()
-    score = predict(np.random.default_rng(0).standard_normal(16000).astype("float32"))
+    score = predict(read_audio("examples/prompt.flac"))
     ```
 
     Reference:

@@ -25,6 +25,8 @@ class KerasHubTranscriber:
     Example:
 
     ```python
+    from keras_speechssm.evaluation.models.keras_hub_transcriber import KerasHubTranscriber
+
     transcribe = KerasHubTranscriber.from_preset("moonshine_tiny_en")
     ```
     """

@@ -47,8 +47,11 @@ class MoonshineTranscriber:
     Example:
 
     ```python
+    from keras_speechssm.audio import read_audio
+    from keras_speechssm.evaluation.models.moonshine import MoonshineTranscriber
+
     transcribe = MoonshineTranscriber()
-    words = transcribe(np.zeros(16000, "float32"))
+    words = transcribe(read_audio("examples/prompt.flac"))
     ```
 
     Reference:

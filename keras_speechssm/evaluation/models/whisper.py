@@ -41,8 +41,11 @@ class WhisperTranscriber:
     Example:
 
     ```python
+    from keras_speechssm.audio import read_audio
+    from keras_speechssm.evaluation.models.whisper import WhisperTranscriber
+
     transcribe = WhisperTranscriber("whisper-tiny-en")
-    words = transcribe(np.zeros(16000, "float32"))
+    words = transcribe(read_audio("examples/prompt.flac"))
     ```
 
     Reference:

@@ -1,6 +1,6 @@
 """Lyra V2 for comparison: its published TFLite files, unchanged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,10 @@ def lyra_encode(folder: str | Path, waveform: np.ndarray, num_quantizers: int = 
     for frame in np.pad(waveform, (0, padding)).astype("float32").reshape(-1, 1, SAMPLES_PER_FRAME):
         features = encoder(input_audio=frame)["output_0"]
         outputs = quantizer(input_frames=features, num_quantizers=np.int32(num_quantizers))
-        codes.append(_indices(outputs)[:num_quantizers])
+        indices = next((value for value in outputs.values() if value.size == NUM_LEVELS), None)
+        if indices is None:
+            raise ValueError(f"{QUANTIZER} has no output of {NUM_LEVELS} indices; use Lyra 1.3's.")
+        codes.append(indices.reshape(NUM_LEVELS).astype("int32")[:num_quantizers])
     return np.stack(codes)
 
 
@@ -114,10 +117,3 @@ def lyra_round_trip(
         return lyra_decode(folder, codes)[: len(waveform)]
 
     return round_trip
-
-
-def _indices(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    for value in outputs.values():
-        if value.size == NUM_LEVELS:
-            return value.reshape(NUM_LEVELS).astype("int32")
-    raise ValueError(f"{QUANTIZER} has no output of {NUM_LEVELS} indices; expected Lyra 1.3's.")
