@@ -89,6 +89,9 @@ def bench_continue(
     prompt: str | Path,
     minutes: float = 16.0,
     preset: str = DEFAULT_PRESET,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
     output: str | Path | None = None,
 ) -> None:
@@ -101,6 +104,10 @@ def bench_continue(
         prompt: Recording to continue.
         minutes: Minutes of new speech, which is discarded.
         preset: Pipeline preset.
+        temperature: Temperature of the language model. Defaults to the preset's.
+        top_k: Sample from the k most probable tokens only. Defaults to the preset's.
+        top_p: Sample from the smallest set of tokens whose probabilities sum to `top_p`. Defaults
+            to the preset's.
         seed: Seed of the samples.
         output: `.json` file for the results; a plot with the same name is written next to it.
             Defaults to neither.
@@ -109,7 +116,15 @@ def bench_continue(
     speech = SpeechContinuation.from_preset(preset)
     start = last = time.perf_counter()
     spoken, counted, first, rows = 0.0, 0.0, None, []
-    for block in speech.stream(str(prompt), seed=seed, seconds=60 * minutes):
+    blocks = speech.stream(
+        str(prompt),
+        seed=seed,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seconds=60 * minutes,
+    )
+    for block in blocks:
         now = time.perf_counter()
         spoken += len(block) / SAMPLE_RATE
         if first is None:
