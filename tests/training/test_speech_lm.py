@@ -113,7 +113,7 @@ def test_folders_of_different_tokenizers_are_refused(tmp_path):
     folders = [token_folder(tmp_path / "a"), token_folder(tmp_path / "b", vocabulary=9)]
     with pytest.raises(ValueError, match="share one tokenizer"):
         train(folders, tmp_path / "run")
-    with pytest.raises(ValueError, match="a vocabulary of 7, validation_folders has 9"):
+    with pytest.raises(ValueError, match="a vocabulary of 7, but validation_folders has 9"):
         train(folders[:1], tmp_path / "run", validation_folders=folders[1:])
     assert not (tmp_path / "run").exists()
 
