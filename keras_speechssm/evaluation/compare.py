@@ -447,7 +447,7 @@ def compare_folders(
         if all(item.name in known for known in found.values())
     ]
     if not compared:
-        worst = max(missing, key=missing.get)
+        worst = max(missing, key=lambda name: missing[name])
         raise ValueError(
             f"No recording of {benchmark_folder} was continued by all systems; {worst!r} lacks "
             f"{missing[worst]} of {len(items)}, such as {items[0].name!r}."

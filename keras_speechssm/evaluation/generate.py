@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,12 +84,12 @@ class SamplingOptions:
         check_at_least(1, top_k=self.top_k)
         check_between(0, 1, top_p=self.top_p)
 
-    def given(self) -> dict[str, float]:
+    def given(self) -> dict[str, Any]:
         """Return the options of the language model that are not left to the preset."""
         options = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p")}
         return {name: value for name, value in options.items() if value is not None}
 
-    def resolve(self, speech: SpeechContinuation) -> dict[str, float | None]:
+    def resolve(self, speech: SpeechContinuation) -> dict[str, Any]:
         """Return all options of the language model, with the defaults of a pipeline."""
         return {**speech.sampling._asdict(), **self.given()}
 
@@ -272,7 +273,8 @@ def log_item(folder: Path, item: str, recording: str, seconds: float, wall_secon
 
 def read_log(folder: str | Path) -> list[dict]:
     """Read the complete lines of `generation.jsonl`."""
-    path, lines = Path(folder) / _LOG, []
+    path = Path(folder) / _LOG
+    lines: list[dict] = []
     if not path.is_file():
         return lines
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -29,14 +29,14 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> di
     """
     from scipy import stats
 
-    values = np.asarray(list(values), "float64")
-    if not len(values):
+    sample = np.asarray(list(values), "float64")
+    if not len(sample):
         return {"mean": float("nan"), "half_width": float("nan"), "num": 0}
     half_width = float("nan")
-    if len(values) > 1:
-        quantile = stats.t.ppf(0.5 + confidence / 2, len(values) - 1)
-        half_width = float(quantile * stats.sem(values))
-    return {"mean": float(values.mean()), "half_width": half_width, "num": len(values)}
+    if len(sample) > 1:
+        quantile = stats.t.ppf(0.5 + confidence / 2, len(sample) - 1)
+        half_width = float(quantile * stats.sem(sample))
+    return {"mean": float(sample.mean()), "half_width": half_width, "num": len(sample)}
 
 
 def fraction_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> dict[str, float]:

@@ -66,5 +66,5 @@ def _pairs(streams: Mapping[tuple[str, str], Sequence[int]], shared: int) -> Ite
 
 
 def _spread(pairs: Iterator[tuple], limit: int) -> list[tuple]:
-    pairs = list(pairs)
-    return pairs[:: max(1, -(-len(pairs) // limit))]
+    found = list(pairs)
+    return found[:: max(1, -(-len(found) // limit))]

@@ -285,7 +285,7 @@ class EndpointJudge:
         import requests
 
         question = fill_template(self._template, text_a, text_b)
-        content = {
+        content: dict[str, Any] = {
             "model": self.name,
             "temperature": 0,
             "messages": [{"role": "user", "content": question}],

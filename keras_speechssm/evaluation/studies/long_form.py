@@ -168,7 +168,7 @@ def measure_minutes(
     tokens = np.asarray(tokenize(continuation))
     voice = embed(prompt) if speech_turns(prompt) else None
     measured: dict[str, list[float | None]] = {name: [] for name in (*MEASURES, *predictors)}
-    measured["silence_fraction"] = silence_fraction(continuation, float(MINUTE))[:minutes]
+    measured["silence_fraction"] += silence_fraction(continuation, float(MINUTE))[:minutes]
     for minute in range(minutes):
         samples = continuation[minute * MINUTE * SAMPLE_RATE :][: MINUTE * SAMPLE_RATE]
         said = without_repeats(tokens[minute * MINUTE * TOKEN_RATE :][: MINUTE * TOKEN_RATE])

@@ -84,7 +84,7 @@ def transcribe_minutes(
 
 
 def summarize_agreement(
-    texts: Mapping[str, Sequence[tuple[str, str]]], names: tuple[str, str]
+    texts: Mapping[str, Sequence[tuple[str, ...]]], names: tuple[str, str]
 ) -> dict:
     """Summarize the texts of two transcribers.
 
@@ -96,7 +96,7 @@ def summarize_agreement(
         See `evaluate_recognizer_agreement`.
     """
 
-    def rate(pairs: Sequence[tuple[str, str]]) -> float:
+    def rate(pairs: Sequence[tuple[str, ...]]) -> float:
         return mutual_word_error_rate([one for one, _ in pairs], [other for _, other in pairs])
 
     pairs = [pair for minutes in texts.values() for pair in minutes]

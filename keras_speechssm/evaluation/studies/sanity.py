@@ -247,7 +247,7 @@ def _compare_texts(truths: Sequence[dict], corrupted: Sequence[dict], judge: Jud
     ours, theirs = ([found["text"] for found in side] for side in (truths, corrupted))
     verdicts = judge_pairs(judge, ours, theirs, [found["prompt_text"] for found in truths])
     won = win_rates(verdicts)["win_rate"]
-    caught = [min(pair) > 0 for pair in verdicts]
+    caught = [all(verdict is not None and verdict > 0 for verdict in pair) for pair in verdicts]
     return {"truth": won, "corrupted": 100.0 - won, "caught": float(np.mean(caught))}
 
 

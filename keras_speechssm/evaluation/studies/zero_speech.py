@@ -97,7 +97,7 @@ def read_gold(path: str | Path, task: str) -> list[Pair]:
         right, wrong = ([row for row in rows if row["correct"] == mark] for mark in "10")
         if len(right) != len(wrong):
             raise ValueError(f"{path} has {len(right)} correct and {len(wrong)} incorrect rows.")
-        groups = list(zip(right, wrong, strict=True))
+        groups = [list(pair) for pair in zip(right, wrong, strict=True)]
     else:
         by_key = defaultdict(list)
         for row in rows:
@@ -121,8 +121,8 @@ def read_scores(path: str | Path) -> dict[str, float]:
         if not line.strip():
             continue
         try:
-            stem, score = line.split()
-            score = float(score)
+            stem, number_text = line.split()
+            score = float(number_text)
         except ValueError:
             raise ValueError(f"{path}, line {number}: expected `<stem> <score>`.") from None
         if stem in scores:
