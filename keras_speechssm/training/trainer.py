@@ -91,6 +91,7 @@ def learning_rate_schedule(
     Example:
 
     ```python
+    import keras
     from keras_speechssm.training import learning_rate_schedule
 
     optimizer = keras.optimizers.AdamW(learning_rate_schedule(1e-3, total_steps=100))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_speechssm.files import run_lock
-from keras_speechssm.training.callbacks import MetricsLog, read_metrics
+from keras_speechssm.training.callbacks import MetricsLog, ProgressBar, read_metrics
 from keras_speechssm.training.checkpoints import Checkpoints
 from keras_speechssm.training.config import TrainingConfig
 from keras_speechssm.training.trainer import fit_resumable, learning_rate_schedule
@@ -123,10 +123,18 @@ def killed(folder, epoch, when):
             run(folder, 30, callbacks=[Kill()], validation_batches=[make_batch(1000)])
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Weights and log lines of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    model, lines = run(folder, 30, validation_batches=[make_batch(1000)])
+    return model.get_weights(), lines
+
+
 @pytest.mark.parametrize("when", ["step", "checkpoints", "best"])
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_killed_at_any_instant_it_goes_on_to_the_same_losses(tmp_path, when, epoch):
-    whole, whole_lines = run(tmp_path / "whole", 30, validation_batches=[make_batch(1000)])
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path, uninterrupted, when, epoch):
+    weights, whole_lines = uninterrupted
     killed(tmp_path / "killed", epoch, when)
     with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "seco')  # the line that was being written
@@ -135,7 +143,7 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_losses(tmp_path, when, epo
     for ours, theirs in zip(lines, whole_lines, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-5)
-    for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
+    for a, b in zip(weights, again.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
@@ -350,3 +358,11 @@ def test_the_learning_rate_falls_with_time_when_that_runs_out_first(tmp_path, mo
     np.testing.assert_allclose(record.rates, expected, rtol=1e-3, atol=1e-6)
     moved = [np.abs(b - a).max() for a, b in itertools.pairwise(record.weights)]
     assert moved[0] > 1e-2 and moved[1] < 1e-5  # the compiled step follows
+
+
+def test_progress_is_shown_in_a_terminal_only(tmp_path, monkeypatch, capsys):
+    run(tmp_path, 5)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(ProgressBar, "is_visible", staticmethod(lambda: True))
+    run(tmp_path, 10)
+    assert "10/10" in capsys.readouterr().err
