@@ -32,6 +32,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Example:
 
     ```python
+    from keras_speechssm.files import atomic_write
+
     with atomic_write("metrics.json") as temporary:
         temporary.write_text("{}")
     ```

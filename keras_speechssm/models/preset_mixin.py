@@ -5,7 +5,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -132,11 +132,8 @@ class PresetMixin:
                 "its weight file does not fit its config."
             ) from None
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-            # Keras reports an unknown argument in several lines, without a suggestion. Classes
-            # may accept arguments of older presets, so they are not refused in advance.
-            reason = _unknown_argument(cls, kwargs, ["backbone"]) or first_line(error)
             raise ValueError(
-                f"Preset {preset!r} could not be loaded as {cls.__name__}: {reason}"
+                f"Preset {preset!r} could not be loaded as {cls.__name__}: {first_line(error)}"
             ) from error
 
     @classmethod
@@ -240,6 +237,8 @@ def _override_backbone_config(cls, folder: str, load_weights: bool, kwargs: dict
     KerasHub's tasks pass `dtype` on to the backbone and drop arguments they do not know.
     """
     if not issubclass(cls, keras_hub.models.Task):
+        # Keras drops unknown arguments. Those in the config are of an older version of the class.
+        check_arguments(cls, kwargs, read_json_file(Path(folder)).get("config", {}))
         return kwargs
     own = [*inspect.signature(cls).parameters, "compile", "name", "trainable"]
     changes = {name: value for name, value in kwargs.items() if name not in own}
@@ -255,16 +254,8 @@ def _override_backbone_config(cls, folder: str, load_weights: bool, kwargs: dict
     return {**kept, **given, "backbone": backbone}
 
 
-def check_arguments(cls, given: dict, others: Sequence[str] = ()) -> None:
+def check_arguments(cls, given: Iterable[str], others: Iterable[str] = ()) -> None:
     """Raises `ValueError` for an argument that `cls` does not have, with the nearest name."""
-    if message := _unknown_argument(cls, given, others):
-        raise ValueError(message)
-
-
-def _unknown_argument(cls, given: dict, others: Sequence[str] = ()) -> str | None:
-    known = [*inspect.signature(cls).parameters, "name", "trainable", "dtype", "compile", *others]
-    if issubclass(cls, keras_hub.models.Task):
-        known += inspect.signature(cls.backbone_cls).parameters
+    known = [*inspect.signature(cls).parameters, "name", "trainable", "dtype", *others]
     for name in sorted(set(given) - set(known)):
-        return f"there is no argument {name!r}.{nearest_name(name, known)}"
-    return None
+        raise ValueError(f"there is no argument {name!r}.{nearest_name(name, known)}")

@@ -4,7 +4,7 @@ import pytest
 from contract import verify_sequence_contract
 from keras import ops
 
-from keras_speechssm.layers import LocalMultiQueryAttention
+from keras_speechssm.layers import LocalMultiQueryAttention, local_attention
 from keras_speechssm.layers.local_attention import _rotate, attend_to_ring
 
 
@@ -29,9 +29,7 @@ def test_contract_when_the_window_is_one_token():
 
 
 def test_contract_of_the_mapped_form(monkeypatch):
-    from keras_speechssm.layers import windowed_attention
-
-    monkeypatch.setattr(windowed_attention, "_MAX_UNROLLED_BLOCKS", 0)
+    monkeypatch.setattr(local_attention, "_MAX_UNROLLED_BLOCKS", 0)
     verify_sequence_contract(make_layer(), 8, time=14, block_sizes=((5, 9),))
 
 

@@ -76,9 +76,8 @@ class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
     backbone = GriffinBackbone(
         vocabulary_size=512, num_layers=3, hidden_dim=64, intermediate_dim=192, num_heads=4
     )
-    hidden = backbone(np.array([[1, 2, 3]]))  # (1, 3, 64)
     state = backbone.initial_state(batch_size=1)
-    hidden, state = backbone.advance(np.array([[1, 2, 3]]), state)
+    hidden, state = backbone.advance(np.array([[1, 2, 3]]), state)  # (1, 3, 64)
     ```
 
     Reference:
