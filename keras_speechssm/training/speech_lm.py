@@ -180,20 +180,18 @@ def make_model(
 
 
 def _transformer_arguments(griffin: dict) -> dict:
-    """Return the arguments of a Gemma with as many parameters as a Griffin (within 1 %)."""
-    width, heads = griffin["hidden_dim"], griffin["num_heads"]
-    # A block of Gemma has no recurrence; a wider feedforward layer makes up for it.
-    attention = 2 * width * width + 2 * width * (width // heads)
-    recurrences = sum(
-        griffin["block_pattern"][number % len(griffin["block_pattern"])] == "recurrent"
-        for number in range(griffin["num_layers"])
-    )
-    # Two input projections and one output projection, and the gates, which are block-diagonal.
-    recurrent = 3 * width * width + 2 * width * (width // heads)
-    extra = recurrences * (recurrent - attention) / griffin["num_layers"]
-    intermediate_dim = griffin["intermediate_dim"] + extra / (3 * width)
+    """Return the arguments of a Gemma with as many parameters as a Griffin (within 0.1 %)."""
+    width, heads, layers = griffin["hidden_dim"], griffin["num_heads"], griffin["num_layers"]
+    pattern = [griffin["block_pattern"][n % len(griffin["block_pattern"])] for n in range(layers)]
+    recurrences = pattern.count("recurrent")
+    # A recurrence has one matrix more than attention. Besides, Griffin has biases: of the
+    # feedforward layer, of the recurrence and its convolution, and of attention.
+    extra = recurrences * (width * width + 11 * width) + (layers - recurrences) * width
+    extra += layers * (2 * griffin["intermediate_dim"] + width)
+    # A wider feedforward layer, of three matrices, makes up for it.
+    intermediate_dim = griffin["intermediate_dim"] + extra / layers / (3 * width)
     return {
-        "num_layers": griffin["num_layers"],
+        "num_layers": layers,
         "hidden_dim": width,
         "intermediate_dim": 2 * round(intermediate_dim),  # both branches of the gated layer
         "num_query_heads": heads,
