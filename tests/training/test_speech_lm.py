@@ -266,7 +266,7 @@ def test_a_preset_of_another_vocabulary_is_refused(tmp_path):
     train([folder], tmp_path / "run", total_steps=10, **settings())
     other = token_folder(tmp_path / "other", vocabulary=9)
     options = settings(model_config=None, preset=str(tmp_path / "run" / "preset"))
-    with pytest.raises(ValueError, match="a vocabulary of 9, preset .* has 7"):
+    with pytest.raises(ValueError, match="a vocabulary of 9, but preset .* has 7"):
         train([other], tmp_path / "second", **options)
 
 
