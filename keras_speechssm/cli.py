@@ -26,10 +26,11 @@ import docstring_parser
 from cyclopts import App, CycloptsError, Parameter
 from tqdm import tqdm
 
-from keras_speechssm.checks import check_at_least, check_between
-from keras_speechssm.files import to_json
-from keras_speechssm.presets import DEFAULT_PRESET, fetch_pipeline
+# The rest of the package is imported where it is used: even NumPy would slow down `--help`.
 from keras_speechssm.shapes import SAMPLE_RATE
+
+DEFAULT_PRESET = "speech_ssm_demo_en"
+"""`keras_speechssm.presets.DEFAULT_PRESET`."""
 
 WRAPPED = {
     ("train", "codec"): "training.codec:train_codec",
@@ -131,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parameters = inspect.signature(command).parameters
         result = command(*bound.args, **bound.kwargs)
         if isinstance(result, dict):
+            from keras_speechssm.files import to_json
+
             print(to_json(result))
         return 0
     except KeyboardInterrupt as interrupt:
@@ -203,9 +206,9 @@ def _app_of(argv: list[str]) -> tuple[App, list[str]]:
         return app, argv[2:]
     if not argv or (argv[0] in GROUPS and len(argv) == 1):
         raise ValueError(f"a command is missing (see {' '.join(['speechssm', *argv])} --help).")
-    version = f"keras_speechssm {importlib.metadata.version('keras-speechssm')}"
     app = _new_app("speechssm", "Continue speech, and train and evaluate speech language models.")
-    app.version_flags, app.version = ["--version"], version
+    app.version_flags = ["--version"]
+    app.version = lambda: f"keras_speechssm {importlib.metadata.version('keras-speechssm')}"
     for function in (continue_, resynthesize, tokenize, convert, assemble):
         function.is_command = True
         app.command(function, name=function.__name__.rstrip("_"))
@@ -379,6 +382,7 @@ def continue_(
         keep_prompt: Write the prompt before the new speech.
     """
     from keras_speechssm.audio.io import MIN_PROMPT_SECONDS, AudioWriter, read_speech
+    from keras_speechssm.checks import check_at_least
 
     _check_apart(prompt, output)
     check_at_least(1 / SAMPLE_RATE, seconds=seconds)
@@ -510,6 +514,8 @@ def assemble(
 
 
 def _load(preset: str, **parts: str | None):
+    from keras_speechssm.presets import fetch_pipeline
+
     folder, _ = fetch_pipeline(preset)  # an unknown preset is reported before the slow imports
     from keras_speechssm.pipeline import SpeechContinuation
 
@@ -523,6 +529,8 @@ def _check_apart(recording: str, output: str) -> None:
 
 
 def _check_seed(seed: int | None) -> None:
+    from keras_speechssm.checks import check_between
+
     check_between(0, 2**63 - 1, seed=seed)
 
 

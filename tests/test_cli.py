@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 
-from keras_speechssm import cli
+from keras_speechssm import cli, presets
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.token_store import (
     TokenStore,
@@ -395,15 +395,19 @@ def test_help_lists_every_command(capsys, words):
     assert all(f" {name} " in said for name in names)
 
 
+def test_the_default_preset_is_the_package_s():
+    assert cli.DEFAULT_PRESET == presets.DEFAULT_PRESET
+
+
 def test_former_names_of_commands_work(capsys):
     for old, new in cli.RENAMED.items():
         assert f"speechssm {' '.join(new)}" in help_of(capsys, *old)
 
 
 def test_the_top_level_help_is_fast():
-    """It imports neither Keras nor a backend."""
+    """It imports neither Keras nor a backend, nor NumPy."""
     code = "import sys; from keras_speechssm import cli\ntry:\n    cli.main(['--help'])\n"
-    code += "except SystemExit:\n    print({'keras', 'jax', 'keras_hub'} & set(sys.modules))"
+    code += "except SystemExit:\n    print({'keras', 'jax', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
 
