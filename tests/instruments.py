@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_speechssm.evaluation.compare import EvaluationModels
-from keras_speechssm.evaluation.models.transcribers import Word
+from keras_speechssm.evaluation.models.transcript import Word
 
 VOCABULARY = "sea ship gull wave rope mast sail crew deck".split()
 
@@ -52,7 +52,7 @@ class Loudness:
 
 
 class Voice:
-    """Who speaks is told by the mean level."""
+    """The mean level identifies the speaker."""
 
     name = "mean level"
 
