@@ -6,6 +6,7 @@ recurrentgemma, which pins typeguard below 3; jsonargparse has no hyphens in opt
 """
 
 import ast
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -119,11 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: After `--help` and `--version`.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    with _logs_on_stderr():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: list[str]) -> int:
     parameters: Iterable[str] = ()
     try:
         _skip_tensorflow(argv)
-        _log_to_stderr()
         app, argv = _app_of(argv)
         command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
         if command in (app.help_print, app.version_print) or not hasattr(command, "is_command"):
@@ -165,11 +169,20 @@ class _StderrHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("keras_speechssm")
+@contextlib.contextmanager
+def _logs_on_stderr() -> Iterator[None]:
+    """Write the package's messages to stderr, once: handlers of other libraries do not get them."""
+    logger, handler = logging.getLogger("keras_speechssm"), _StderrHandler()
+    level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
-        logger.addHandler(_StderrHandler())
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def _one_line(error: Exception, parameters: Iterable[str] = ()) -> str:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -550,3 +551,19 @@ def test_continue_takes_another_soundstorm(capsys, tmp_path, prompt, preset):
     assert run(capsys, *argv, tmp_path / "b.wav")[0] == 0
     spoken = [soundfile.read(tmp_path / f"{name}.wav")[0] for name in "ab"]
     assert np.abs(spoken[0] - spoken[1]).max() > 1e-2
+
+
+def test_messages_are_written_once_and_only_while_a_command_runs(capsys, monkeypatch):
+    logger = logging.getLogger("keras_speechssm")
+    monkeypatch.setattr(cli, "_run", lambda argv: logger.info("one message"))
+    others = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(others)
+    try:
+        cli.main([])
+        assert capsys.readouterr().err == "one message\n"
+        before = logger.level, logger.propagate, list(logger.handlers)
+        cli.main([])
+        assert (logger.level, logger.propagate, list(logger.handlers)) == before
+        assert not logger.handlers and logger.propagate
+    finally:
+        logging.getLogger().removeHandler(others)
