@@ -105,6 +105,7 @@ def changes(fraction, **weights):
     return [b - a for a, b in zip(before, model.discriminators.get_weights(), strict=True)]
 
 
+@pytest.mark.any_backend
 def test_the_discriminators_do_not_learn_to_please_the_codec():
     alone = changes(0.0)
     both = changes(1.0, adversarial_weight=50.0, feature_weight=50.0)

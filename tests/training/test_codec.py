@@ -171,6 +171,7 @@ def test_source_filter_codec_trains_on_pitch_too(tmp_path):
     )
 
 
+@pytest.mark.any_backend
 def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, tmp_path):
     options = dict(
         validation_folders=[folder],
@@ -191,6 +192,7 @@ def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, t
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.any_backend
 def test_training_begins_with_a_preset_with_or_without_weights(folder, tmp_path):
     options = dict(batch_size=2, crop_seconds=0.26, total_steps=1, steps_per_epoch=1)
     options |= dict(adversarial_weight=0.0, learning_rate=0.0)

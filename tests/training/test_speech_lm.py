@@ -123,6 +123,7 @@ def test_no_folder_is_refused(tmp_path):
         train([], tmp_path / "run")
 
 
+@pytest.mark.any_backend
 def test_stores_and_npy_folders_of_earlier_versions_give_the_same_rows(tmp_path):
     store, folder = token_folder(tmp_path / "store"), tmp_path / "npy"
     for number in range(4):
@@ -136,6 +137,7 @@ def test_stores_and_npy_folders_of_earlier_versions_give_the_same_rows(tmp_path)
     assert len(losses(tmp_path / "run")) == 1
 
 
+@pytest.mark.any_backend
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
     folder = token_folder(tmp_path / "tokens", num_recordings=16)
     for name, options in (
@@ -150,6 +152,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
     np.testing.assert_allclose(small, large, rtol=0.02)
 
 
+@pytest.mark.any_backend
 def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     plain = settings(validation_folders=[folder], validation_steps=1)
@@ -165,6 +168,7 @@ def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize("momentum", [None, 0.9])
+@pytest.mark.any_backend
 def test_presets_are_kept_on_the_way_and_change_nothing(tmp_path, momentum):
     folder = token_folder(tmp_path / "tokens")
     options = settings(ema_momentum=momentum, validation_folders=[folder])
@@ -183,6 +187,7 @@ def test_presets_are_kept_on_the_way_and_change_nothing(tmp_path, momentum):
     assert np.abs(early - expected).max() > 1e-3
 
 
+@pytest.mark.any_backend
 def test_averages_resume(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     options = settings(validation_folders=[folder], validation_steps=1, ema_momentum=0.9)
@@ -244,6 +249,7 @@ def test_wrong_options_are_refused(tmp_path, options, message):
     assert not list((tmp_path / "run").glob("*")), list((tmp_path / "run").glob("*"))
 
 
+@pytest.mark.any_backend
 def test_a_run_goes_on_with_its_own_options_only(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     train([folder], tmp_path / "run", total_steps=10, **settings())
@@ -261,6 +267,7 @@ def test_averages_have_the_momentum_of_a_step():
     assert make_optimizer(config).ema_momentum ** 4 == pytest.approx(0.9)
 
 
+@pytest.mark.any_backend
 def test_a_preset_of_another_vocabulary_is_refused(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     train([folder], tmp_path / "run", total_steps=10, **settings())

@@ -189,6 +189,7 @@ def test_quantizer_waits_for_the_phonemes(tmp_path):
     assert [late.fraction(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.25, 0.5, 0.75]
 
 
+@pytest.mark.any_backend
 def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     say(tmp_path / "a", "x", 3.0, [(0.5, 1.5, "hh ax"), (1.6, 2.5, "l ow")])
     say(tmp_path / "b", "y", 3.0)
@@ -220,6 +221,7 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     assert not np.allclose(ops.convert_to_numpy(loaded.front_end.mean), -3.0)
 
 
+@pytest.mark.any_backend
 def test_the_encoder_of_whisper_becomes_the_front_end_and_is_kept(tmp_path):
     say(tmp_path / "a", "x", 3.0, [(0.5, 1.5, "hh ax"), (1.6, 2.5, "l ow")])
     backbone = keras_hub.models.WhisperBackbone(

@@ -87,7 +87,13 @@ def test_lora_of_no_rank_is_refused(model):
 
 
 # Bounds for logits of standard deviation 1.1: int8 is a tenth of that away at most, int4 about one.
-@pytest.mark.parametrize(("mode", "largest", "mean"), [("int8", 0.12, 0.02), ("int4", 1.0, 0.25)])
+@pytest.mark.parametrize(
+    ("mode", "largest", "mean"),
+    [
+        ("int8", 0.12, 0.02),
+        pytest.param("int4", 1.0, 0.25, marks=pytest.mark.any_backend),
+    ],
+)
 def test_quantized_model_stays_near_and_goes_to_disk_and_back(model, tmp_path, mode, largest, mean):
     quantized = copy_of(model)
     compiled_logits(quantized)  # compiled before it is quantized
@@ -112,6 +118,7 @@ def test_quantized_model_stays_near_and_goes_to_disk_and_back(model, tmp_path, m
     assert quantized.generate(TOKENS, 5, seed=0).shape == (2, 5)
 
 
+@pytest.mark.any_backend
 def test_quantized_backbone_keeps_its_other_dtypes(model, tmp_path):
     config = {**model.backbone.get_config(), "dtype": "bfloat16"}
     backbone = GriffinBackbone.from_config(config)
@@ -141,6 +148,7 @@ def test_filters_leave_out_further_projections(model, filters):
     assert found == {"linear_x", "linear_y", "linear_out"}
 
 
+@pytest.mark.any_backend
 def test_lora_on_a_quantized_model(model):
     tuned = copy_of(model)
     tuned.quantize("int8")

@@ -167,6 +167,7 @@ def test_preset_round_trip(model, tmp_path):
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 # Keras' quantized embedding transposes with x.T on torch.
 @pytest.mark.filterwarnings(r"ignore:[\s\S]*x.T:UserWarning")
+@pytest.mark.any_backend
 def test_a_quantized_model_goes_to_disk_and_back(tmp_path):
     model, tokens = make_model(), tokens_of(2, 10)
     before = ops.convert_to_numpy(model(tokens))
