@@ -42,7 +42,9 @@ def test_work_is_timed(implementation, work, amount):
     assert found["parameters"] > 0
 
 
-@pytest.mark.parametrize("name", ["keras_speechssm_int8", "speech_transformer"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("keras_speechssm_int8", marks=pytest.mark.slow), "speech_transformer"]
+)
 def test_models_that_only_decode(name):
     found = measure(IMPLEMENTATIONS[name], "decode", 2, 4, TINY, repeats=1, context=9)
     assert found["seconds"] > 0.0 and found["limit_gflops"] > 0.0

@@ -125,7 +125,7 @@ def test_unreadable_recordings_are_listed_and_skipped(recordings, tmp_path):
     assert "2.wav" in manifest["skipped"][0]["error"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_too_many_unreadable_recordings_stop_the_run(recordings, tmp_path, workers):
     (recordings / "2.wav").write_bytes(b"no audio")
     with pytest.raises(ValueError, match="1 of the recordings cannot be read; at most 0.6 may be"):

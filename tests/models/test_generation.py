@@ -14,7 +14,7 @@ LOGITS = np.log(np.array([0.5, 0.2, 0.15, 0.1, 0.05], "float32"))
 
 
 def draw_many(count=4000, temperature=1.0, top_k=None, top_p=None):
-    """Shares of the tokens over evenly spread uniform numbers."""
+    """Fractions of the tokens over evenly spread uniform numbers."""
     uniform = (np.arange(count, dtype="float32") + 1) / count
     logits = np.repeat(LOGITS[None], count, axis=0)
     if top_p is not None:
@@ -44,7 +44,8 @@ def test_top_k_keeps_the_k_likeliest():
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"), [(1e-46, 1), (0.1, 1), (0.49, 1), (0.6, 2), (0.84, 3), (1.0, 5)]
+    ("top_p", "kept"),
+    [(1e-46, 1), (0.1, 1), (0.4999, 1), (0.5001, 2), (0.8499, 3), (0.8501, 4), (1.0, 5)],
 )
 def test_top_p_keeps_the_fewest_that_reach_it(top_p, kept):
     expected = np.where(np.arange(5) < kept, np.exp(LOGITS), 0)

@@ -172,6 +172,7 @@ def test_source_filter_codec_trains_on_pitch_too(tmp_path):
 
 
 @pytest.mark.any_backend
+@pytest.mark.slow
 def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, tmp_path):
     options = dict(
         validation_folders=[folder],

@@ -57,6 +57,7 @@ def tokens(tmp_path):
 
 
 @on_jax
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one(tokens, tmp_path):
     one, whole = train(tokens, tmp_path / "one")
     assert one[-1, 0] < 0.8 * one[0, 0]

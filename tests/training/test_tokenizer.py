@@ -222,6 +222,7 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
 
 
 @pytest.mark.any_backend
+@pytest.mark.slow
 def test_the_encoder_of_whisper_becomes_the_front_end_and_is_kept(tmp_path):
     say(tmp_path / "a", "x", 3.0, [(0.5, 1.5, "hh ax"), (1.6, 2.5, "l ow")])
     backbone = keras_hub.models.WhisperBackbone(

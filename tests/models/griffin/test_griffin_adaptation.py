@@ -91,7 +91,7 @@ def test_lora_of_no_rank_is_refused(model):
     ("mode", "largest", "mean"),
     [
         ("int8", 0.12, 0.02),
-        pytest.param("int4", 1.0, 0.25, marks=pytest.mark.any_backend),
+        pytest.param("int4", 1.0, 0.25, marks=pytest.mark.slow),
     ],
 )
 def test_quantized_model_stays_near_and_goes_to_disk_and_back(model, tmp_path, mode, largest, mean):
@@ -119,6 +119,7 @@ def test_quantized_model_stays_near_and_goes_to_disk_and_back(model, tmp_path, m
 
 
 @pytest.mark.any_backend
+@pytest.mark.slow
 def test_quantized_backbone_keeps_its_other_dtypes(model, tmp_path):
     config = {**model.backbone.get_config(), "dtype": "bfloat16"}
     backbone = GriffinBackbone.from_config(config)
@@ -149,6 +150,7 @@ def test_filters_leave_out_further_projections(model, filters):
 
 
 @pytest.mark.any_backend
+@pytest.mark.slow
 def test_lora_on_a_quantized_model(model):
     tuned = copy_of(model)
     tuned.quantize("int8")

@@ -141,6 +141,7 @@ def test_padding_holds_anything(tokenizer):
         np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing_behind_a_whisper_encoder(whisper_tokenizer):
     model = whisper_tokenizer
     waveform = noise(2, 12 * 640)

@@ -168,6 +168,7 @@ def test_preset_round_trip(model, tmp_path):
 # Keras' quantized embedding transposes with x.T on torch.
 @pytest.mark.filterwarnings(r"ignore:[\s\S]*x.T:UserWarning")
 @pytest.mark.any_backend
+@pytest.mark.slow
 def test_a_quantized_model_goes_to_disk_and_back(tmp_path):
     model, tokens = make_model(), tokens_of(2, 10)
     before = ops.convert_to_numpy(model(tokens))
