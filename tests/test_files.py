@@ -60,3 +60,14 @@ def test_what_was_made_for_a_key_is_made_once(tmp_path):
         path.write_text(damage)
         assert cached_json(path, {"a": 2}, make) == [len(made), None]
     assert len(made) == 5
+
+
+def test_a_reader_of_the_old_file_never_sees_a_part_of_the_new_one(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old content")
+    with open(path, encoding="utf-8") as reader:
+        with atomic_write(path) as temporary:
+            assert temporary.parent == path.parent  # else the replacement may cross file systems
+            temporary.write_text("new")
+        assert reader.read() == "old content"  # of the file that was replaced, not overwritten
+    assert path.read_text() == "new"
