@@ -200,11 +200,15 @@ def _one_line(error: Exception, parameters: Iterable[str] = ()) -> str:
 def _missing_package(module: str) -> str:
     """Return the message that names a missing package, and the extra that installs it."""
     package = MODULE_PACKAGES.get(module, module.replace("_", "-")).lower()
+    packages: dict[str, list[str]] = {}  # of each extra; those of the extras it contains too
     for line in importlib.metadata.requires("keras-speechssm") or ():
-        found = re.match(rf"{re.escape(package)}(?![\w-]).*extra == ['\"](\w+)['\"]", line, re.I)
-        if found and found[1] not in ("test", "docs"):
-            install = f"pip install '.[{found[1]}]' in the checkout"
-            return f"the package {module} is missing; install the extra {found[1]}: {install}."
+        if found := re.match(r"([\w-]+).*extra == ['\"](\w+)['\"]", line):
+            packages.setdefault(found[2], []).append(found[1].lower())
+    extras = [name for name in packages.keys() - {"test", "docs"} if package in packages[name]]
+    if extras:
+        smallest = min(extras, key=lambda name: (len(packages[name]), name))
+        install = f"pip install '.[{smallest}]' in the checkout"
+        return f"the package {module} is missing; install the extra {smallest}: {install}."
     return f"the package {module} is missing; install it with pip."
 
 

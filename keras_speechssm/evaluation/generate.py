@@ -262,7 +262,7 @@ def log_item(folder: Path, item: str, recording: str, seconds: float, wall_secon
         "item": item,
         "recording": recording,
         "seconds": seconds,
-        "wall_seconds": round(wall_seconds, 2),
+        "wall_seconds": round(wall_seconds, 4),
     }
     with open(folder / _LOG, "ab+") as file:
         file.seek(max(0, file.tell() - 1))
@@ -332,7 +332,11 @@ def read_real_time_factor(folder: str | Path) -> float | None:
     """Read the seconds of generation per second of audio; `None` if not recorded."""
     lines = read_log(folder)
     spoken = sum(line["seconds"] for line in lines)
-    return round(sum(line["wall_seconds"] for line in lines) / spoken, 3) if spoken else None
+    return _three_digits(sum(line["wall_seconds"] for line in lines) / spoken) if spoken else None
+
+
+def _three_digits(factor: float) -> float:
+    return float(f"{factor:.3g}")
 
 
 def _plan(
@@ -404,7 +408,7 @@ def _generate_all(
         )
     if failed:
         raise ValueError(f"{len(failed)} of {num_items} recordings were not continued: {failed[0]}")
-    return round(taken / spoken, 3) if spoken else None
+    return _three_digits(taken / spoken) if spoken else None
 
 
 def _generate(
