@@ -226,7 +226,7 @@ def _app_of(argv: list[str]) -> tuple[App, list[str]]:
     app = _new_app("speechssm", "Continue speech, and train and evaluate speech language models.")
     app.version_flags = ["--version"]
     app.version = lambda: f"keras_speechssm {importlib.metadata.version('keras-speechssm')}"
-    for function in (continue_, resynthesize, tokenize, convert, assemble):
+    for function in (continue_, resynthesize, tokenize, finetune, convert, assemble):
         function.is_command = True
         app.command(function, name=function.__name__.rstrip("_"))
     for group, help_text in GROUPS.items():
@@ -285,13 +285,16 @@ def make_command(function: Callable) -> Callable:
         fields = inspect.signature(config, eval_str=True).parameters
         field_docs = _argument_docs(config)
         configs[name] = config, list(fields)
+        if recipes := getattr(config, "recipes", None):
+            parameters["recipe"] = _recipe_option(recipes)
         for field, option in fields.items():
             parameters[field] = _option(field, option, field_docs.get(field, ""))
 
     def command(**options):
+        recipe = options.pop("recipe", None)
         for name, (config, fields) in configs.items():
             given = {field: options.pop(field) for field in fields if field in options}
-            options[name] = config(**given)
+            options[name] = config.from_recipe(recipe, **given) if recipe else config(**given)
         return function(**options)
 
     command.__name__ = function.__name__
@@ -325,6 +328,20 @@ def _option(name: str, parameter: inspect.Parameter, text: str) -> inspect.Param
         details["help"] = f"{text} JSON, or the path of a JSON file.".strip()
     annotation = Annotated[parameter.annotation, Parameter(**details)]
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _recipe_option(recipes: dict[str, dict]) -> inspect.Parameter:
+    """Return the option that chooses a recipe, whose help says what each recipe sets."""
+    texts = []
+    for name, settings in recipes.items():
+        words = [
+            f"--{option.replace('_', '-')}" + ("" if value is True else f" {value}")
+            for option, value in settings.items()
+        ]
+        texts.append(f"{name}: {' '.join(words)}")
+    text = f"Recipe that sets options, unless they are given. {'; '.join(texts)}."
+    parameter = inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None)
+    return _option("recipe", parameter.replace(annotation=str | None), text)
 
 
 def _is_supported(kind) -> bool:
@@ -414,7 +431,7 @@ def continue_(
             waveform,
             seed=seed,
             seconds=seconds,
-            **{name: value for name, value in options.items() if value is not None},
+            **_given(options),
         )
         if keep_prompt:
             writer.write(waveform)
@@ -468,6 +485,66 @@ def tokenize(*audio: str, output: Output, preset: str = DEFAULT_PRESET) -> None:
     else:
         num_tokens = tokenize_recordings(inputs, output, preset)
     print(f"Wrote {num_tokens} tokens to {output}.", file=sys.stderr)
+
+
+def finetune(
+    *recordings: str,
+    output: Output,
+    preset: str = DEFAULT_PRESET,
+    soundstorm: bool = False,
+    total_steps: int | None = None,
+    soundstorm_steps: int | None = None,
+    learning_rate: float | None = None,
+    lora_rank: int | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
+    held_out_fraction: float = 0.1,
+    workers: int = 1,
+) -> dict:
+    """Fine-tune on recordings and write a pipeline preset; run again, resume.
+
+    Args:
+        recordings: Folders of recordings, or recordings.
+        output: Folder of the preset to write. The data and the log of the run are in a folder
+            next to it, with the same name and `.run`.
+        preset: Preset of the pipeline to start from.
+        soundstorm: Fine-tune SoundStorm, too, which decides the voice.
+        total_steps: Steps of the language model. Defaults to ten passes over the recordings, at
+            least 100 steps.
+        soundstorm_steps: Steps of SoundStorm. Defaults to 500.
+        learning_rate: Peak of the language model's learning rate. Defaults to 0.002.
+        lora_rank: Rank of the matrices that are trained. Defaults to 8.
+        batch_size: Rows of 30 s per batch. Defaults to 8.
+        dtype: Dtype policy of the models, such as `mixed_bfloat16`. Defaults to the preset's.
+        seed: Seed of the batches. Defaults to 0.
+        held_out_fraction: Fraction of the recordings to hold out, at least one.
+        workers: Number of processes that tokenize.
+    """
+    from keras_speechssm.training.finetune import finetune_pipeline
+
+    if not recordings:
+        raise ValueError("recordings is missing; give folders of recordings, or recordings.")
+    shared = {"dtype": dtype, "seed": seed}
+    speech_lm = {"total_steps": total_steps, "learning_rate": learning_rate, **shared}
+    speech_lm |= {"lora_rank": lora_rank, "batch_size": batch_size}
+    result = finetune_pipeline(
+        recordings,
+        output,
+        preset=preset,
+        soundstorm=soundstorm,
+        held_out_fraction=held_out_fraction,
+        workers=workers,
+        speech_lm_options=_given(speech_lm),
+        soundstorm_options=_given({"total_steps": soundstorm_steps, **shared}),
+    )
+    command = f"speechssm continue recording.wav --preset {output} -o continuation.wav"
+    print(f"Wrote {output}. Listen to it: {command}", file=sys.stderr)
+    return result
+
+
+def _given(options: dict) -> dict:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def convert(

@@ -186,7 +186,7 @@ def replace_folder(folder: str | os.PathLike) -> Iterator[Path]:
         ValueError: If `folder` is a file, or a folder that cannot be renamed.
     """
     folder = Path(folder).resolve()
-    _check_replaceable(folder)
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     previous = folder.with_name(f".{folder.name}.{os.getpid()}.previous")
@@ -213,7 +213,8 @@ def replace_folder(folder: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(previous, ignore_errors=True)
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Raises the errors of `replace_folder` without writing anything."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"Cannot write a preset to {str(folder)!r}: it is a file.")
     here = Path.cwd()

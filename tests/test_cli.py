@@ -26,6 +26,7 @@ from keras_speechssm.data.token_store import (
 from keras_speechssm.models import GriffinBackbone
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.training.config import TrainingConfig
 
 pytestmark = pytest.mark.any_backend
 
@@ -525,6 +526,27 @@ def test_help_comes_from_the_docstrings(run_sample, capsys):
     assert "Do something with folders." in said and "Where to look, and where not." in said
     assert "How many: 100 % of them. [default: 3]" in said and "Who. [default: a]" in said
     assert "Sizes. JSON, or the path of a JSON file." in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "steps"),
+    [([], 3), (["--recipe", "long"], 90), (["--recipe", "long", "--steps", 7], 7)],
+)
+def test_a_recipe_sets_what_is_not_given(run_sample, monkeypatch, argv, steps):
+    monkeypatch.setattr(SampleConfig, "recipes", {"long": {"steps": 90}}, raising=False)
+    monkeypatch.setattr(
+        SampleConfig, "from_recipe", classmethod(TrainingConfig.from_recipe.__func__), raising=False
+    )
+    assert run_sample("--audio-folders", "x", *argv)["options"]["steps"] == steps
+    said = run_sample("--audio-folders", "x", "--recipe", "short")
+    assert said == "speechssm: --recipe is 'short'; expected one of long.\n"
+
+
+def test_help_lists_the_recipes_and_what_they_set(capsys):
+    said = help_of(capsys, "train", "speech-lm")
+    assert "finetune: --preset speech_ssm_demo_en --lora-rank 8 --sequence-length 750" in said
+    assert "paper: --text-preset hf://google/recurrentgemma-2b-it" in said
+    assert "--rematerialize" in said and "demo: --sequence-length 750" in said
 
 
 def test_continue_hands_its_options_on(capsys, tmp_path, prompt, preset, monkeypatch):

@@ -12,6 +12,7 @@ _MODULES = {
     "train_tokenizer": "tokenizer",
     "CodecTrainingConfig": "codec",
     "train_codec": "codec",
+    "finetune_pipeline": "finetune",
     "fit_resumable": "trainer",
     "learning_rate_schedule": "trainer",
 }

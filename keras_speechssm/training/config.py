@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.files import check_run_config, save_run_config
@@ -101,6 +101,40 @@ class TrainingConfig:
         "seed",
     )
     """Options that must stay the same when a run is resumed."""
+
+    recipes: ClassVar[dict[str, dict]] = {}
+    """Name of a recipe -> the options that it sets."""
+
+    @classmethod
+    def from_recipe(cls, recipe: str | None, **options) -> Self:
+        """Return the options of a recipe.
+
+        Args:
+            recipe: One of `recipes`. `None` sets nothing.
+            **options: Further options, which replace those of the recipe. A `preset` or a
+                `text_preset` replaces either of them.
+
+        Raises:
+            ValueError: If the recipe is unknown, or an option is out of range.
+
+        Example:
+
+        ```python
+        from keras_speechssm.training import SpeechLMTrainingConfig
+
+        config = SpeechLMTrainingConfig.from_recipe(
+            "finetune", token_folders=["store"], output_dir="run", lora_rank=4
+        )
+        config.sequence_length  # 750
+        ```
+        """
+        if recipe is not None and recipe not in cls.recipes:
+            raise ValueError(f"recipe is {recipe!r}; expected one of {', '.join(cls.recipes)}.")
+        settings = dict(cls.recipes[recipe]) if recipe else {}
+        if not options.keys().isdisjoint(("preset", "text_preset")):
+            settings.pop("preset", None)
+            settings.pop("text_preset", None)
+        return cls(**{**settings, **options})
 
     def __post_init__(self):
         self.validate()

@@ -12,7 +12,7 @@ from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import Semanti
 from keras_speechssm.models.soundstorm.masking import mask_for_training
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.models.soundstream.soundstream import SoundStream
-from keras_speechssm.presets import fetch_folder, stored_dtype
+from keras_speechssm.presets import DEFAULT_PRESET, fetch_folder, stored_dtype
 from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.training.config import (
     AudioTrainingConfig,
@@ -131,8 +131,8 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
         crop_seconds: Seconds of one training example.
     """
 
-    tokenizer_preset: str
-    codec_preset: str
+    tokenizer_preset: str = DEFAULT_PRESET
+    codec_preset: str = DEFAULT_PRESET
     folder_weights: Sequence[float] | None = None
     level_weights: Sequence[float] | None = None
     unconditional_fraction: float = 0.1
@@ -146,6 +146,16 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
         "codec_preset",
         *TrainingConfig.fixed,
     )
+
+    recipes: ClassVar[dict[str, dict]] = {
+        "finetune": {
+            "preset": DEFAULT_PRESET,
+            "total_steps": 500,
+            "steps_per_epoch": 50,
+            "warmup_steps": 50,
+            "learning_rate": 1e-4,
+        },
+    }
 
     def validate(self) -> None:
         super().validate()

@@ -15,9 +15,10 @@ from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
 from keras_speechssm.models.preset_mixin import initialize_from_preset
 from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
+from keras_speechssm.presets import DEFAULT_PRESET
 from keras_speechssm.training.config import TrainingConfig, check_model_config, demo_arguments
 from keras_speechssm.training.distribution import distributed
-from keras_speechssm.training.trainer import fit_resumable, make_optimizer
+from keras_speechssm.training.trainer import ValidationBatches, fit_resumable, make_optimizer
 
 BACKBONES = {
     "speech_ssm": (SpeechSSM, GriffinBackbone),
@@ -74,6 +75,39 @@ class SpeechLMTrainingConfig(TrainingConfig):
         "sequence_length",
         *TrainingConfig.fixed,
     )
+
+    recipes: ClassVar[dict[str, dict]] = {
+        # LoRA on minutes to hours of recordings.
+        "finetune": {
+            "preset": DEFAULT_PRESET,
+            "lora_rank": 8,
+            "sequence_length": 750,
+            "gradient_accumulation_steps": 1,
+            "total_steps": 100,
+            "steps_per_epoch": 20,
+            "warmup_steps": 20,
+            "learning_rate": 2e-3,
+            "weight_decay": 0.01,
+        },
+        # The defaults are the paper's; this adds where it starts, and what saves memory.
+        "paper": {
+            "text_preset": "hf://google/recurrentgemma-2b-it",
+            "dtype": "mixed_bfloat16",
+            "rematerialize": True,
+        },
+        # How the demo's language model was trained, in its second run.
+        "demo": {
+            "sequence_length": 750,
+            "batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "total_steps": 9500,
+            "steps_per_epoch": 50,
+            "warmup_steps": 100,
+            "learning_rate": 3e-3,
+            "final_learning_rate": 0.02,
+            "weight_decay": 0.1,
+        },
+    }
 
     def validate(self) -> None:
         super().validate()
@@ -138,6 +172,26 @@ def train_speech_lm(config: SpeechLMTrainingConfig) -> SpeechSSM | SpeechTransfo
         fit_resumable(model, make_batch, config, validation_batches=validation_batches)
         model.save_to_preset(str(Path(config.output_dir) / "preset"))
     return model
+
+
+def initial_loss(config: SpeechLMTrainingConfig) -> float:
+    """Return the validation loss before the first step, in nats per token.
+
+    Args:
+        config: The options. `validation_folders` must be given.
+    """
+    vocabulary_size = open_tokens(config.token_folders).vocabulary_size
+    batches = _held_out_batches(config, vocabulary_size)
+    if config.model == "speech_transformer":
+        _, batches = _without_resets(None, batches)
+    keras.utils.set_random_seed(config.seed)
+    layout_map = BACKBONES[config.model][1].get_layout_map
+    with distributed(config.device_mesh, layout_map, config.batch_size):
+        model = make_model(config, vocabulary_size)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(loss=loss, weighted_metrics=None)
+        result = model.evaluate(ValidationBatches(batches), verbose=0, return_dict=True)
+    return result["loss"]
 
 
 def make_model(

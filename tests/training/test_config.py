@@ -11,6 +11,8 @@ from keras_speechssm.training.config import (
     check_model_config,
     demo_arguments,
 )
+from keras_speechssm.training.soundstorm import SoundStormTrainingConfig
+from keras_speechssm.training.speech_lm import SpeechLMTrainingConfig
 
 pytestmark = pytest.mark.any_backend
 
@@ -109,3 +111,45 @@ def test_arguments_that_a_model_does_not_take_are_named():
         check_model_config({"kwargs": 1}, Model)
     with pytest.raises(ValueError, match="'sizes', which follows from the data"):
         check_model_config({"sizes": 1}, Model, ("sizes",))
+
+
+STORE = dict(token_folders=["store"], output_dir="run")
+
+
+def test_a_recipe_sets_options_and_explicit_ones_win():
+    config = SpeechLMTrainingConfig.from_recipe("finetune", **STORE)
+    assert (config.preset, config.lora_rank) == ("speech_ssm_demo_en", 8)
+    assert (config.sequence_length, config.gradient_accumulation_steps) == (750, 1)
+    config = SpeechLMTrainingConfig.from_recipe("finetune", **STORE, lora_rank=4, total_steps=9)
+    assert (config.lora_rank, config.total_steps, config.sequence_length) == (4, 9, 750)
+    assert SpeechLMTrainingConfig.from_recipe(None, **STORE) == SpeechLMTrainingConfig(**STORE)
+
+
+def test_recipes_cover_what_the_documents_name():
+    assert list(SpeechLMTrainingConfig.recipes) == ["finetune", "paper", "demo"]
+    paper = SpeechLMTrainingConfig.from_recipe("paper", **STORE)
+    assert paper.text_preset == "hf://google/recurrentgemma-2b-it" and paper.preset is None
+    # 128 rows of 4 min per step, as in the paper's appendix B.1.
+    assert paper.batch_size * paper.gradient_accumulation_steps * paper.sequence_length == 768_000
+    assert SpeechLMTrainingConfig.from_recipe("demo", **STORE).preset is None
+
+
+@pytest.mark.parametrize("name", SpeechLMTrainingConfig.recipes)
+@pytest.mark.parametrize("start", ["preset", "text_preset"])
+def test_an_explicit_start_replaces_that_of_a_recipe(name, start):
+    config = SpeechLMTrainingConfig.from_recipe(name, **STORE, **{start: "mine"})
+    assert [config.preset, config.text_preset].count(None) == 1
+    assert getattr(config, start) == "mine"
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="recipe is 'paperr'; expected one of finetune, paper"):
+        SpeechLMTrainingConfig.from_recipe("paperr", **STORE)
+
+
+def test_soundstorm_has_a_recipe_to_fine_tune(tmp_path):
+    config = SoundStormTrainingConfig.from_recipe(
+        "finetune", audio_folders=[tmp_path], output_dir="run"
+    )
+    assert config.preset == config.tokenizer_preset == config.codec_preset == "speech_ssm_demo_en"
+    assert config.total_steps < 1000 and config.learning_rate < 1e-3
