@@ -24,7 +24,7 @@ from keras_speechssm.training.finetune import finetune_pipeline, split_recording
 pytest.importorskip("grain")
 pytest.importorskip("array_record")
 TINY = dict(total_steps=4, steps_per_epoch=2, warmup_steps=1, batch_size=2, sequence_length=32)
-VOICE = {**TINY, "crop_seconds": 0.4, "validation_steps": 1}
+VOICE = {**TINY, "crop_seconds": 0.4, "validation_steps": 1, "learning_rate": 1e-2}
 del VOICE["sequence_length"]
 
 
@@ -82,20 +82,19 @@ def test_the_result_is_a_pipeline_of_the_trained_parts(finished, recordings):
 def test_the_losses_are_those_of_the_same_held_out_rows(finished):
     folder, result = finished
     lines = read_metrics(folder / "mine.run" / "speech_lm" / "metrics.jsonl")
-    assert result["held_out_loss"] == min(line["val_loss"] for line in lines)
+    best = min(line["val_loss"] for line in lines)
+    assert result["held_out_loss"] == pytest.approx(best, abs=1e-4)
     # Untrained: nearly uniform over twelve tokens.
     assert result["held_out_loss_before"] == pytest.approx(np.log(12), rel=0.2)
     assert result["held_out_loss"] < result["held_out_loss_before"]
 
 
-def test_a_finished_run_can_be_repeated_and_trained_further(finished, recordings, monkeypatch):
+def test_a_finished_run_can_be_trained_further(finished, recordings, monkeypatch):
     folder, result = finished
     monkeypatch.setattr(SemanticTokenizer, "tokenize", None)  # nothing is tokenized again
-    options = dict(preset=shared_tiny_preset(), speech_lm_options=TINY)
+    options = dict(preset=shared_tiny_preset(), speech_lm_options={**TINY, "total_steps": 6})
     again = finetune_pipeline([recordings], folder / "mine", **options)
     assert again["held_out_loss_before"] == result["held_out_loss_before"]
-    options["speech_lm_options"] = {**TINY, "total_steps": 6}
-    finetune_pipeline([recordings], folder / "mine", **options)
     lines = read_metrics(folder / "mine.run" / "speech_lm" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6]
 
