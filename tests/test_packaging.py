@@ -128,7 +128,7 @@ def test_wheel_holds_presets_and_command(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert "keras_speechssm/cli.py" in names
+    assert {"keras_speechssm/cli.py", "keras_speechssm/prompt.flac"} <= names
     for preset in preset_names():
         folder = Path(resolve_preset(preset))
         for path in folder.rglob("*"):

@@ -8,11 +8,14 @@ optional `X.json` describes what is spoken where:
 """
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -74,6 +77,53 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
         names = ", ".join(map(str, folders)) or "an empty list of folders"
         raise ValueError(f"No audio in {names}: expected files ending {', '.join(AUDIO_SUFFIXES)}.")
     return sorted(found)
+
+
+def example_prompt() -> Path:
+    """Return the path of a recording of speech that is part of the package.
+
+    Example:
+
+    ```python
+    from keras_speechssm.data.corpora import example_prompt
+
+    print(example_prompt().name)  # prompt.flac
+    ```
+    """
+    package = Path(__file__).resolve().parents[1]
+    # In a wheel the file is inside the package, in a checkout in `examples/`.
+    paths = (package / "prompt.flac", package.parent / "examples" / "prompt.flac")
+    return next(path for path in paths if path.is_file())
+
+
+def example_recordings(attached: str | Path = "/kaggle/input") -> list[Path]:
+    """Return recordings for a first try, preferably those of the user.
+
+    Args:
+        attached: Folder that is searched for recordings. Defaults to `"/kaggle/input"`, where
+            Kaggle puts attached datasets.
+
+    Returns:
+        The recordings in `attached`, if there are any; else the recordings of one speaker of
+        LibriSpeech's `dev-clean` (7 min, CC BY 4.0), which is downloaded once (338 MB); else,
+        without a network, the recording of `example_prompt`.
+    """
+    try:
+        return find_audio(attached)
+    except ValueError:
+        pass
+    import keras
+
+    try:
+        folder = keras.utils.get_file(
+            origin="https://www.openslr.org/resources/12/dev-clean.tar.gz",
+            file_hash="76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
+            extract=True,
+        )
+    except Exception as error:  # `get_file` raises nothing more specific
+        logger.warning("LibriSpeech is not available (%s); using the bundled prompt.", error)
+        return [example_prompt()]
+    return find_audio(sorted(Path(folder).rglob("1272"))[0])
 
 
 def name_recordings(inputs: Sequence[str | Path]) -> dict[str, Path]:

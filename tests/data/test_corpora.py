@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
+from keras_speechssm.audio.io import read_duration
+from keras_speechssm.data.corpora import (
+    PHONEMES,
+    Segment,
+    example_prompt,
+    example_recordings,
+    find_audio,
+    read_segments,
+)
 
 pytestmark = pytest.mark.any_backend
 
@@ -62,3 +70,23 @@ def test_unknown_phonemes_are_told(tmp_path):
 def test_the_phonemes_are_distinct_and_without_pause():
     assert len(set(PHONEMES)) == len(PHONEMES) == 41
     assert "pau" not in PHONEMES
+
+
+def test_the_example_prompt_is_speech_long_enough_to_continue():
+    assert 8 < read_duration(example_prompt()) < 13
+
+
+def test_example_recordings_are_attached_or_downloaded_or_the_prompt(tmp_path, monkeypatch):
+    def offline(**options):
+        raise Exception("no network")
+
+    monkeypatch.setattr("keras.utils.get_file", offline)
+    assert example_recordings(tmp_path / "missing") == [example_prompt()]
+    (tmp_path / "downloaded" / "LibriSpeech" / "dev-clean" / "1272" / "1").mkdir(parents=True)
+    (tmp_path / "downloaded" / "LibriSpeech" / "dev-clean" / "1272" / "1" / "a.flac").touch()
+    monkeypatch.setattr("keras.utils.get_file", lambda **options: str(tmp_path / "downloaded"))
+    (tmp_path / "attached").mkdir()
+    (tmp_path / "attached" / "keras_speechssm-0.1.0-py3-none-any.whl").touch()
+    assert [path.name for path in example_recordings(tmp_path / "attached")] == ["a.flac"]
+    (tmp_path / "attached" / "mine.wav").touch()
+    assert [path.name for path in example_recordings(tmp_path / "attached")] == ["mine.wav"]
