@@ -4,6 +4,9 @@ Author: The keras_speechssm authors
 Date created: 2026/11/21
 Last modified: 2026/11/29
 Description: Load a preset, continue a prompt, look at tokens and spectrograms, and listen.
+Needs: two CPU cores and 3 GB of memory; a GPU is faster. Any recording of speech, or the bundled
+    prompt.
+Time: about 2 minutes on two CPU cores, without the installation
 """
 
 """
@@ -23,40 +26,56 @@ data: it shows how everything works, and babbles something like English.
 """
 
 """
-## Setup
+## Install
 
-Run `pip install . matplotlib` in a checkout of the repository. Keras reads the name of the
-backend when it is first imported; JAX, TensorFlow and PyTorch all work.
+The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset if
+there is one, else from PyPI. Switch the internet on in the notebook's settings. Keras reads the
+name of the backend when it is first imported; JAX, TensorFlow and PyTorch all work.
 """
 
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
+
+if importlib.util.find_spec("keras_speechssm") is None:
+    wheels = sorted(Path("/kaggle/input").rglob("keras_speechssm-*.whl"))
+    package = f"{wheels[-1] if wheels else 'keras-speechssm'}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
+
+"""
+## Settings
+
+`PROMPT` may be any recording of speech: WAV, FLAC, OGG or MP3, at any sample rate.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Audio
 
 from keras_speechssm import SpeechContinuation
 from keras_speechssm.audio.io import read_audio, write_audio
+from keras_speechssm.data.corpora import example_prompt
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
 
-PRESET = os.environ.get("SPEECHSSM_PRESET", "speech_ssm_demo_en")
-SECONDS = float(os.environ.get("SPEECHSSM_SECONDS", "20"))
-OUTPUT = Path(os.environ.get("SPEECHSSM_OUTPUT", "."))
+PRESET = "speech_ssm_demo_en"
+PROMPT = example_prompt()
+SECONDS = 20
+OUTPUT = Path("continued")
 
 """
 ## Load the models and a prompt
 
-Any recording of speech works: WAV, FLAC, OGG or MP3, at any sample rate. It becomes a
-waveform of numbers between -1 and 1, 16,000 per second.
+A recording becomes a waveform of numbers between -1 and 1, 16,000 per second.
 """
 
+OUTPUT.mkdir(exist_ok=True)
 speech = SpeechContinuation.from_preset(PRESET)
-
-folder = Path(__file__).parent if "__file__" in globals() else Path(".")
-prompt = read_audio(folder / "prompt.flac")
+prompt = read_audio(PROMPT)
 print(f"The prompt lasts {len(prompt) / SAMPLE_RATE:.1f} s.")
 
 """
@@ -81,6 +100,15 @@ continuation = speech.continue_speech(prompt, seconds=SECONDS, seed=0, temperatu
 print(f"{len(continuation) / SAMPLE_RATE:.1f} s of new speech.")
 
 """
+## Listen
+
+You hear the prompt, then the continuation.
+"""
+
+write_audio(OUTPUT / "continuation.ogg", np.concatenate([prompt, continuation]))
+Audio(OUTPUT / "continuation.ogg")
+
+"""
 ## Compare spectrograms
 
 Time runs to the right, frequency upward, and color shows loudness. The continuation should
@@ -95,7 +123,7 @@ def log_spectrogram(waveform, window=512, hop=160):
     return 10 * np.log10(power.T + 1e-6)
 
 
-figure, axes = plt.subplots(2, 1, figsize=(10, 5))
+figure, axes = plt.subplots(2, 1, figsize=(7, 3.5))
 shown = len(prompt)
 for axis, waveform, title in (
     (axes[0], prompt, "prompt"),
@@ -106,14 +134,6 @@ for axis, waveform, title in (
     axis.set(title=title, xlabel="seconds", ylabel="kHz")
 figure.tight_layout()
 figure.savefig(OUTPUT / "continuation.png")
-
-"""
-## Listen
-
-In a notebook, `IPython.display.Audio` plays a waveform. Here we write a file.
-"""
-
-write_audio(OUTPUT / "continuation.wav", np.concatenate([prompt, continuation]))
 
 """
 ## Stream without end
@@ -134,5 +154,6 @@ Whatever is missing in the result is not in the tokens, so no continuation can c
 """
 
 restored = speech.resynthesize(prompt)
-write_audio(OUTPUT / "resynthesis.wav", restored)
 print(f"{len(restored) / SAMPLE_RATE:.1f} s, as long as the prompt.")
+write_audio(OUTPUT / "resynthesis.ogg", restored)
+Audio(OUTPUT / "resynthesis.ogg")

@@ -4,6 +4,10 @@ Author: The keras_speechssm authors
 Date created: 2026/11/21
 Last modified: 2026/11/29
 Description: Start a SpeechSSM from RecurrentGemma's weights and train it on your tokens.
+Needs: a TPU v3-8 (Kaggle's) or v5e-8, or a GPU of 80 GB; access to RecurrentGemma; hours of
+    recordings, the more the better.
+Time: days; by the compiler's estimate a step of the paper takes 2.5 s on 16 TPUs v5p, and the paper
+    trains for 100,000 steps
 """
 
 """
@@ -13,131 +17,137 @@ The paper does not train from scratch: SpeechSSM starts from RecurrentGemma, a l
 text. The text embeddings are replaced by new embeddings of semantic tokens, the rotary positions
 are removed, and training continues from all other weights.
 
-For the 2B model you need:
-
-- a TPU v3-8 (Kaggle's) or v5e-8, over which the weights are split, or a GPU of 80 GB;
-- `pip install '.[prepare]'` in a checkout of the repository;
-- access to RecurrentGemma: accept its license on Kaggle or Hugging Face and log in;
-- hours of recordings, the more the better (the paper uses 60,000).
-
-The paper trains for 100,000 steps of 768,000 tokens on 16 TPUs v5p. By the compiler's estimate such
-a step takes 2.5 s. These sizes have not been run where this tutorial is tested: there it runs on a
-tiny checkpoint in RecurrentGemma's format.
+**What has been tested:** this notebook runs on a tiny checkpoint in RecurrentGemma's format. The
+training step of the 2B model was compiled for TPUs, which shows that it fits. This notebook
+has not been run on a TPU yet.
 """
 
 """
-## Setup
+## Install
+
+The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset if
+there is one, else from PyPI. Switch the internet on in the notebook's settings. Keras reads the
+name of the backend when it is first imported; JAX, TensorFlow and PyTorch all work.
 """
 
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import itertools
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
-import keras
+if importlib.util.find_spec("keras_speechssm") is None:
+    wheels = sorted(Path("/kaggle/input").rglob("keras_speechssm-*.whl"))
+    package = f"{wheels[-1] if wheels else 'keras-speechssm'}[prepare]"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
-from keras_speechssm.data.packing import PackedSequences
+"""
+## Settings
+
+Accept RecurrentGemma's license on Hugging Face (or Kaggle) and log in: on Kaggle, add your token as
+the secret `HF_TOKEN`. With `TOTAL_STEPS = 100_000` this is the paper's schedule; 1,000 steps are a
+start. `RECORDINGS` are those of an attached dataset, or one speaker of LibriSpeech.
+"""
+
+import jax
+
+from keras_speechssm.data.corpora import example_recordings
 from keras_speechssm.data.prepare import prepare_sequences
 from keras_speechssm.data.token_store import TokenStore
-from keras_speechssm.models import GriffinBackbone, SpeechSSM
-from keras_speechssm.training import learning_rate_schedule
+from keras_speechssm.models import SpeechSSM
+from keras_speechssm.training import SpeechLMTrainingConfig, train_speech_lm
 
-folder = Path(__file__).parent if "__file__" in globals() else Path(".")
-TEXT_PRESET = os.environ.get("SPEECHSSM_TEXT_PRESET", "hf://google/recurrentgemma-2b-it")
-TOKENIZER = os.environ.get("SPEECHSSM_PRESET", "speech_ssm_demo_en")
-RECORDINGS = Path(os.environ.get("SPEECHSSM_RECORDINGS", folder))
-OUTPUT = Path(os.environ.get("SPEECHSSM_OUTPUT", "from_text"))
-SEQUENCE_LENGTH = int(os.environ.get("SPEECHSSM_SEQUENCE_LENGTH", "6000"))  # 4 min
-STEPS = int(os.environ.get("SPEECHSSM_STEPS", "1000"))
+TEXT_PRESET = "hf://google/recurrentgemma-2b-it"
+TOKENIZER = "speech_ssm_demo_en"
+RECORDINGS = example_recordings()
+TARGET_SECONDS = 240.0
+SEQUENCE_LENGTH = 6000  # tokens, 4 min
+TOTAL_STEPS = 1000
+WARMUP_STEPS = 100
+STEPS_PER_EPOCH = 20
+OUTPUT = Path("from_text")
+
+"""
+## Does it fit?
+
+Training keeps four float32 numbers for each parameter: the weight, its gradient, and the two
+moments of Adam. With more than one device they are split over all devices. What remains of a
+device's memory is for activations; `rematerialize` stores only the inputs of each block and
+recomputes the rest.
+
+`python benchmarks/tpu_compile.py --parts train` in a checkout of the repository compiles such a
+step without a TPU. For the paper's batch of 128 rows on 16 TPUs v5p the compiler reports 40 of 95
+GiB per chip: 24 GiB of weights and moments, which that step does not split over the chips, and 16
+GiB of gradients and activations for 8 rows.
+"""
+
+devices = jax.devices()
+params = SpeechSSM.presets["speech_ssm_2b"]["params"]
+print(f"{len(devices)} devices of kind {devices[0].device_kind}")
+print(f"{params * 16 / len(devices) / 2**30:.1f} GiB per device for the 2B model, plus activations")
 
 """
 ## Turn recordings into tokens
 
 We prepare sequences of up to 4 min, in a store that training reads from. For more than a few hours,
 use the command, which runs several processes or Apache Beam: `speechssm prepare sequences --help`.
+The end of each sequence is dropped by default, since models otherwise learn to stop there; here we
+keep it, because a try-out has few recordings.
 """
 
-counts = prepare_sequences([RECORDINGS], OUTPUT / "store", preset=TOKENIZER, target_seconds=240.0)
-store = TokenStore(OUTPUT / "store")
-rows = PackedSequences.from_store(store, SEQUENCE_LENGTH)
-print(f"{counts['hours']:.2f} h, {counts['tokens']} tokens, {len(rows)} rows.")
-
-"""
-## Split the weights over all devices
-
-With more than one device, the weights of each layer are split over all devices, and so is the
-batch. The layout map of Griffin says how each weight is split.
-"""
-
-devices = jax.devices()
-if len(devices) > 1:
-    mesh = keras.distribution.DeviceMesh((len(devices), 1), ("data", "model"), devices)
-    layout_map = GriffinBackbone.get_layout_map(mesh)
-    keras.distribution.set_distribution(
-        keras.distribution.ModelParallel(layout_map=layout_map, batch_dim_name="data")
-    )
-BATCH = len(devices)
-
-"""
-## Start from the text model
-
-`mixed_bfloat16` computes in bfloat16 and keeps float32 weights for the optimizer. In the
-`RematScope` each block stores only its inputs and recomputes the rest for the gradient, which saves
-memory.
-"""
-
-keras.utils.set_random_seed(0)
-blocks = [f"griffin_block_{number}" for number in range(38)]
-with keras.RematScope("list_of_layers", layer_names=blocks):
-    model = SpeechSSM.from_text_preset(
-        TEXT_PRESET, vocabulary_size=store.vocabulary_size, dtype="mixed_bfloat16"
-    )
-print(f"{model.count_params() / 1e6:.1f} M parameters")
+counts = prepare_sequences(
+    RECORDINGS,
+    OUTPUT / "store",
+    preset=TOKENIZER,
+    target_seconds=TARGET_SECONDS,
+    drop_last_seconds=0.0,
+)
+print(f"{counts['hours']:.2f} h, {counts['tokens']} tokens.")
 
 """
 ## Train
 
-We use the paper's optimizer: AdamW with a learning rate of 5e-4 and a weight decay of 0.6, a
-warm-up of 1,000 steps, and a cosine down to a twentieth. The paper's batches are large, so one step
-accumulates the gradients of 16 batches. `speechssm train speech-lm` uses the same schedule.
+The recipe `paper` starts from RecurrentGemma, computes in bfloat16 with float32 weights, and
+rematerializes. The rest are the defaults, which are the paper's: AdamW with a learning rate of 5e-4
+and a weight decay of 0.6, a warm-up, and a cosine down to a twentieth. This is what the command
+runs:
+
+    speechssm train speech-lm --recipe paper --token-folders STORE --output-dir RUN \
+        --device-mesh 8 1
+
+Each step has 128 rows. With 8 devices, each has one row at a time and accumulates 16 times. The run
+writes checkpoints into `OUTPUT`: run this cell again, or in the next session with a copy of that
+folder, and it resumes.
 """
 
-ACCUMULATED = 16
-rate = learning_rate_schedule(
-    learning_rate=5e-4,
-    total_steps=STEPS,
-    warmup_steps=min(1000, STEPS // 10 + 1),
-    final_learning_rate=0.05,
-    batches_per_step=ACCUMULATED,  # one optimizer step per 16 batches
+ROWS_PER_STEP = 128
+config = SpeechLMTrainingConfig.from_recipe(
+    "paper",
+    text_preset=TEXT_PRESET,
+    token_folders=[OUTPUT / "store"],
+    output_dir=OUTPUT / "run",
+    sequence_length=SEQUENCE_LENGTH,
+    batch_size=len(devices),
+    gradient_accumulation_steps=max(1, ROWS_PER_STEP // len(devices)),
+    device_mesh=(len(devices), 1) if len(devices) > 1 else None,
+    total_steps=TOTAL_STEPS,
+    warmup_steps=WARMUP_STEPS,
+    steps_per_epoch=STEPS_PER_EPOCH,
 )
-model.compile(
-    optimizer=keras.optimizers.AdamW(
-        rate, weight_decay=0.6, global_clipnorm=1.0, gradient_accumulation_steps=ACCUMULATED
-    ),
-    weighted_metrics=[],
-)
-make_batch = rows.batches(BATCH)
-history = model.fit(
-    (make_batch(number) for number in itertools.count()),
-    steps_per_epoch=min(STEPS, 100) * ACCUMULATED,
-    epochs=-(-STEPS // min(STEPS, 100)),  # the last epoch is complete, too
-    shuffle=False,
-    verbose=2,
-)
+model = train_speech_lm(config)
+print((OUTPUT / "run" / "metrics.jsonl").read_text())
 
 """
-## Save the model
+## Continue tokens
 
-For days of training, use the command, which writes checkpoints and resumes after interruptions. On
-one GPU, use `--batch-size 1` instead of `--device-mesh 8 1`:
+The trained model is in `from_text/run/preset`. It can take the place of the demo's language model:
 
-    speechssm train speech-lm --token-folders STORE --output-dir RUN --dtype mixed_bfloat16 \\
-        --text-preset hf://google/recurrentgemma-2b-it --device-mesh 8 1 --rematerialize
+    speechssm continue recording.flac --speech-lm from_text/run/preset -o continuation.wav
 """
 
-model.save_to_preset(str(OUTPUT / "speech_lm"))
-tokens = store[0].tokens[:250]
-print("Continued:", model.generate(tokens[None], num_tokens=25, seed=0)[0])
+store = TokenStore(OUTPUT / "store")
+prompt = store[0].tokens[:250]
+print("Continued:", model.generate(prompt[None], num_tokens=25, seed=0)[0])
