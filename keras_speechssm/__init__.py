@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = ("config", "layers", "models", "data", "training", "evaluation", "windows", "audio")
 
-__all__ = ["SpeechContinuation", "__version__", *_SUBMODULES]
+__all__ = ["SpeechContinuation", "__version__", "upload_preset", *_SUBMODULES]
 
 
 def __getattr__(name: str):
@@ -46,6 +46,10 @@ def __getattr__(name: str):
         from keras_speechssm.pipeline import SpeechContinuation
 
         return SpeechContinuation
+    if name == "upload_preset":
+        from keras_speechssm.presets import upload_preset
+
+        return upload_preset
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

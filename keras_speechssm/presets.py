@@ -7,6 +7,8 @@ pipeline preset is a folder whose `config.json` names one subfolder for each par
      "parts": {"semantic_tokenizer": "semantic_tokenizer", "speech_lm": "speech_lm",
                "soundstorm": "soundstorm", "soundstream": "soundstream"}}
 
+Instead of a subfolder, a part may name a preset of one model that is distributed with the package.
+
 Presets contain JSON and HDF5 arrays only, and loading one executes nothing: Keras resolves
 class names among the classes that are registered in this process, and nothing is unpickled.
 """
@@ -15,6 +17,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from keras_speechssm.checks import first_line, nearest_name
@@ -66,22 +69,39 @@ PRESETS: dict[str, dict] = {
     },
     "speech_ssm_2b": {
         "classes": ("SpeechSSM", "GriffinBackbone"),
-        "description": "SpeechSSM of the size of RecurrentGemma-2B.",
+        "description": "The paper's SpeechSSM-2B before training: RecurrentGemma-2B-IT with new "
+        "embeddings.",
         "params": 2_111_388_160,
-        "license": "Apache-2.0",
+        "license": "Gemma",
         "weights": False,
+        "handle": "kaggle://google/recurrentgemma/flax/2b-it",
+        "other_handle": "hf://google/recurrentgemma-2b-it",
     },
     "speech_ssm_9b": {
         "classes": ("SpeechSSM", "GriffinBackbone"),
-        "description": "SpeechSSM of the size of RecurrentGemma-9B.",
+        "description": "The paper's SpeechSSM-9B before training: RecurrentGemma-9B-IT with new "
+        "embeddings.",
         "params": 7_665_618_944,
-        "license": "Apache-2.0",
+        "license": "Gemma",
         "weights": False,
+        "handle": "kaggle://google/recurrentgemma/flax/9b-it",
+        "other_handle": "hf://google/recurrentgemma-9b-it",
     },
     "speech_transformer_2b": {
         "classes": ("SpeechTransformer",),
-        "description": "The paper's baseline SpeechTransformer, of the size of Gemma-2B.",
+        "description": "The paper's baseline SpeechTransformer before training: Gemma-2B with new "
+        "embeddings, for 16 minutes.",
         "params": 2_048_993_280,
+        "license": "Gemma",
+        "weights": False,
+        "handle": "kaggle://keras/gemma/keras/gemma_2b_en/3",
+        "other_handle": "hf://google/gemma-2b",
+    },
+    "speech_ssm_2b_paper": {
+        "classes": ("SpeechContinuation",),
+        "description": "A pipeline of the paper's sizes: `semantic_tokenizer_600m`, "
+        "`speech_ssm_2b`, `soundstorm_600m` and `soundstream_16khz`.",
+        "params": 3_448_088_160,
         "license": "Apache-2.0",
         "weights": False,
     },
@@ -92,6 +112,7 @@ PRESETS: dict[str, dict] = {
         "license": "Gemma",
         "weights": True,
         "handle": "kaggle://google/recurrentgemma/flax/2b",
+        "other_handle": "hf://google/recurrentgemma-2b",
     },
     "recurrent_gemma_2b_it_en": {
         "classes": ("GriffinBackbone",),
@@ -100,6 +121,7 @@ PRESETS: dict[str, dict] = {
         "license": "Gemma",
         "weights": True,
         "handle": "kaggle://google/recurrentgemma/flax/2b-it",
+        "other_handle": "hf://google/recurrentgemma-2b-it",
     },
     "recurrent_gemma_9b_en": {
         "classes": ("GriffinBackbone",),
@@ -108,6 +130,7 @@ PRESETS: dict[str, dict] = {
         "license": "Gemma",
         "weights": True,
         "handle": "kaggle://google/recurrentgemma/flax/9b",
+        "other_handle": "hf://google/recurrentgemma-9b",
     },
     "recurrent_gemma_9b_it_en": {
         "classes": ("GriffinBackbone",),
@@ -116,10 +139,17 @@ PRESETS: dict[str, dict] = {
         "license": "Gemma",
         "weights": True,
         "handle": "kaggle://google/recurrentgemma/flax/9b-it",
+        "other_handle": "hf://google/recurrentgemma-9b-it",
     },
 }
-"""Name -> classes that load it, description, parameters, license, whether it has weights, and
-the handle of a preset that is not distributed with the package."""
+"""Name -> classes that load it, description, number of parameters, license, and:
+
+- `weights`: whether its weights are trained. Without a `handle`, a preset that is not trained is a
+  configuration only.
+- `handle`: where the weights are downloaded from. If the preset is not trained, they are those of
+  a text model, and all but the embeddings of its tokens are used.
+- `other_handle`: the same model on the other hub.
+"""
 
 _HERE = Path(__file__).resolve().parent
 # In a wheel the folder presets/ is inside the package, in a checkout next to it.
@@ -134,8 +164,8 @@ def presets_of(class_name: str) -> dict[str, dict]:
 
     Returns:
         Name of the preset -> `description`, `params` (number of parameters), `license`,
-        `weights` (`False` for a configuration only) and, for a preset that has to be downloaded,
-        `handle`.
+        `weights` (whether they are trained), `handle` (where the weights are downloaded from, or
+        `None`) and, with a handle, `other_handle` (the same model on another hub).
 
     Example:
 
@@ -147,7 +177,10 @@ def presets_of(class_name: str) -> dict[str, dict]:
     ```
     """
     return {
-        name: {key: copy.copy(value) for key, value in preset.items() if key != "classes"}
+        name: {
+            **{key: copy.copy(value) for key, value in preset.items() if key != "classes"},
+            "handle": preset.get("handle"),
+        }
         for name, preset in PRESETS.items()
         if class_name in preset["classes"]
     }
@@ -180,7 +213,7 @@ def resolve_preset(preset: str | os.PathLike, part: str | None = None) -> str:
     preset = os.fspath(preset)
     if "://" in preset:
         return preset
-    if handle := PRESETS.get(preset, {}).get("handle"):
+    if handle := _handle_of(preset):
         return handle
     folder = _find_folder(preset)
     config = read_json_file(folder)
@@ -191,6 +224,8 @@ def resolve_preset(preset: str | os.PathLike, part: str | None = None) -> str:
     if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
         raise ValueError(f"Preset {preset!r} does not name a folder for its part {part!r}.")
     if not (folder / name).is_dir():
+        if name in preset_names() and "parts" not in read_json_file(_find_folder(name)):
+            return str(_find_folder(name))
         raise ValueError(
             f"Preset {preset!r} is incomplete: the folder {name!r} of its part {part!r} is missing."
         )
@@ -209,8 +244,14 @@ def fetch_folder(preset: str | os.PathLike, part: str | None = None) -> str:
         ValueError: If the preset is unknown or cannot be downloaded.
     """
     preset = os.fspath(preset)
-    preset = PRESETS.get(preset, {}).get("handle", preset)
-    if "://" in preset:
+    if handle := _handle_of(preset):
+        other = PRESETS[preset]["other_handle"]
+        preset = _download(
+            handle,
+            f"Preset {preset!r} is downloaded from ",
+            f"Use from_preset({other!r}), or a folder of the checkpoint.",
+        )
+    elif "://" in preset:
         preset = _download(preset)
     foreign = Path(preset).is_dir() and not (Path(preset) / "config.json").is_file()
     if foreign and preset not in preset_names():
@@ -224,9 +265,7 @@ def fetch_pipeline(preset: str | os.PathLike) -> tuple[str, dict]:
     Raises:
         ValueError: If the preset is unknown or is not a pipeline.
     """
-    folder = _download(os.fspath(preset)) if "://" in os.fspath(preset) else resolve_preset(preset)
-    if "://" in folder:
-        folder = _download(folder)
+    folder = fetch_folder(preset)
     config = read_json_file(Path(folder))
     if config.get("pipeline") != "SpeechContinuation":
         raise ValueError(
@@ -234,6 +273,61 @@ def fetch_pipeline(preset: str | os.PathLike) -> tuple[str, dict]:
             f"with `{_class_of(config)}.from_preset({os.fspath(preset)!r})`."
         )
     return folder, config
+
+
+def registered_name(preset: str | os.PathLike) -> str | None:
+    """Returns the name in `PRESETS` of a name, or of the folder of a distributed preset."""
+    path = Path(preset)
+    if os.fspath(preset) in PRESETS:
+        return os.fspath(preset)
+    return path.name if path.name in PRESETS and path.parent in _PRESET_ROOTS else None
+
+
+def is_trained(preset: str | os.PathLike) -> bool:
+    """Returns whether the weights of a preset are trained. Folders and handles are assumed to be.
+
+    The built-in presets of the paper's sizes are not.
+    """
+    name = registered_name(preset)
+    return name is None or PRESETS[name]["weights"]
+
+
+def check_trained(preset: str | os.PathLike) -> None:
+    """Raises `ValueError` if a preset is one to train and not to speak with."""
+    if not is_trained(preset):
+        raise ValueError(
+            f"Preset {registered_name(preset)!r} has no trained speech weights: train it first, or "
+            "use `load_weights=False` for random weights."
+        )
+
+
+def fetch_text_model(preset: str | os.PathLike) -> str | None:
+    """Downloads the text model that a preset starts from.
+
+    Args:
+        preset: A name, or the folder of a distributed preset.
+
+    Returns:
+        The local folder of the text model, or `None` if the preset does not start from one.
+
+    Raises:
+        ValueError: If the text model cannot be downloaded.
+    """
+    name = registered_name(preset)
+    if name is None or _handle_of(name) or not (handle := PRESETS[name].get("handle")):
+        return None
+    return _download(
+        handle,
+        f"Preset {name!r} starts from the weights of the text model ",
+        f"Use from_text_preset({PRESETS[name]['other_handle']!r}) or from_text_preset(folder) for "
+        f"another copy of it, or from_preset({name!r}, load_weights=False) for random weights.",
+    )
+
+
+def _handle_of(preset: str) -> str | None:
+    """The handle of a preset that is not distributed with the package in any form."""
+    registered = PRESETS.get(preset, {})
+    return None if preset in preset_names() else registered.get("handle")
 
 
 def _class_of(config: dict) -> str:
@@ -255,8 +349,19 @@ def _find_folder(preset: str) -> Path:
     )
 
 
-def _download(handle: str) -> str:
-    """Returns the local copy of what an `hf://` or `kaggle://` handle names."""
+def _download(
+    handle: str,
+    prefix: str = "",
+    advice: str = "(Examples of handles: hf://google/recurrentgemma-2b-it and "
+    "kaggle://google/recurrentgemma/flax/2b-it.)",
+) -> str:
+    """Returns the local copy of what an `hf://` or `kaggle://` handle names.
+
+    Args:
+        handle: The handle.
+        prefix: What the error message starts with.
+        advice: What it ends with.
+    """
     scheme, name = handle.split("://", 1)
     if scheme not in ("hf", "kaggle"):
         raise ValueError(f"Unknown scheme {scheme!r} in {handle!r}: use hf:// or kaggle://.")
@@ -272,15 +377,21 @@ def _download(handle: str) -> str:
         ) from None
     except Exception as error:  # Each hub has its own errors, for malformed handles as well.
         raise ValueError(
-            f"{handle!r} could not be downloaded: {first_line(error)} (Examples of handles: "
-            "hf://google/recurrentgemma-2b-it and kaggle://google/recurrentgemma/flax/2b-it.)"
+            f"{prefix}{handle!r}{', which' if prefix else ''} could not be downloaded: "
+            f"{first_line(error)} {advice}"
         ) from error
 
 
 def has_weights(cls, preset: str | os.PathLike) -> bool:
-    """Returns whether a preset of `cls` includes weights. Handles are assumed to."""
+    """Returns whether `cls.from_preset` finds weights: in the preset, or of its text model.
+
+    Handles are assumed to have weights.
+    """
     folder = resolve_preset(preset, cls.preset_part)
-    return "://" in folder or any(Path(folder).glob("model*.weights.h5"))
+    name = registered_name(folder)
+    if "://" in folder or (name and PRESETS[name].get("handle")):
+        return True
+    return any(Path(folder).glob("model*.weights.h5"))
 
 
 def stored_dtype(folder: str | os.PathLike) -> str:
@@ -360,23 +471,16 @@ def save_parts(
             write_json(partial / "metadata.json", metadata)
 
 
-def check_weight_files(folder: Path, preset: str | None = None) -> None:
-    """Raises one clear `ValueError` if a weight file is missing or truncated.
-
-    Args:
-        folder: Folder of a model preset.
-        preset: What the user passed to `from_preset`. Defaults to `None`: the folder.
-    """
+def check_weight_files(folder: Path) -> None:
+    """Raises one clear `ValueError` if a weight file of a model preset is missing or truncated."""
     import h5py
 
     paths = sorted(Path(folder).glob("*.weights.h5"))
     if not any(path.name.startswith("model") for path in paths):
-        if preset in PRESETS and not PRESETS[preset]["weights"]:
-            text = any(name.startswith("Speech") for name in PRESETS[preset]["classes"])
+        if (name := registered_name(folder)) is not None:
             raise ValueError(
-                f"Preset {preset!r} is a configuration without trained weights. Use "
-                f"`from_preset({preset!r}, load_weights=False)` for random weights"
-                f"{', or `from_text_preset(...)` to start from a text model' if text else ''}."
+                f"Preset {name!r} is a configuration without trained weights. Use "
+                f"`from_preset({name!r}, load_weights=False)` for random weights."
             )
         raise ValueError(
             f"{str(folder)!r} has no weight file (model.weights.h5). Download the preset again, or "
@@ -390,6 +494,137 @@ def check_weight_files(folder: Path, preset: str | None = None) -> None:
                 f"The weight file {str(path)!r} is truncated or not an HDF5 file "
                 f"({first_line(error)}). Download the preset again."
             ) from None
+
+
+def upload_preset(uri: str, preset: str | os.PathLike, license: str | None = None) -> None:
+    """Uploads a pipeline or a model to Hugging Face or Kaggle, with a model card.
+
+    `from_preset(uri)` loads it from there. A `README.md` in the folder, or on Hugging Face, is kept
+    as it is. If there is none, one is written into the folder: complete it with the data and the
+    limits of your model. `keras_hub.upload_preset` takes no pipelines, and removes a folder's own
+    card when it uploads to a new repository.
+
+    Log in first, with `hf auth login` or `kagglehub.login()`.
+
+    Args:
+        uri: `hf://user/name` or `kaggle://user/model/framework/variation`.
+        preset: Folder that `save_to_preset` has written.
+        license: License of the weights as Hugging Face spells it, such as `"apache-2.0"`, or
+            `"gemma"` for a model that started from Gemma or RecurrentGemma. Defaults to `None`:
+            that of the folder's card or `metadata.json`, or `"unknown"`.
+
+    Raises:
+        ValueError: If the address or the folder is not one of these, a weight file is missing or
+            damaged, or the hub refuses the upload.
+
+    Example:
+
+    ```python
+    import keras_speechssm
+
+    keras_speechssm.upload_preset("hf://user/my-voice", "mine")  # doctest: +SKIP
+    speech = keras_speechssm.SpeechContinuation.from_preset("hf://user/my-voice")  # doctest: +SKIP
+    ```
+    """
+    scheme, _, handle = uri.partition("://")
+    depths = {"hf": (0, 1), "kaggle": (3,)}
+    if handle.count("/") not in depths.get(scheme, ()) or not all(handle.split("/")):
+        raise ValueError(
+            f"Cannot upload to {uri!r}; expected hf://user/name or "
+            "kaggle://user/model/framework/variation."
+        )
+    folder = _find_folder(os.fspath(preset))
+    is_pipeline = "parts" in read_json_file(folder)
+    parts = [resolve_preset(folder, part) for part in PARTS] if is_pipeline else [folder]
+    for part in parts:
+        check_weight_files(Path(part))
+    license = license or _license_of(folder)
+    try:
+        if scheme == "hf":
+            import huggingface_hub
+
+            repository = huggingface_hub.create_repo(handle, exist_ok=True).repo_id
+            if not huggingface_hub.file_exists(repository, "README.md"):
+                _write_card(folder, uri, license)
+            huggingface_hub.upload_folder(repo_id=repository, folder_path=folder)
+        else:
+            import kagglehub
+
+            _write_card(folder, uri, license)
+            name = {"apache-2.0": "Apache 2.0", "unknown": None}.get(license, license)
+            kagglehub.model_upload(handle, str(folder), license_name=name)
+    except ImportError as error:
+        raise ValueError(
+            f"Uploading to {uri!r} needs {error.name}: pip install {error.name}."
+        ) from None
+    except Exception as error:  # Each hub has its own errors.
+        raise ValueError(
+            f"{os.fspath(preset)!r} could not be uploaded to {uri!r}: {first_line(error)}"
+        ) from error
+
+
+def _license_of(folder: Path) -> str:
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if found := re.match(r"---\n(?:.*\n)*?license: *(\S+)\n(?:.*\n)*?---\n", text):
+        return found[1]
+    metadata = folder / "metadata.json"
+    found = read_json_file(folder, metadata.name).get("license") if metadata.is_file() else None
+    return found if isinstance(found, str) else "unknown"
+
+
+def _write_card(folder: Path, uri: str, license: str) -> None:
+    """Writes a model card with Hugging Face's metadata, unless the folder has one."""
+    if (folder / "README.md").exists():
+        return
+    config = read_json_file(folder)
+    if "parts" in config:
+        title = "SpeechContinuation"
+        folders = {part: resolve_preset(folder, part) for part in PARTS}
+        use = (
+            "from keras_speechssm import SpeechContinuation\n\n"
+            f'speech = SpeechContinuation.from_preset("{uri}")\n'
+            'waveform = speech.continue_speech("recording.wav", seconds=60, seed=0)  # 16 kHz'
+        )
+    else:
+        title = _class_of(read_json_file(folder, _config_name(folder)))
+        folders = {"model": folder}
+        use = f'from keras_speechssm import models\n\nmodel = models.{title}.from_preset("{uri}")'
+    rows = []
+    for part, path in ((part, Path(path)) for part, path in folders.items()):
+        name = _class_of(read_json_file(path, _config_name(path)))
+        count = read_json_file(path, "metadata.json").get("parameter_count")
+        rows.append(f"| {part} | `{name}` | {count:,} |" if count else f"| {part} | `{name}` | |")
+    tag = "feature-extraction" if title == "SemanticTokenizer" else "audio-to-audio"
+    lines = [
+        "---",
+        f"license: {license}",
+        "library_name: keras-hub",
+        f"pipeline_tag: {tag}",
+        "tags:",
+        *(f"  - {name}" for name in ("speech", "keras", "keras-speechssm")),
+        "---",
+        "",
+        f"# {uri.rpartition('/')[2]}",
+        "",
+        f"A `{title}` of the package `keras_speechssm` (`pip install keras-speechssm`), for JAX, "
+        "TensorFlow, and PyTorch.",
+        "",
+        "```python",
+        use,
+        "```",
+        "",
+        "| part | class | parameters |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "This card was generated. Add what the model was trained on, and what it cannot do.",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _config_name(folder: Path) -> str:
+    return "task.json" if (folder / "task.json").is_file() else "config.json"
 
 
 def fingerprint(folder: str | os.PathLike) -> str:

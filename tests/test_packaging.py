@@ -15,7 +15,14 @@ import pytest
 
 from keras_speechssm import models
 from keras_speechssm.models.griffin.convert_recurrent_gemma import griffin_shapes
-from keras_speechssm.presets import PARTS, preset_names, resolve_preset
+from keras_speechssm.presets import (
+    PARTS,
+    PRESETS,
+    fetch_pipeline,
+    preset_names,
+    resolve_preset,
+)
+from keras_speechssm.synthesis import read_synthesis_config
 
 pytestmark = pytest.mark.any_backend
 
@@ -25,7 +32,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_public_models_know_their_part():
-    for name in models.__all__:
+    for name in set(models.__all__) - {"SpeechSSMPreprocessor"}:
         part = getattr(models, name).preset_part
         assert part in PARTS or (name == "GriffinBackbone" and part is not None)
 
@@ -56,6 +63,14 @@ def test_readme_s_links_and_files_exist():
         assert (ROOT / link).exists(), link
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    def fail(name):
+        raise OSError("no network")
+
+    monkeypatch.setattr("kagglehub.model_download", fail)
+
+
 @pytest.mark.parametrize(
     "name, part, cls",
     [
@@ -66,7 +81,7 @@ def test_readme_s_links_and_files_exist():
         ("speech_ssm_9b", "speech_lm", "GriffinBackbone"),
     ],
 )
-def test_paper_sizes_load_without_weights(name, part, cls):
+def test_paper_sizes_load_without_weights(name, part, cls, offline):
     shrink = {
         "soundstorm": {"num_layers": 1, "semantic_vocabulary_size": 64, "hidden_dim": 32},
         "soundstream": {"channels": (2, 2, 2, 2, 2)},
@@ -100,12 +115,13 @@ def test_griffin_presets_have_the_published_size(name):
     assert f"{count(32_768):,} parameters" in card and f"has {count(256_000):,}." in card
 
 
-def test_the_transformer_preset_is_a_gemma():
+def test_the_transformer_preset_is_a_gemma_for_16_minutes(offline):
     shrink = {"vocabulary_size": 9, "num_layers": 1, "hidden_dim": 32, "head_dim": 8}
-    backbone = models.SpeechTransformer.backbone_cls.from_preset(
-        resolve_preset("speech_transformer_2b"), load_weights=False, **shrink
+    model = models.SpeechTransformer.from_preset(
+        "speech_transformer_2b", load_weights=False, **shrink
     )
-    assert models.SpeechTransformer(backbone)(np.array([[1, 2]])).shape == (1, 2, 9)
+    assert model.max_length == 16 * 60 * 25
+    assert model(np.array([[1, 2]])).shape == (1, 2, 9)
     with pytest.raises(ValueError, match="load_weights=False"):
         models.SpeechTransformer.from_preset("speech_transformer_2b")
 
@@ -119,6 +135,22 @@ def test_the_transformer_preset_has_gemma_s_size():
     count = config["num_layers"] * layer + (config["vocabulary_size"] + 1) * width
     assert count == 2_506_172_416 - (256_000 - 32_768) * width  # Gemma 2B's safetensors
     assert f"{count:,} parameters" in (folder / "README.md").read_text("utf-8")
+
+
+def test_the_pipeline_of_the_paper_s_sizes_fits_together():
+    folder, config = fetch_pipeline("speech_ssm_2b_paper")
+    read_synthesis_config(config)
+    parts, found = {part: Path(resolve_preset(folder, part)) for part in PARTS}, {}
+    for part, path in parts.items():
+        assert path.name == config["parts"][part]
+        found[part] = json.loads((path / "config.json").read_text("utf-8"))["config"]
+    assert found["semantic_tokenizer"]["vocabulary_size"] == 32_768
+    assert found["speech_lm"]["vocabulary_size"] == 32_768
+    assert found["soundstorm"]["semantic_vocabulary_size"] == 32_768
+    assert found["soundstorm"]["num_levels"] == found["soundstream"]["num_quantizers"]
+    assert found["soundstorm"]["codebook_size"] == found["soundstream"]["codebook_size"]
+    total = sum(PRESETS[path.name]["params"] for path in parts.values())
+    assert PRESETS["speech_ssm_2b_paper"]["params"] == total
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Preset names and folders, loading errors, and atomic saving."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import yaml
 
 from keras_speechssm import models
 from keras_speechssm.models.preset_mixin import PresetMixin, load_part
+from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.presets import (
     PRESETS,
     fetch_pipeline,
@@ -280,13 +283,19 @@ def test_a_model_s_class_finds_it_in_a_pipeline_behind_a_handle(saved, tmp_path,
 
 
 def test_the_registry_lists_each_preset_that_is_distributed():
-    local = sorted(name for name, preset in PRESETS.items() if "handle" not in preset)
-    assert local == preset_names()
+    assert set(preset_names()) <= set(PRESETS)
+    for name in set(PRESETS) - set(preset_names()):
+        assert PRESETS[name]["weights"] and PRESETS[name]["handle"]
+    local = preset_names()
     for name in local:
         folder = Path(resolve_preset(name))
         assert any(folder.rglob("*.weights.h5")) == PRESETS[name]["weights"]
         card = (folder / "README.md").read_text(encoding="utf-8")
-        assert f"license: {PRESETS[name]['license'].lower()}" in card
+        metadata = yaml.safe_load(card.split("---\n")[1])
+        assert metadata["license"] == PRESETS[name]["license"].lower()
+        assert metadata["library_name"] == "keras-hub" and "speech" in metadata["tags"]
+        assert metadata["pipeline_tag"] in ("audio-to-audio", "feature-extraction")
+        assert PRESETS[name].get("handle", "") in card
         if (folder / "metadata.json").is_file():
             counts = json.loads((folder / "metadata.json").read_text())["parameters"].values()
             assert sum(counts) == PRESETS[name]["params"]
@@ -306,9 +315,11 @@ def test_classes_show_the_presets_that_they_load():
     for name in models.__all__:
         presets = getattr(getattr(models, name), "presets", None)
         if presets is not None:
-            assert presets, name
             for preset in presets.values():
-                assert {"description", "params", "license", "weights"} <= set(preset)
+                assert {"description", "params", "license", "weights", "handle"} <= set(preset)
+    demo, paper = models.SpeechSSM.presets["speech_ssm_demo_en"], models.SpeechSSM.presets
+    assert demo["handle"] is None and paper["speech_ssm_2b"]["handle"].startswith("kaggle://")
+    assert list(SpeechContinuation.presets) == ["speech_ssm_demo_en", "speech_ssm_2b_paper"]
     models.SpeechSSM.presets.clear()
     models.SpeechSSM.presets["speech_ssm_2b"]["params"] = 0
     assert models.SpeechSSM.presets["speech_ssm_2b"]["params"] == 2_111_388_160
@@ -320,12 +331,78 @@ def test_a_preset_that_has_to_be_downloaded_resolves_to_its_handle():
 
 
 def test_a_configuration_without_weights_says_what_to_do():
-    with pytest.raises(ValueError, match="'speech_ssm_2b' is a config") as error:
-        models.SpeechSSM.from_preset("speech_ssm_2b")
-    assert "load_weights=False" in one_line(error) and "from_text_preset" in one_line(error)
-    with pytest.raises(ValueError, match="without trained weights") as error:
+    with pytest.raises(ValueError, match="'soundstorm_600m' is a config.*load_weights=") as error:
         models.SoundStorm.from_preset("soundstorm_600m")
-    assert "from_text_preset" not in one_line(error)
+    one_line(error)
+    with pytest.raises(ValueError, match="'semantic_tokenizer_600m' is a configuration"):
+        models.SemanticTokenizer.from_preset("speech_ssm_2b_paper")  # one part of it
+
+
+@pytest.mark.parametrize("cls", ["SpeechSSM", "GriffinBackbone"])
+def test_offline_a_text_model_is_named_with_what_to_type_instead(monkeypatch, cls):
+    def fail(name):
+        raise ConnectionError("no network\nmore")
+
+    monkeypatch.setattr("kagglehub.model_download", fail)
+    with pytest.raises(ValueError, match="kaggle://.*/2b-it', which could not .* no net") as error:
+        getattr(models, cls).from_preset("speech_ssm_2b")
+    for advice in (
+        "Preset 'speech_ssm_2b' starts from the weights of the text model ",
+        "from_text_preset('hf://google/recurrentgemma-2b-it')",
+        "from_preset('speech_ssm_2b', load_weights=False)",
+    ):
+        assert advice in one_line(error)
+    with pytest.raises(ValueError, match="is downloaded from 'kaggle://.*/2b'.*no net") as error:
+        models.GriffinBackbone.from_preset("recurrent_gemma_2b_en")
+    assert "from_preset('hf://google/recurrentgemma-2b')" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"preset": "speech_ssm_2b_paper"},
+        {"speech_lm": "speech_ssm_2b"},
+        {"soundstorm": "soundstorm_600m"},
+    ],
+)
+def test_a_pipeline_does_not_speak_with_an_untrained_preset(arguments):
+    """And downloads no text model for it."""
+    name = next(iter(arguments.values()))
+    with pytest.raises(ValueError, match=f"{name!r} has no trained speech weights") as error:
+        SpeechContinuation.from_preset(**arguments)
+    assert "load_weights=False" in one_line(error)
+
+
+def test_a_part_may_be_a_distributed_preset(tmp_path):
+    write_pipeline(tmp_path, {"soundstorm": "soundstorm_600m", "speech_lm": "speech_ssm_2b_paper"})
+    assert resolve_preset(tmp_path, "soundstorm") == resolve_preset("soundstorm_600m")
+    with pytest.raises(ValueError, match="'speech_ssm_2b_paper' of its part .* is missing"):
+        resolve_preset(tmp_path, "speech_lm")
+
+
+PUBLIC_MODELS = [
+    getattr(models, name)
+    for name in models.__all__
+    if isinstance(getattr(models, name), type) and issubclass(getattr(models, name), PresetMixin)
+]
+
+
+@pytest.mark.parametrize("cls", PUBLIC_MODELS)
+def test_a_misspelled_constructor_argument_gets_the_nearest_name(cls):
+    name = list(inspect.signature(cls.__init__).parameters)[1]
+    wrong = f"{name[:-1]}_{name[-1]}"
+    with pytest.raises(ValueError, match=f"{cls.__name__} has no argument '{wrong}'. Did you") as e:
+        cls(**{wrong: 3})
+    assert f"Did you mean {name!r}?" in one_line(e)
+
+
+def test_arguments_of_a_base_class_and_of_older_configs_are_known():
+    assert TinyBackbone(4, name="tiny").name == "tiny"
+    assert OtherBackbone(hidden_dim=4, trainable=False).trainable is False
+    with pytest.raises(ValueError, match="SourceFilter.* no argument 'num_quantizer'. Did you"):
+        models.SourceFilterSoundStream(num_quantizer=3)
+    config = {**TinyBackbone(4).get_config(), "dropped_in_a_later_version": 1}
+    assert TinyBackbone.from_config(config).hidden_dim == 4
 
 
 def test_a_misspelled_argument_gets_the_nearest_name(saved):

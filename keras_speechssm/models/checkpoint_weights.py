@@ -1,8 +1,99 @@
 """Building models for weights that come from elsewhere, and copying weights between models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import keras
+import numpy as np
+
+
+class Target(NamedTuple):
+    """The variable that a tensor of a PyTorch checkpoint is assigned to.
+
+    Attributes:
+        variable: The variable; `None` for a tensor that another target reads itself.
+        shape: Shape of the tensor in the checkpoint. Defaults to `None`: the shape of the
+            variable with its axes reversed, which holds for dense and convolutional kernels
+            and for vectors.
+        to_keras: Converts the tensor to the layout of the variable. Defaults to `np.transpose`.
+    """
+
+    variable: keras.Variable | None
+    shape: tuple[int, ...] | None = None
+    to_keras: Callable[[np.ndarray], np.ndarray] = np.transpose
+
+
+def assign_tensors(
+    tensors, targets: dict[str, Target], prefix: str = "", ignored: Collection[str] = ()
+) -> None:
+    """Assigns every tensor of a PyTorch checkpoint to its variable.
+
+    Args:
+        tensors: A reader of `checkpoint_files`.
+        targets: Name without prefix -> target. Each one must be in the checkpoint.
+        prefix: Beginning of the names in the checkpoint. Other tensors are not read.
+            Defaults to `""`.
+        ignored: Names without prefix that the checkpoint may have and the model does not need.
+
+    Raises:
+        ValueError: If a tensor is missing, unexpected or misshapen; the message names it.
+    """
+    check_names(tensors, targets, prefix, ignored)
+    for name, target in targets.items():
+        found = tuple(tensors.shape(prefix + name))
+        expected = target.shape or tuple(target.variable.shape)[::-1]
+        if found != expected:
+            raise ValueError(
+                f"{tensors.place}: the tensor {prefix + name!r} has shape {found}; expected "
+                f"{expected}. The file is of another model, or damaged."
+            )
+        tensors.dtype(prefix + name)  # Refuses integers.
+    for name, target in targets.items():
+        if target.variable is None:
+            continue
+        array = np.asarray(tensors.read(prefix + name)).astype("float32", copy=False)
+        target.variable.assign(np.ascontiguousarray(target.to_keras(array)))
+
+
+def check_names(
+    tensors, expected: Collection[str], prefix: str = "", ignored: Collection[str] = ()
+) -> None:
+    """Raises a `ValueError` that names the tensors that are missing or unexpected.
+
+    The arguments are those of `assign_tensors`.
+    """
+    found = {name[len(prefix) :] for name in tensors.names() if name.startswith(prefix)}
+    for names, problem in (
+        (set(expected) - found, "missing"),
+        (found - set(expected) - set(ignored), "unexpected"),
+    ):
+        if names:
+            first = ", ".join(prefix + name for name in sorted(names)[:3])
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(
+                f"{tensors.place}: {problem} tensor {first}{more}. The file is of another model, "
+                "or incomplete."
+            )
+
+
+def load_foreign(
+    cls, config: dict, assign: Callable[[keras.Model], None], load_weights: bool, changes: dict
+) -> keras.Model:
+    """Builds the model of another library's checkpoint.
+
+    Args:
+        cls: Class of the model.
+        config: Its arguments, from the checkpoint.
+        assign: Sets all weights of the model.
+        load_weights: If `False`, the weights are random.
+        changes: Arguments of the user, which replace those of `config`.
+    """
+    arguments = {**config, **changes}
+    if not load_weights:
+        return cls(**arguments)
+    model = build_without_init(lambda: cls(**arguments))
+    assign(model)
+    return model
 
 
 def build_without_init(
@@ -20,7 +111,7 @@ def build_without_init(
     # Variables that are created in a stateless scope are initialized when it ends.
     with keras.StatelessScope():
         model = make_model()
-        for variable in model.variables:
+        for variable in model.weights:  # not the seeds of dropout
             if not (draw_embeddings and is_embedding(variable.path)):
                 variable._initializer = keras.initializers.Zeros()
     return model
@@ -46,6 +137,21 @@ def copy_all_but_embeddings(source: keras.Model, target: keras.Model) -> None:
                 "model; only the vocabulary size may differ."
             )
         new.assign(old)
+
+
+def draw_embeddings(backbone: keras.Model, seed: int) -> None:
+    """Draws the token embeddings of a model again, from the initializer of the layer.
+
+    Args:
+        backbone: A model with a `token_embedding`.
+        seed: Seed of the initializer.
+    """
+    config = backbone.token_embedding.embeddings_initializer.get_config()
+    for variable in filter(lambda variable: is_embedding(variable.path), backbone.weights):
+        initializer = type(backbone.token_embedding.embeddings_initializer)
+        drawn = initializer.from_config({**config, "seed": seed})(variable.shape, dtype="float32")
+        variable.assign(drawn)
+        seed += 1  # Embeddings that are not tied get other values on the way out.
 
 
 def is_embedding(path: str) -> bool:

@@ -14,15 +14,17 @@ import keras_hub
 from keras_speechssm.checks import first_line, nearest_name
 from keras_speechssm.files import replace_folder, write_json
 from keras_speechssm.presets import (
+    check_trained,
     check_weight_files,
     fetch_folder,
+    fetch_text_model,
     has_weights,
     presets_of,
     read_json_file,
 )
 
 
-def load_part(preset: str, part: str, **kwargs):
+def load_part(preset: str, part: str, load_weights: bool = True, **kwargs):
     """Loads one part of a pipeline preset, or a preset of that one model.
 
     The class is the one that the preset's config names.
@@ -30,12 +32,17 @@ def load_part(preset: str, part: str, **kwargs):
     Args:
         preset: Name, folder or handle.
         part: One of `keras_speechssm.presets.PARTS`.
-        **kwargs: Arguments of `from_preset`, such as `dtype` and `load_weights`.
+        load_weights: If `False`, the weights are random. Defaults to `True`.
+        **kwargs: Arguments of `from_preset`, such as `dtype`.
 
     Raises:
-        ValueError: If the preset holds another kind of model, or cannot be loaded.
+        ValueError: If the preset holds another kind of model, is not trained, or cannot be loaded.
     """
+    if load_weights:
+        check_trained(preset)
     path = Path(fetch_folder(preset, part))
+    if load_weights:
+        check_trained(path)
     config = read_json_file(path, "task.json" if (path / "task.json").is_file() else "config.json")
     name = config.get("registered_name")
     # Registered classes only: a name is looked up, never imported.
@@ -44,13 +51,14 @@ def load_part(preset: str, part: str, **kwargs):
         found = keras.saving.get_registered_object(task)
     if getattr(found, "preset_part", None) != part:
         raise ValueError(f"The preset folder {str(path)!r} holds a {name!r}, not a {part}.")
-    return found.from_preset(str(path), **kwargs)
+    return found.from_preset(str(path), load_weights=load_weights, **kwargs)
 
 
 def initialize_from_preset(cls, preset: str, **kwargs):
     """Builds the model that training starts from, as `cls.from_preset` does.
 
-    A preset without weights, such as those of the paper's sizes, gives random weights.
+    A preset of the paper's sizes gives the weights of its text model, or random weights if it does
+    not have one.
 
     Args:
         cls: A class of `keras_speechssm.models`.
@@ -88,9 +96,20 @@ class PresetMixin:
     supports_quantization = False
     """Whether `quantize` of the class is tested, and its presets load again afterward."""
 
+    def __new__(cls, *args, **kwargs):
+        # Keras drops unknown arguments of a functional model: `num_layer=3` would change nothing.
+        check_arguments(cls, kwargs)
+        return super().__new__(cls, *args, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """Builds the model of a config. Arguments of older versions of the class are dropped."""
+        known = _argument_names(cls)
+        return super().from_config({name: config[name] for name in config if name in known})
+
     @_ClassProperty
     def presets(cls) -> dict[str, dict]:  # noqa: N805
-        """The built-in presets of the class: name -> description, params, license, weights."""
+        """The built-in presets of the class: name -> description, params, license, handle, ..."""
         found = (presets_of(base.__name__) for base in cls.__mro__)
         return next((presets for presets in found if presets), {})
 
@@ -100,8 +119,10 @@ class PresetMixin:
 
         Args:
             preset: A name from `presets`, a folder (of this model, or of a pipeline that
-                contains it), or an `hf://` or `kaggle://` handle.
-            load_weights: If `False`, the weights are random. Defaults to `True`.
+                contains it), or an `hf://` or `kaggle://` handle. A preset of the paper's size
+                that starts from a text model downloads that model, as `from_text_preset` does.
+            load_weights: If `False`, the weights are random, and only the sizes are those of the
+                preset. Defaults to `True`.
             **kwargs: Arguments that override the preset's config, such as `dtype`. A task takes
                 the arguments of its backbone as well.
 
@@ -114,15 +135,20 @@ class PresetMixin:
         if model is not None:
             return model
         config = read_json_file(Path(folder))
+        if load_weights and (text_model := fetch_text_model(folder)) is not None:
+            saved = {**config["config"], **_saved_task(folder)}
+            new = ("vocabulary_size", "use_rotary", "max_length")
+            changes = {name: saved[name] for name in new if name in saved}
+            return cls.from_text_preset(text_model, **{**changes, **kwargs})
         if load_weights and "registered_name" in config:
-            check_weight_files(Path(folder), str(preset))
+            check_weight_files(Path(folder))
         if kwargs.get("dtype") is None and (dtype := _dtype_to_load(config)) is not None:
             kwargs["dtype"] = dtype
         try:
             with warnings.catch_warnings():
                 # Keras only warns when the file lacks the weights of some layers.
                 warnings.filterwarnings("error", message="Skipping nested container")
-                kwargs = _override_backbone_config(cls, folder, load_weights, kwargs)
+                kwargs = _load_backbone(cls, folder, load_weights, kwargs)
                 if "backbone" in kwargs:
                     return cls(**kwargs)
                 return super().from_preset(folder, load_weights=load_weights, **kwargs)
@@ -135,6 +161,11 @@ class PresetMixin:
             raise ValueError(
                 f"Preset {preset!r} could not be loaded as {cls.__name__}: {first_line(error)}"
             ) from error
+
+    @classmethod
+    def _backbone_class(cls, config: dict) -> type:
+        """The class of a task's backbone, for the `config.json` of a preset."""
+        return cls.backbone_cls
 
     @classmethod
     def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
@@ -231,31 +262,53 @@ def _dtype_to_load(config: dict):
     return None
 
 
-def _override_backbone_config(cls, folder: str, load_weights: bool, kwargs: dict) -> dict:
-    """Arguments of a task whose backbone config is overridden, or `kwargs` as they are.
+def _load_backbone(cls, folder: str, load_weights: bool, kwargs: dict) -> dict:
+    """Arguments of a task, its backbone among them, or `kwargs` as they are.
 
-    KerasHub's tasks pass `dtype` on to the backbone and drop arguments they do not know.
+    KerasHub's tasks pass `dtype` on to the backbone, drop arguments that they do not know, and
+    load one class of backbone only.
     """
+    config = read_json_file(Path(folder))
     if not issubclass(cls, keras_hub.models.Task):
         # Keras drops unknown arguments. Those in the config are of an older version of the class.
-        check_arguments(cls, kwargs, read_json_file(Path(folder)).get("config", {}))
+        check_arguments(cls, kwargs, config.get("config", {}))
         return kwargs
-    own = [*inspect.signature(cls).parameters, "compile", "name", "trainable"]
+    own = [*inspect.signature(cls.__init__).parameters, "compile", "name", "trainable"]
     changes = {name: value for name, value in kwargs.items() if name not in own}
-    if not set(changes) - {"dtype"}:
+    backbone_cls = cls._backbone_class(config)
+    if not set(changes) - {"dtype"} and backbone_cls is cls.backbone_cls:
         return kwargs
-    check_arguments(cls.backbone_cls, changes, own)
-    path = Path(folder)
-    saved = read_json_file(path, "task.json")["config"] if (path / "task.json").is_file() else {}
+    check_arguments(backbone_cls, changes, own)
+    saved = _saved_task(folder)
     left = ("preprocessor", "compile")
     kept = {name: saved[name] for name in own if name in saved and name not in left}
     given = {name: value for name, value in kwargs.items() if name in own}
-    backbone = cls.backbone_cls.from_preset(folder, load_weights=load_weights, **changes)
+    backbone = backbone_cls.from_preset(folder, load_weights=load_weights, **changes)
     return {**kept, **given, "backbone": backbone}
+
+
+def _saved_task(folder: str) -> dict:
+    """The config of the task in a preset folder, or an empty one."""
+    has_task = (Path(folder) / "task.json").is_file()
+    return read_json_file(Path(folder), "task.json").get("config", {}) if has_task else {}
 
 
 def check_arguments(cls, given: Iterable[str], others: Iterable[str] = ()) -> None:
     """Raises `ValueError` for an argument that `cls` does not have, with the nearest name."""
-    known = [*inspect.signature(cls).parameters, "name", "trainable", "dtype", *others]
+    known = [*_argument_names(cls), *others]
     for name in sorted(set(given) - set(known)):
-        raise ValueError(f"there is no argument {name!r}.{nearest_name(name, known)}")
+        raise ValueError(f"{cls.__name__} has no argument {name!r}.{nearest_name(name, known)}")
+
+
+def _argument_names(cls) -> list[str]:
+    """The arguments of a model class, with those that it passes on to a base class of ours."""
+    names = ["name", "trainable", "dtype"]
+    for base in cls.__mro__:
+        if base is keras_hub.models.Backbone or base is keras_hub.models.Task:
+            break
+        if "__init__" in base.__dict__:
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names += [p.name for p in parameters if p.kind != p.VAR_KEYWORD and p.name != "self"]
+            if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+                break
+    return names

@@ -14,7 +14,11 @@ from keras_speechssm.layers.dense import Projection
 from keras_speechssm.layers.griffin_block import BLOCK_TYPES, GriffinBlock
 from keras_speechssm.layers.padding import mask_padding
 from keras_speechssm.layers.rms_normalization import RMSNormalization
-from keras_speechssm.models.checkpoint_weights import build_without_init, copy_all_but_embeddings
+from keras_speechssm.models.checkpoint_weights import (
+    build_without_init,
+    copy_all_but_embeddings,
+    draw_embeddings,
+)
 from keras_speechssm.models.griffin.convert_recurrent_gemma import (
     load_checkpoint_weights,
     open_recurrent_gemma,
@@ -185,7 +189,12 @@ class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
 
     @classmethod
     def from_text_preset(
-        cls, preset: str, vocabulary_size: int, load_weights: bool = True, **kwargs
+        cls,
+        preset: str,
+        vocabulary_size: int,
+        load_weights: bool = True,
+        seed: int | None = None,
+        **kwargs,
     ) -> "GriffinBackbone":
         """Builds a backbone that starts from a text model and has another vocabulary.
 
@@ -196,22 +205,27 @@ class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
             preset: Anything that `from_preset` takes: RecurrentGemma or a preset of this package.
             vocabulary_size: Number of token ids.
             load_weights: If `False`, only the sizes are taken. Defaults to `True`.
+            seed: Seed of the new embeddings. Defaults to `None`: drawn from the generator that
+                `keras.utils.set_random_seed` seeds.
             **kwargs: Further arguments that override the text model's, such as `use_rotary`.
 
         Raises:
             ValueError: If the preset cannot be loaded, or an argument changes the shape of a
                 weight.
         """
+        check_arguments(cls, kwargs)
         changes = {"vocabulary_size": vocabulary_size, **kwargs}
         folder = fetch_folder(preset, cls.preset_part)
         checkpoint = open_recurrent_gemma(folder)
         if checkpoint is not None:
-            return cls._from_checkpoint(checkpoint, load_weights, changes, new_embeddings=True)
-        check_arguments(cls, kwargs)
-        text = cls.from_preset(folder, load_weights=load_weights)
-        backbone = cls.from_config({**text.get_config(), **changes})
-        if load_weights:
-            copy_all_but_embeddings(text, backbone)
+            backbone = cls._from_checkpoint(checkpoint, load_weights, changes, new_embeddings=True)
+        else:
+            text = cls.from_preset(folder, load_weights=load_weights)
+            backbone = cls.from_config({**text.get_config(), **changes})
+            if load_weights:
+                copy_all_but_embeddings(text, backbone)
+        if seed is not None:
+            draw_embeddings(backbone, seed)
         return backbone
 
     @classmethod
