@@ -12,7 +12,7 @@ from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import Semanti
 from keras_speechssm.models.soundstorm.masking import mask_for_training
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.models.soundstream.soundstream import SoundStream
-from keras_speechssm.presets import DEFAULT_PRESET, fetch_folder, stored_dtype
+from keras_speechssm.presets import DEFAULT_PRESET, fetch_folder, has_weights, stored_dtype
 from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.training.config import (
     AudioTrainingConfig,
@@ -124,9 +124,10 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
             which classifier-free guidance needs. Validation has none.
         preset: Preset of a `SoundStorm` for this codec and tokenizer to start from. If the
             tokenizer has a different number of tokens, only the embeddings of semantic tokens are
-            new; another tokenizer with the same number is not detected. Not together with
-            `model_config`. Defaults to `None`: a new model of the demo's size, whose embeddings
-            start as projections of the codebooks.
+            new; another tokenizer with the same number is not detected. A preset without weights,
+            such as `soundstorm_600m` (the paper's size), gives a new model of its size. Not
+            together with `model_config`. Defaults to `None`: a new model of the demo's size, whose
+            embeddings start as projections of the codebooks.
         cache_dir: Folder of the token files. Defaults to `None`: `token_pairs/` in `output_dir`.
         crop_seconds: Seconds of one training example.
     """
@@ -251,11 +252,13 @@ def _initial_model(
         codebook_size=codec.codebook_size,
     )
     check_model_config(config.model_config, SoundStorm, tuple(sizes))
-    if config.preset is None:
-        dtype = {"dtype": config.dtype} if config.dtype else {}
-        model = SoundStorm(
-            **{**demo_arguments("soundstorm"), **dtype, **(config.model_config or {}), **sizes}
-        )
+    if config.preset is None or not has_weights(SoundStorm, config.preset):
+        sizes |= {"dtype": config.dtype} if config.dtype else {}
+        if config.preset is not None:  # one of the paper's size
+            model = SoundStorm.from_preset(config.preset, load_weights=False, **sizes)
+        else:
+            demo = {**demo_arguments("soundstorm"), **(config.model_config or {})}
+            model = SoundStorm(**{**demo, **sizes})
         start_from_codebooks(model, tokenizer, codec)
         return model
     folder = fetch_folder(config.preset, SoundStorm.preset_part)

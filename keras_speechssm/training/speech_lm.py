@@ -15,7 +15,7 @@ from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
 from keras_speechssm.models.preset_mixin import initialize_from_preset
 from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
-from keras_speechssm.presets import DEFAULT_PRESET
+from keras_speechssm.presets import DEFAULT_PRESET, is_trained
 from keras_speechssm.training.config import TrainingConfig, check_model_config, demo_arguments
 from keras_speechssm.training.distribution import distributed
 from keras_speechssm.training.trainer import ValidationBatches, fit_resumable, make_optimizer
@@ -227,6 +227,8 @@ def make_model(
             if task is SpeechTransformer:
                 demo = _transformer_arguments(demo)
             return task(backbone(**{**demo, **sizes, "vocabulary_size": vocabulary_size}), **length)
+        if not is_trained(config.preset):  # one of the paper's size
+            sizes["vocabulary_size"] = vocabulary_size
         model = initialize_from_preset(task, config.preset, **length, **sizes)
     found = model.backbone.vocabulary_size
     _check_vocabulary(found, vocabulary_size, f"preset {config.preset!r}")

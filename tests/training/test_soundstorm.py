@@ -7,6 +7,7 @@ import pytest
 import soundfile
 from keras import ops
 
+from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.training import soundstorm as training
 from keras_speechssm.training.token_pairs import prepare_token_pairs, read_token_pairs
 
@@ -184,6 +185,29 @@ def use_stand_ins(monkeypatch):
     for name, stand_in in (("SemanticTokenizer", CountingTokenizer), ("SoundStream", FrameCodec)):
         loader = type(name, (), {"from_preset": staticmethod(lambda preset, made=stand_in: made())})
         monkeypatch.setattr(training, name, loader)
+
+
+def test_a_preset_without_weights_gives_a_new_model_of_its_size(tmp_path):
+    """As `soundstorm_600m` does; the sizes of the tokens are those of tokenizer and codec."""
+    tokenizer, codec = CountingTokenizer(), FrameCodec()
+    SoundStorm(
+        semantic_vocabulary_size=3,
+        num_levels=5,
+        codebook_size=6,
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=32,
+    ).save_to_preset(str(tmp_path))
+    (tmp_path / "model.weights.h5").unlink()
+    config = training.SoundStormTrainingConfig(
+        audio_folders=[tmp_path], output_dir=tmp_path, preset=str(tmp_path), dtype="mixed_bfloat16"
+    )
+    model = training._initial_model(config, tokenizer, codec)
+    assert (model.hidden_dim, model.num_layers) == (16, 1)
+    assert model.semantic_vocabulary_size == tokenizer.vocabulary_size
+    assert model.num_levels == codec.num_quantizers
+    assert model.dtype_policy.name == "mixed_bfloat16"
 
 
 def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypatch):

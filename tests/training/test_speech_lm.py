@@ -7,6 +7,8 @@ import pytest
 
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.data.token_store import open_tokens, write_token_store, write_tokens
+from keras_speechssm.models.griffin.convert_recurrent_gemma import save_as_hugging_face
+from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
 from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 from keras_speechssm.training.callbacks import read_metrics
@@ -275,6 +277,21 @@ def test_a_preset_of_another_vocabulary_is_refused(tmp_path):
     options = settings(model_config=None, preset=str(tmp_path / "run" / "preset"))
     with pytest.raises(ValueError, match="a vocabulary of 9, but preset .* has 7"):
         train([other], tmp_path / "second", **options)
+
+
+def test_a_preset_of_the_paper_s_size_starts_from_its_text_model(tmp_path, monkeypatch):
+    """With new embeddings for the tokens of the data, whatever their number."""
+    text = GriffinBackbone(11, **TINY)
+    save_as_hugging_face(text, tmp_path)
+    monkeypatch.setattr("kagglehub.model_download", lambda name: str(tmp_path))
+    config = SpeechLMTrainingConfig(
+        token_folders=["x"], output_dir="x", preset="speech_ssm_2b", dtype="mixed_bfloat16"
+    )
+    backbone = make_model(config, 7).backbone
+    assert (backbone.vocabulary_size, backbone.use_rotary) == (7, False)
+    assert backbone.dtype_policy.name == "mixed_bfloat16"
+    for new, old in zip(backbone.weights[1:], text.weights[1:], strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (new, old)))
 
 
 def test_the_recipe_is_the_papers():
