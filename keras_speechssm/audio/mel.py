@@ -6,6 +6,12 @@ import numpy as np
 
 from keras_speechssm.shapes import SAMPLE_RATE
 
+WHISPER_WINDOW = 400
+"""Samples of one analysis window of Whisper: 25 ms."""
+
+WHISPER_HOP = 160
+"""Samples from one analysis window of Whisper to the next: 10 ms."""
+
 
 def mel_filters(
     num_bands: int, fft_length: int, lowest: float = 0.0, highest: float = SAMPLE_RATE / 2
@@ -106,6 +112,88 @@ def log_mel(
     mel = math.matmul(spectrum, filters)
     mel = math.maximum(mel, floor) if clip else mel + floor
     return math.log10(mel) if base == 10 else math.log(mel)
+
+
+def slaney_mel_filters(
+    num_bands: int, fft_length: int, sample_rate: int = SAMPLE_RATE, highest: float | None = None
+) -> np.ndarray:
+    """Compute triangular filters of Slaney's mel scale.
+
+    The scale is linear up to 1 kHz and logarithmic above. Filters span 0 Hz to `highest`, and
+    each one has the same area: those of Whisper, and librosa's default.
+
+    Args:
+        num_bands: Number of filters.
+        fft_length: Length of the Fourier transform whose bins are weighted.
+        sample_rate: Sample rate of the audio in Hz. Defaults to `16000`.
+        highest: Upper end of the last filter in Hz. Defaults to `None`: half the sample rate.
+
+    Returns:
+        float32 (fft_length // 2 + 1, num_bands).
+    """
+    step = np.log(6.4) / 27.0
+    highest = sample_rate / 2 if highest is None else highest
+    top = highest * 3.0 / 200.0 if highest < 1000.0 else 15.0 + np.log(highest / 1000.0) / step
+    mel = np.linspace(0.0, top, num_bands + 2)
+    edges = np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp(step * (mel - 15.0)))
+    bins = (np.arange(fft_length // 2 + 1) * sample_rate / fft_length)[:, None]
+    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    area = (edges[2:] - edges[:-2]) / 2.0
+    return (np.maximum(0.0, np.minimum(rise, fall)) / area).astype("float32")
+
+
+def whisper_log_mel(waveform, filters: np.ndarray, padding_mask=None, mirror_end: bool = False):
+    """Compute Whisper's log-mel features, with tensors of the backend.
+
+    Values are limited to a range of 80 dB below the loudest value of the row. Samples before
+    the beginning are mirrored.
+
+    Args:
+        waveform: float (batch, samples) at 16 kHz, zeros at padding; samples a multiple of 160.
+        filters: float32 (201, num_mels), see `slaney_mel_filters`.
+        padding_mask: bool (batch, steps), with padding at the end of each row; samples must be
+            a multiple of steps. Defaults to `None`: everything is real.
+        mirror_end: Whether the samples after the end of each row are mirrored too. Otherwise
+            they are zero. Defaults to `False`.
+
+    Returns:
+        float32 (batch, samples / 160, num_mels).
+    """
+    from keras import ops
+
+    waveform = ops.cast(waveform, "float32")
+    batch, samples = ops.shape(waveform)
+    margin = WHISPER_WINDOW // 2
+    before = ops.flip(waveform[:, 1 : margin + 1], axis=1)
+    if not mirror_end:
+        after = ops.zeros_like(before)
+    else:
+        after = ops.flip(waveform[:, -margin - 1 : -1], axis=1)
+    if mirror_end and padding_mask is not None:
+        steps = ops.shape(padding_mask)[1]
+        ends = ops.sum(ops.cast(padding_mask, "int32"), axis=1, keepdims=True) * (samples // steps)
+        places = ops.expand_dims(ops.arange(samples + margin, dtype="int32"), axis=0)
+        mirrored = ops.clip(2 * (ends - 1) - places, 0, samples - 1)
+        places = ops.where(places < ends, places, mirrored)
+        waveform = ops.concatenate([before, ops.take_along_axis(waveform, places, axis=1)], axis=1)
+    else:
+        waveform = ops.concatenate([before, waveform, after], axis=1)
+    # A window is five half hops, so frames are slices of one reshape: no gather.
+    half, num_halves = WHISPER_HOP // 2, 2 * WHISPER_WINDOW // WHISPER_HOP
+    halves = ops.reshape(waveform, (batch, -1, half))
+    # `center` gives one frame more than hops; Whisper drops the last one.
+    parts = [halves[:, i : i - num_halves : 2] for i in range(num_halves)]
+    window = np.hanning(WHISPER_WINDOW + 1)[:-1].astype("float32")
+    frames = ops.concatenate(parts, axis=-1) * ops.convert_to_tensor(window)
+    real, imaginary = ops.rfft(frames, fft_length=WHISPER_WINDOW)
+    power = ops.matmul(real**2 + imaginary**2, ops.convert_to_tensor(filters))
+    log = ops.log10(ops.maximum(power, 1e-10))
+    if padding_mask is not None:
+        frames_per_step = samples // WHISPER_HOP // ops.shape(padding_mask)[1]
+        log = ops.where(ops.repeat(padding_mask, frames_per_step, axis=1)[..., None], log, -10.0)
+    loudest = ops.max(log, axis=(1, 2), keepdims=True)
+    return (ops.maximum(log, loudest - 8.0) + 4.0) / 4.0
 
 
 def _to_mel(hertz):

@@ -1,6 +1,7 @@
 """Every model class of the package, each with `from_preset`, `save_to_preset`, and `fit`."""
 
 from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
+from keras_speechssm.models.s3_tokenizer.s3_tokenizer import S3Tokenizer
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.models.soundstream.soundstream import SoundStream
@@ -10,6 +11,7 @@ from keras_speechssm.models.speech_transformer.speech_transformer import SpeechT
 
 __all__ = [
     "GriffinBackbone",
+    "S3Tokenizer",
     "SemanticTokenizer",
     "SoundStorm",
     "SoundStream",

@@ -13,16 +13,31 @@ import numpy as np
 _SAFETENSORS_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
+def open_tensors(folder: Path):
+    """Returns the reader of a Hugging Face folder.
+
+    Safetensors are preferred; `pytorch_model.bin` is read as tensors alone, without unpickling
+    code.
+
+    Raises:
+        ValueError: If there is neither, or the file is damaged or holds more than tensors.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if not single.is_file() and not index.is_file() and (folder / "pytorch_model.bin").is_file():
+        return TorchTensors(folder / "pytorch_model.bin")
+    return SafetensorsTensors(folder)
+
+
 class SafetensorsTensors:
     """The tensors of a Hugging Face folder, in one file or in shards.
 
     The file is opened for each tensor and closed again, so the tensors that were read do not
-    stay mapped into memory.
+    stay mapped into memory. `name` is the name of the one file.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, name: str = "model.safetensors"):
         self.place = str(folder)
-        index = folder / "model.safetensors.index.json"
+        index = folder / f"{name}.index.json"
         if index.is_file():
             files = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
             if not isinstance(files, dict):
@@ -31,7 +46,7 @@ class SafetensorsTensors:
                 )
             self._files = {name: folder / file for name, file in files.items()}
         else:
-            path = folder / "model.safetensors"
+            path = folder / name
             with self._open(path) as file:
                 self._files = dict.fromkeys(file.keys(), path)
 

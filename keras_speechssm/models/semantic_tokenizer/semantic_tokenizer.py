@@ -17,14 +17,8 @@ from keras_speechssm.models.preset_mixin import PresetMixin
 from keras_speechssm.models.semantic_tokenizer.log_mel_frames import LogMelFrames
 from keras_speechssm.models.semantic_tokenizer.phoneme_head import PhonemeHead, collapse
 from keras_speechssm.models.semantic_tokenizer.whisper_frames import WhisperFrames
+from keras_speechssm.models.windowed_inference import run_in_windows
 from keras_speechssm.shapes import SAMPLES_PER_TOKEN
-from keras_speechssm.windows import (
-    OVERLAP,
-    TOKENIZER_WINDOW,
-    merge_windows,
-    plan_windows,
-    slice_window,
-)
 
 _PRETRAINING_ARGUMENTS = (
     "max_warp",
@@ -252,27 +246,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
 
     def _in_windows(self, name, signal, num_tokens, size, windows_per_batch):
         """Runs the compiled `name` over windows of `signal` and merges what comes out."""
-        if windows_per_batch < 1:
-            raise ValueError(f"windows_per_batch must be at least 1, got {windows_per_batch}.")
-        rows = np.atleast_2d(signal)
-        plan = plan_windows(num_tokens, TOKENIZER_WINDOW, OVERLAP)
-        jobs = [(row, start) for row in rows for start, _, _ in plan]
-        results = []
-        while len(results) < len(jobs):
-            # Powers of two: few shapes to compile, whatever the length.
-            count = 1
-            while 2 * count <= min(len(jobs) - len(results), windows_per_batch):
-                count *= 2
-            batch = jobs[len(results) : len(results) + count]
-            windows = [slice_window(row, start, TOKENIZER_WINDOW, size) for row, start in batch]
-            run = self._inference.get(name, lambda: getattr(self, f"_{name}"))
-            outputs = run(np.stack(windows))
-            results.extend(ops.convert_to_numpy(outputs))
-        merged = [
-            merge_windows(results[first : first + len(plan)], plan)
-            for first in range(0, len(jobs), len(plan))
-        ]
-        return merged[0] if signal.ndim == 1 else np.stack(merged)
+        run = self._inference.get(name, lambda: getattr(self, f"_{name}"))
+        return run_in_windows(run, signal, num_tokens, size, windows_per_batch)
 
     def _tokens(self, waveform):
         """Tokens int32 (batch, time) of whole windows (batch, samples)."""

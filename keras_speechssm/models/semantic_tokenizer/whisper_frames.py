@@ -1,48 +1,15 @@
 """Waveform -> features of Whisper's encoder, one vector for each semantic token."""
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_speechssm.audio.mel import WHISPER_WINDOW, slaney_mel_filters, whisper_log_mel
 from keras_speechssm.layers.padding import gather_time, left_align_order
 from keras_speechssm.models.semantic_tokenizer.whisper_encoder import WhisperEncoder
-from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
-
-WINDOW = 400
-"""Samples of one analysis window: 25 ms."""
-
-HOP = 160
-"""Samples from one analysis window to the next: 10 ms."""
-
-FRAMES_PER_STEP = SAMPLES_PER_TOKEN // HOP
-"""Log-mel frames of one semantic token."""
+from keras_speechssm.shapes import SAMPLES_PER_TOKEN
 
 STACKED = 2
 """Encoder frames of one semantic token."""
-
-
-def slaney_mel_filters(num_bands: int, fft_length: int) -> np.ndarray:
-    """Compute triangular filters of Slaney's mel scale.
-
-    The scale is linear up to 1 kHz and logarithmic above. Filters span 0 Hz to half the
-    sample rate, and each one has the same area: those of Whisper, and librosa's default.
-
-    Args:
-        num_bands: Number of filters.
-        fft_length: Length of the Fourier transform at 16 kHz whose bins are weighted.
-
-    Returns:
-        float32 (fft_length // 2 + 1, num_bands).
-    """
-    step = np.log(6.4) / 27.0
-    highest = 15.0 + np.log(SAMPLE_RATE / 2 / 1000.0) / step
-    mel = np.linspace(0.0, highest, num_bands + 2)
-    edges = np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp(step * (mel - 15.0)))
-    bins = (np.arange(fft_length // 2 + 1) * SAMPLE_RATE / fft_length)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    area = (edges[2:] - edges[:-2]) / 2.0
-    return (np.maximum(0.0, np.minimum(rise, fall)) / area).astype("float32")
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -125,8 +92,7 @@ class WhisperFrames(keras.layers.Layer):
         self.norm = keras.layers.LayerNormalization(
             epsilon=1e-5, dtype=self.dtype_policy, name="norm"
         )
-        self._mel = slaney_mel_filters(num_mels, WINDOW)
-        self._window = np.hanning(WINDOW + 1)[:-1].astype("float32")
+        self._mel = slaney_mel_filters(num_mels, WHISPER_WINDOW)
 
     def build(self, waveform_shape, padding_mask_shape=None):
         self.encoder.build((None, None, self.num_mels))
@@ -166,26 +132,7 @@ class WhisperFrames(keras.layers.Layer):
         Returns:
             float32 (batch, samples / 160, num_mels).
         """
-        waveform = ops.cast(waveform, "float32")
-        margin = WINDOW // 2
-        before = ops.flip(waveform[:, 1 : margin + 1], axis=1)
-        after = ops.zeros_like(before)
-        waveform = ops.concatenate([before, waveform, after], axis=1)
-        # A window is five half hops, so frames are slices of one reshape: no gather.
-        half = HOP // 2
-        halves = ops.reshape(waveform, (ops.shape(waveform)[0], -1, half))
-        # `center` gives one frame more than hops; Whisper drops the last one.
-        parts = [halves[:, i : i - WINDOW // half : 2] for i in range(WINDOW // half)]
-        frames = ops.concatenate(parts, axis=-1) * ops.convert_to_tensor(self._window)
-        real, imaginary = ops.rfft(frames, fft_length=WINDOW)
-        power = ops.matmul(real**2 + imaginary**2, ops.convert_to_tensor(self._mel))
-        log = ops.log10(ops.maximum(power, 1e-10))
-        if padding_mask is not None:
-            log = ops.where(
-                ops.repeat(padding_mask, FRAMES_PER_STEP, axis=1)[..., None], log, -10.0
-            )
-        loudest = ops.max(log, axis=(1, 2), keepdims=True)
-        return (ops.maximum(log, loudest - 8.0) + 4.0) / 4.0
+        return whisper_log_mel(waveform, self._mel, padding_mask)
 
     def _check(self, waveform):
         samples = waveform.shape[-1]

@@ -1,0 +1,1 @@
+"""S3TokenizerV2, the open speech tokenizer of CosyVoice 2."""

@@ -1,0 +1,222 @@
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_speechssm.models import S3Tokenizer
+from keras_speechssm.models.windowed_inference import run_in_windows
+
+SIZES = {
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 128,
+    "intermediate_dim": 512,
+    "num_mels": 128,
+}
+
+
+def original_module():
+    """PyPI's `s3tokenizer`; the packages that it imports for other models need not be there."""
+    pytest.importorskip("torch")
+    absent = [name for name in ("onnx", "torchaudio") if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = types.ModuleType(name)
+    try:
+        return pytest.importorskip("s3tokenizer")
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+def make_original(num_layers=2, num_heads=2, hidden_dim=128, scale=0.05):
+    s3tokenizer, torch = original_module(), pytest.importorskip("torch")
+    from s3tokenizer.model_v2 import ModelConfig, S3TokenizerV2
+
+    config = ModelConfig(
+        n_mels=128, n_audio_state=hidden_dim, n_audio_head=num_heads, n_audio_layer=num_layers
+    )
+    model = S3TokenizerV2("speech_tokenizer_v2_25hz", config).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, scale)
+            if name.endswith("ln.weight"):
+                parameter.add_(1.0)
+    return s3tokenizer, model
+
+
+def save_original(model, path, prefix=""):
+    from safetensors.torch import save_file
+
+    state = {prefix + name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, str(path))
+
+
+def speech(*shape, seed=0):
+    rng = np.random.default_rng(seed)
+    loudness = 10 ** rng.uniform(-4, -0.7, (*shape[:-1], shape[-1] // 320))
+    noise = np.repeat(loudness, 320, axis=-1) * rng.normal(size=shape)
+    return np.clip(noise, -1, 1).astype("float32")
+
+
+def original_latents(model, mel, lengths):
+    """The original's values before rounding, and its tokens."""
+    import torch
+
+    with torch.inference_mode():
+        mel, lengths = torch.tensor(mel), torch.tensor(lengths)
+        hidden, _ = model.encoder(mel, lengths)
+        latents = model.quantizer._codebook.project_down(hidden).tanh() * 0.9990000128746033
+        tokens, _ = model.quantize(mel, lengths)
+    return latents.numpy(), tokens.numpy()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    s3tokenizer, model = make_original()
+    folder = tmp_path_factory.mktemp("s3")
+    save_original(model, folder / "model.safetensors")
+    return s3tokenizer, model, folder
+
+
+@pytest.fixture(scope="module")
+def converted(original):
+    return S3Tokenizer.from_preset(str(original[2]))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    keras.utils.set_random_seed(0)
+    return S3Tokenizer(1, 2, 16, 32, num_mels=16, kernel_size=5)
+
+
+def test_log_mel_is_the_original_s(original):
+    import torch
+
+    from keras_speechssm.audio.mel import slaney_mel_filters, whisper_log_mel
+
+    waveform = speech(1, 40 * 640)
+    expected = original[0].log_mel_spectrogram(torch.tensor(waveform[0])).numpy().T
+    filters = slaney_mel_filters(128, 400)
+    found = whisper_log_mel(ops.convert_to_tensor(waveform), filters, mirror_end=True)
+    np.testing.assert_allclose(ops.convert_to_numpy(found)[0], expected, atol=2e-5)
+
+
+def test_parity_with_the_original(original, converted):
+    """Two rows of different lengths, compared before the rounding."""
+    import torch
+
+    s3tokenizer, model, _ = original
+    waveform = speech(2, 100 * 640)
+    mask = np.arange(100) < np.array([[100], [83]])
+    mels = [
+        s3tokenizer.log_mel_spectrogram(torch.tensor(row[: 640 * steps]))
+        for row, steps in zip(waveform, mask.sum(axis=1), strict=True)
+    ]
+    mel = np.stack([np.pad(m.numpy(), ((0, 0), (0, 400 - m.shape[1]))) for m in mels])
+    latents, tokens = original_latents(model, mel, [400, 332])
+    waveform[1, 83 * 640 :] = np.nan
+    found = converted({"waveform": waveform, "padding_mask": mask})
+    found = {name: ops.convert_to_numpy(value) for name, value in found.items()}
+    np.testing.assert_allclose(found["latents"][mask], latents[mask], atol=1e-4)
+    clear = (np.abs(np.abs(latents) - 0.5) > 1e-3).all(axis=-1) & mask
+    assert clear.mean() > 0.8 and len(np.unique(tokens[clear])) > 50
+    np.testing.assert_array_equal(found["tokens"][clear], tokens[clear])
+    assert not found["tokens"][~mask].any() and not found["latents"][~mask].any()
+
+
+@pytest.mark.slow
+def test_parity_at_full_size(tmp_path):
+    import torch
+
+    s3tokenizer, model = make_original(6, 20, 1280, scale=0.02)
+    save_original(model, tmp_path / "model.safetensors")
+    converted = S3Tokenizer.from_preset(str(tmp_path))
+    assert converted.count_params() == 123_714_568
+    waveform = speech(1, 100 * 640)
+    mel = s3tokenizer.log_mel_spectrogram(torch.tensor(waveform[0])).numpy()[None]
+    latents, tokens = original_latents(model, mel, [400])
+    found = converted({"waveform": waveform, "padding_mask": np.ones((1, 100), bool)})
+    np.testing.assert_allclose(ops.convert_to_numpy(found["latents"]), latents, atol=1e-3)
+    clear = (np.abs(np.abs(latents) - 0.5) > 1e-3).all(axis=-1)
+    np.testing.assert_array_equal(ops.convert_to_numpy(found["tokens"])[clear], tokens[clear])
+
+
+def test_padding_anywhere_changes_nothing(tokenizer):
+    waveform = speech(1, 20 * 640)
+    inputs = {"waveform": waveform, "padding_mask": np.ones((1, 20), bool)}
+    alone = ops.convert_to_numpy(tokenizer(inputs)["latents"])
+    padded = np.full((2, 30 * 640), np.nan, "float32")
+    padded[0, 10 * 640 :], padded[1, : 20 * 640] = waveform, waveform
+    mask = np.arange(30) >= np.array([[10], [0]])
+    mask[1, 20:] = False
+    found = ops.convert_to_numpy(tokenizer({"waveform": padded, "padding_mask": mask})["latents"])
+    np.testing.assert_allclose(found[0, 10:], alone[0], atol=1e-5)
+    np.testing.assert_allclose(found[1, :20], alone[0], atol=1e-5)
+    assert not found[~mask].any()
+
+
+def test_tokens_are_the_rows_of_the_codebook(tokenizer):
+    codebook = tokenizer.codebook
+    assert codebook.shape == (tokenizer.vocabulary_size, 8) == (6561, 8)
+    tokens = ops.convert_to_numpy(tokenizer.to_tokens(ops.convert_to_tensor(codebook[None])))
+    np.testing.assert_array_equal(tokens[0], np.arange(6561))
+    # The first dimension is the lowest digit, with the value -1 as 0.
+    np.testing.assert_array_equal(codebook[5], [1, 0, -1, -1, -1, -1, -1, -1])
+
+
+def test_tokenize_is_the_model_on_windows_that_wrap_around(tokenizer):
+    waveform = speech(1, 26 * 640)[0, :-100]
+    tokens = tokenizer.tokenize(waveform)
+    window = waveform[np.arange(750 * 640) % len(waveform)][None]
+    whole = tokenizer({"waveform": window, "padding_mask": np.ones((1, 750), bool)})
+    np.testing.assert_array_equal(tokens, ops.convert_to_numpy(whole["tokens"])[0, :26])
+    assert tokens.dtype == np.int32
+
+
+def test_windows_overlap_and_continue_with_extra_values():
+    seen = []
+
+    def run(batch):
+        seen.append(batch)
+        return ops.convert_to_tensor(batch[:, :20:2])
+
+    signal = np.arange(33)
+    merged = run_in_windows(run, signal, 17, 2, windows_per_batch=2, extra=1, window=10, overlap=4)
+    np.testing.assert_array_equal(merged, [*range(0, 33, 2)])
+    assert [batch.shape for batch in seen] == [(2, 21), (1, 21)]
+    # The last window starts at token 12, and is filled with the beginning.
+    np.testing.assert_array_equal(seen[1][0], [*range(24, 33), *range(12)])
+    with pytest.raises(ValueError, match="windows_per_batch must be at least 1, got 0"):
+        run_in_windows(run, signal, 17, 2, windows_per_batch=0)
+
+
+def test_saved_tokenizer_loads_to_the_same_latents(tokenizer, tmp_path):
+    tokenizer.save_to_preset(str(tmp_path / "saved"))
+    loaded = S3Tokenizer.from_preset(str(tmp_path / "saved"))
+    inputs = {"waveform": speech(1, 20 * 640), "padding_mask": np.ones((1, 20), bool)}
+    expected, found = tokenizer(inputs)["latents"], loaded(inputs)["latents"]
+    np.testing.assert_array_equal(ops.convert_to_numpy(expected), ops.convert_to_numpy(found))
+    assert loaded.get_config()["kernel_size"] == 5
+
+
+def test_low_precision_stays_close(tokenizer, tmp_path):
+    tokenizer.save_to_preset(str(tmp_path / "saved"))
+    low = S3Tokenizer.from_preset(str(tmp_path / "saved"), dtype="bfloat16")
+    inputs = {"waveform": speech(1, 20 * 640), "padding_mask": np.ones((1, 20), bool)}
+    latents = low(inputs)["latents"]
+    assert keras.backend.standardize_dtype(latents.dtype) == "float32"
+    expected = ops.convert_to_numpy(tokenizer(inputs)["latents"])
+    np.testing.assert_allclose(ops.convert_to_numpy(latents), expected, atol=0.05)
+
+
+def test_bad_input_gets_one_clear_line(tokenizer):
+    with pytest.raises(ValueError, match="must hold whole steps of 640 samples, got 650"):
+        tokenizer.encoder(np.zeros((1, 650), "float32"))
+    with pytest.raises(ValueError, match="expected floats of shape"):
+        tokenizer.tokenize(np.zeros(640, "int16"))
+    with pytest.raises(ValueError, match="hidden_dim must be a multiple of 2 \\* num_heads"):
+        S3Tokenizer(1, 3, 16, 32)
