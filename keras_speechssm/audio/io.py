@@ -1,19 +1,27 @@
-"""Read and write audio files: WAV, FLAC, OGG, and MP3 (read only).
+"""Read and write audio files: WAV, FLAC, OGG; Opus, MP3, and AIFF (read only).
 
 A waveform is float32 (samples,) in [-1, 1] at 16 kHz. Recordings of any sample rate and any number
 of channels are converted to that. Output files appear atomically and never contain NaN.
 """
 
+import functools
+import io
+import logging
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 
+from keras_speechssm.audio.containers import Part, PartReader, find_parts
 from keras_speechssm.checks import check_finite, validate_waveform
 from keras_speechssm.shapes import SAMPLE_RATE
+
+logger = logging.getLogger(__name__)
 
 OUTPUT_FORMATS = {
     ".wav": ("WAV", "PCM_16"),
@@ -33,6 +41,15 @@ _UNKNOWN_LENGTH = 2**63 - 1
 
 _MAX_CHANNELS = 8
 
+# A mean of channels with less than this part of their power has lost sound: 12 dB.
+_CANCELED = 10**-1.2
+
+# A pipe is read into memory: 2 GiB are 18 hours of 16-bit audio at 16 kHz.
+_MAX_PIPED_BYTES = 2**31
+
+# A header may count a little more than there is: a part of an MP3 frame, the end of a packet.
+_TOLERATED_SECONDS = 0.1
+
 
 def read_audio(
     path: str | Path,
@@ -45,9 +62,15 @@ def read_audio(
     """Read an audio file, or a part of it, as a 16 kHz mono waveform.
 
     Only the requested part is decoded. Channels are averaged, and other sample rates resampled.
+    If averaging loses more than 12 dB because the channels have opposite phases, the loudest
+    channel is used instead.
+
+    A file is read to its end even if its header says less: MP3 without its length, several
+    recordings one after the other in one MP3 or Ogg file, or WAV from a recorder that was killed.
+    A warning is logged if the header and the audio differ.
 
     Args:
-        path: A WAV, FLAC, OGG, or MP3 file.
+        path: A WAV, FLAC, OGG, Opus, MP3, or AIFF file, or a pipe such as `/dev/stdin`.
         start: Seconds from the beginning of the file at which to start.
         duration: Number of seconds to read; fewer if the file ends earlier. Defaults to `None`
             (all).
@@ -93,7 +116,7 @@ def read_speech(
         sample_rate: Sample rate of an array in Hz. Files have their own. Defaults to `16000`.
 
     Returns:
-        float32 (samples,) at 16 kHz; the mean of the channels.
+        float32 (samples,) at 16 kHz; the mean of the channels, as in `read_audio`.
 
     Raises:
         ValueError: The file is not audio, or the array is not a recording, is not finite, is
@@ -108,7 +131,7 @@ def read_speech(
         )
     samples = np.asarray(audio)
     if samples.ndim == 2 and 1 <= samples.shape[1] <= _MAX_CHANNELS < samples.shape[0]:
-        samples = validate_waveform(samples.T).mean(axis=0)
+        samples = _to_mono(validate_waveform(samples.T).T, "audio")
     if samples.ndim != 1:
         raise ValueError(
             f"audio has shape {samples.shape}; expected one recording (samples,), mono, or "
@@ -121,16 +144,19 @@ def read_speech(
 
 
 def read_duration(path: str | Path) -> float:
-    """Read the length of an audio file in seconds from its header.
+    """Return the length of an audio file in seconds, without decoding it.
+
+    The frames of an MP3 and the streams of an Ogg file are counted, because their headers may say
+    less. A damaged file may have less audio than its header says.
 
     Args:
-        path: A WAV, FLAC, OGG, or MP3 file.
+        path: A file that `read_audio` reads.
 
     Raises:
         ValueError: The file is missing, damaged, or not audio.
     """
-    with _open(Path(path)) as file:
-        return file.frames / file.samplerate
+    with _open(Path(path)) as files:
+        return sum(file.frames / file.samplerate for file in files)
 
 
 def write_audio(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
@@ -287,36 +313,101 @@ def check_output_path(path: str | Path) -> tuple[str, str]:
     return OUTPUT_FORMATS[path.suffix.lower()]
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"The audio file {path} {what}; pass the path of an existing file.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"The audio file {path} is empty (0 bytes); pass a recording.")
+@contextmanager
+def _open(path: Path) -> Iterator[list[soundfile.SoundFile]]:
+    """Open a file, as one or several parts that libsndfile reads to their ends."""
+    with ExitStack() as stack:
+        if path.is_fifo() or path.is_socket():
+            with open(path, "rb") as file:
+                content = file.read(_MAX_PIPED_BYTES)
+            if len(content) == _MAX_PIPED_BYTES:
+                raise ValueError(f"The pipe {path} has more than 2 GiB; write it to a file first.")
+            parts, difference = find_parts(content)
+            if difference:
+                logger.warning("%s: %s.", path, difference)
+            sources = [io.BytesIO(content)]
+        else:
+            if not path.is_file():
+                what = "is not a file" if path.exists() else "does not exist"
+                what = "is a folder" if path.is_dir() else what
+                raise ValueError(
+                    f"The audio file {path} {what}; pass the path of an existing file."
+                )
+            content, about = path, path.stat()
+            parts, sources = None, [path]
+            if about.st_size:
+                parts = _find_parts(path, about.st_size, about.st_mtime_ns)
+        if content == b"" or (content is path and not about.st_size):
+            raise ValueError(f"The audio file {path} is empty (0 bytes); pass a recording.")
+        if parts is not None:
+            sources = [stack.enter_context(PartReader(content, part)) for part in parts]
+        try:
+            files = [stack.enter_context(soundfile.SoundFile(source)) for source in sources]
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise ValueError(
+                f"{path} cannot be read as audio ({_short(error)}); expected WAV, FLAC, OGG, Opus, "
+                "MP3 or AIFF. Convert other formats: ffmpeg -i INPUT OUTPUT.flac"
+            ) from error
+        if files[0].frames == _UNKNOWN_LENGTH:  # libsndfile cannot read such a file to its end.
+            raise ValueError(
+                f"{path} has no length in its header; re-encode it: flac -d, then flac."
+            )
+        yield files
+
+
+@functools.lru_cache(maxsize=65_536)
+def _find_parts(path: Path, size: int, changed: int) -> list[Part] | None:
+    """Find the parts of a file once per version of it, and warn once."""
     try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read as audio ({_short(error)}); expected WAV, FLAC, OGG or MP3."
-        ) from error
-    if file.frames == _UNKNOWN_LENGTH:  # libsndfile cannot read such a file to its end.
-        file.close()
-        raise ValueError(f"{path} has no length in its header; re-encode it: flac -d, then flac.")
-    return file
+        parts, difference = find_parts(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({_short(error)}).") from error
+    if difference:
+        logger.warning("%s: %s.", path, difference)
+    return parts
+
+
+@functools.lru_cache(maxsize=65_536)
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def _decode(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
-    with _open(path) as file:
-        rate = file.samplerate
-        first = round(start * rate)
-        count = -1 if duration is None else round(duration * rate)
-        try:
-            file.seek(min(first, file.frames))
-            return file.read(count, dtype="float32", always_2d=True), rate
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise ValueError(
-                f"{path} is damaged ({_short(error)}); pass an intact file."
-            ) from error
+    pieces = []
+    with _open(path) as files:
+        rate, channels = files[0].samplerate, files[0].channels
+        for file in files:
+            wanted = file.frames - min(round(start * file.samplerate), file.frames)
+            if duration is not None:
+                wanted = min(wanted, round(duration * file.samplerate))
+            piece = _read_part(path, file, start, wanted)
+            missing = (wanted - len(piece)) / file.samplerate
+            if missing > _TOLERATED_SECONDS:
+                length = file.frames / file.samplerate
+                _warn_once(f"{path}: its header says {length:.1f} s, but it ends before.")
+            start = max(0.0, start - file.frames / file.samplerate)
+            if duration is not None:
+                duration -= len(piece) / file.samplerate
+            if (file.samplerate, file.channels) != (rate, channels):
+                piece = soxr.resample(_to_mono(piece, path), file.samplerate, rate)[:, None]
+                piece = np.repeat(piece, channels, axis=1)
+            pieces.append(piece)
+            if duration is not None and round(duration * file.samplerate) <= 0:
+                break
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces), rate
+
+
+def _read_part(path: Path, file: soundfile.SoundFile, start: float, count: int) -> np.ndarray:
+    if count == 0:
+        return np.zeros((0, file.channels), "float32")
+    try:
+        first = round(start * file.samplerate)
+        # The first frames of an MP3 after a seek lack bits from the frames before them.
+        lead = min(first, file.samplerate) if file.format == "MP3" else 0
+        file.seek(first - lead)
+        return file.read(lead + count, dtype="float32", always_2d=True)[lead:]
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({_short(error)}); pass an intact file.") from error
 
 
 def _short(error: Exception) -> str:
@@ -324,7 +415,7 @@ def _short(error: Exception) -> str:
 
 
 def to_mono_16khz(samples: np.ndarray, sample_rate: float, name: str = "audio") -> np.ndarray:
-    """Average the channels and resample to 16 kHz.
+    """Average the channels, as `read_audio` does, and resample to 16 kHz.
 
     Args:
         samples: float (samples,) or (samples, channels).
@@ -345,7 +436,22 @@ def to_mono_16khz(samples: np.ndarray, sample_rate: float, name: str = "audio") 
         )
     # Before resampling, which would spread a NaN to its neighbors.
     check_finite(samples, name)
-    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+    mono = samples if samples.ndim == 1 else _to_mono(samples, name)
     if sample_rate != SAMPLE_RATE:
         mono = soxr.resample(mono, sample_rate, SAMPLE_RATE)
     return np.clip(mono, -1.0, 1.0)
+
+
+def _to_mono(samples: np.ndarray, name: str | Path) -> np.ndarray:
+    """Average (samples, channels), or take the loudest channel if the others cancel it."""
+    mono = samples.mean(axis=1)
+    if samples.shape[1] > 1 and len(samples):
+        powers = np.mean(np.square(samples), axis=0)
+        if np.mean(np.square(mono)) < _CANCELED * powers.mean():
+            loudest = int(np.argmax(powers))
+            _warn_once(
+                f"{name}: its channels have opposite phases and cancel; channel {loudest + 1} is "
+                "used alone."
+            )
+            return samples[:, loudest]
+    return mono

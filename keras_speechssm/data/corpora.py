@@ -1,6 +1,6 @@
 """Folders of audio as a corpus: their files, and what is known about their content.
 
-A corpus is any folder tree of audio files. Next to `X.wav` (or .flac, .ogg, .mp3), an
+A corpus is any folder tree of audio files. Next to `X.wav` (or another of `AUDIO_SUFFIXES`), an
 optional `X.json` describes what is spoken where:
 
     {"voice": str, "segments": [{"start": seconds, "end": seconds,
@@ -11,13 +11,20 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+AUDIO_SUFFIXES = tuple(".wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aif .aiff .au".split())
+"""Suffixes of the audio files that are read, in lower case."""
+
+OTHER_SUFFIXES = tuple(
+    ".m4a .m4b .mp4 .aac .wma .webm .mka .mkv .mov .3gp .amr .ac3 .ape .wv .tta .spx .sph".split()
+)
+"""Suffixes of recordings that libsndfile cannot read."""
 
 PHONEMES = tuple(
     "aa ae ah ao aw ax axr ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th "
@@ -55,23 +62,31 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
 
     Returns:
         The paths in sorted order, each once. Hidden files (names that start with a dot, such as
-        unfinished output) are left out.
+        unfinished output) are left out. Recordings in formats that cannot be read are counted in
+        a warning.
 
     Raises:
         ValueError: If a folder does not exist, or nothing is found.
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
-    found = set()
+    found, skipped = set(), set()
     for folder in map(Path, folders):
         if not folder.exists():
             raise ValueError(f"The audio folder {folder} does not exist; give an existing folder.")
-        candidates = [folder] if folder.is_file() else folder.rglob("*")
-        found.update(
-            path
-            for path in candidates
-            if path.suffix.lower() in AUDIO_SUFFIXES
-            and not path.name.startswith(".")
-            and path.is_file()
+        for path in [folder] if folder.is_file() else folder.rglob("*"):
+            suffix = path.suffix.lower()
+            if path.name.startswith(".") or suffix not in (*AUDIO_SUFFIXES, *OTHER_SUFFIXES):
+                continue
+            if path.is_file():
+                (found if suffix in AUDIO_SUFFIXES else skipped).add(path)
+    if skipped:
+        kinds = sorted(Counter(path.suffix.lower() for path in skipped).items())
+        logger.warning(
+            "Skipped %d recordings in formats that cannot be read (%s), the first: %s. Convert "
+            "them: ffmpeg -i INPUT OUTPUT.flac",
+            len(skipped),
+            ", ".join(f"{suffix}: {count}" for suffix, count in kinds),
+            min(skipped),
         )
     if not found:
         names = ", ".join(map(str, folders)) or "an empty list of folders"

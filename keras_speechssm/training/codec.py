@@ -33,6 +33,7 @@ from keras_speechssm.training.config import (
     demo_arguments,
 )
 from keras_speechssm.training.distribution import distributed
+from keras_speechssm.training.speech_crops import draw_readable
 from keras_speechssm.training.trainer import fit_resumable, make_optimizer
 
 PITCH_WEIGHT = 3.0
@@ -182,7 +183,7 @@ class CodecBatches:
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray | dict]:
         rng = np.random.default_rng((self.seed, step))
-        crops = np.stack([self._crop(rng) for _ in range(self.batch_size)])
+        crops = np.stack([draw_readable(lambda: self._crop(rng)) for _ in range(self.batch_size)])
         if self.pitch_hop is None:
             return crops, crops
         pitch = np.stack([measure_pitch(crop, self.pitch_hop) for crop in crops])

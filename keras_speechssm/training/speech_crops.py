@@ -1,15 +1,21 @@
 """Crops of speech with their phonemes, for training the semantic tokenizer."""
 
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from keras_speechssm.audio.io import read_audio, read_duration
 from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def augment(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -38,6 +44,24 @@ def change_speed(waveform: np.ndarray, speed: float) -> np.ndarray:
     length = int(len(waveform) / speed)
     places = np.arange(length) * speed
     return np.interp(places, np.arange(len(waveform)), waveform).astype("float32")
+
+
+def draw_readable(draw: Callable[[], T], attempts: int = 100) -> T:
+    """Call a function that reads a random crop until it meets audio that can be read.
+
+    A damaged recording, or one that is shorter than its header says, then costs a warning and
+    not the training.
+
+    Args:
+        draw: Function that raises `ValueError` if its crop cannot be read.
+        attempts: Calls before the error is raised. Defaults to `100`.
+    """
+    for _ in range(attempts - 1):
+        try:
+            return draw()
+        except ValueError as error:
+            logger.warning("A crop was skipped: %s", error)
+    return draw()
 
 
 @dataclass(frozen=True)
@@ -118,7 +142,7 @@ class CropBatches:
         waveform = np.zeros((size[0], size[1] * SAMPLES_PER_TOKEN), dtype="float32")
         padding_mask, labels = np.zeros(size, dtype=bool), np.zeros((size[0], 2, size[1]), "int32")
         for first in range(0, self.batch_size, self.views):
-            samples, phonemes, spans = self._draw(rng)
+            samples, phonemes, spans = draw_readable(lambda: self._draw(rng))
             rows = slice(first, first + self.views)
             for row in range(first, first + self.views):
                 waveform[row, : len(samples)] = augment(samples, rng) if self.augmented else samples

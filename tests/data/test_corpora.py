@@ -90,3 +90,12 @@ def test_example_recordings_are_attached_or_downloaded_or_the_prompt(tmp_path, m
     assert [path.name for path in example_recordings(tmp_path / "attached")] == ["a.flac"]
     (tmp_path / "attached" / "mine.wav").touch()
     assert [path.name for path in example_recordings(tmp_path / "attached")] == ["mine.wav"]
+
+
+def test_every_suffix_that_is_read_is_found_and_the_others_are_counted(tmp_path, caplog):
+    names = "a.wav b.opus c.aiff d.wave e.w64 f.oga g.AIF h.au i.rf64".split()
+    for name in (*names, "x.m4a", "y.m4a", "z.WMA", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_audio(tmp_path)] == names
+    assert "Skipped 3 recordings" in caplog.text and ".m4a: 2, .wma: 1" in caplog.text
+    assert "x.m4a. Convert them: ffmpeg" in caplog.text
