@@ -328,6 +328,9 @@ def griffin_shapes(config: dict) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+_ROPE_FIELDS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
+
+
 def _config_of_hugging_face(config: dict) -> dict:
     """Arguments of `GriffinBackbone` for a config.json of Hugging Face."""
     needed = "hidden_size num_attention_heads vocab_size num_hidden_layers intermediate_size"
@@ -345,17 +348,28 @@ def _config_of_hugging_face(config: dict) -> dict:
         "hidden_activation": (config.get("hidden_activation"), "gelu_pytorch_tanh"),
         "rms_norm_eps": (config.get("rms_norm_eps", 1e-6), 1e-6),
         "attention_bias": (config.get("attention_bias", False), False),
-        "partial_rotary_factor": (
-            config.get("partial_rotary_factor", rope.get("partial_rotary_factor", 0.5)),
-            0.5,
-        ),
-        "rope_theta": (config.get("rope_theta", rope.get("rope_theta", 10_000.0)), 10_000.0),
+        "partial_rotary_factor": (config.get("partial_rotary_factor", 0.5), 0.5),
+        "rope_theta": (config.get("rope_theta", 10_000.0), 10_000.0),
         "head_dim": (
             config.get("head_dim", config["hidden_size"] // config["num_attention_heads"]),
             config["hidden_size"] // config["num_attention_heads"],
         ),
         "tie_word_embeddings": (config.get("tie_word_embeddings", True), True),
+        "embeddings_scale_by_sqrt_dim": (config.get("embeddings_scale_by_sqrt_dim", True), True),
+        "rope_scaling": (config.get("rope_scaling"), None),
+        "rope_parameters partial_rotary_factor": (rope.get("partial_rotary_factor", 0.5), 0.5),
+        "rope_parameters rope_theta": (rope.get("rope_theta", 10_000.0), 10_000.0),
+        "rope_parameters rope_type": (
+            rope.get("rope_type", rope.get("type", "default")),
+            "default",
+        ),
+        "quantization_config": (config.get("quantization_config"), None),
     }
+    if unknown := sorted(set(rope) - _ROPE_FIELDS):
+        raise ValueError(
+            f"config.json has rope_parameters {', '.join(unknown)}; GriffinBackbone supports "
+            f"{', '.join(sorted(_ROPE_FIELDS))} only."
+        )
     for name, (found, needed) in expected.items():
         if found != needed:
             raise ValueError(
