@@ -378,8 +378,22 @@ def _download(
     except Exception as error:  # Each hub has its own errors, for malformed handles as well.
         raise ValueError(
             f"{prefix}{handle!r}{', which' if prefix else ''} could not be downloaded: "
-            f"{first_line(error)} {advice}"
+            f"{_hub_reason(error)}. {advice}"
         ) from error
+
+
+def _hub_reason(error: Exception) -> str:
+    """What a hub's error means, without the address of each request that failed."""
+    names = {base.__name__ for base in type(error).__mro__}
+    if names & {"ConnectionError", "ConnectError", "LocalEntryNotFoundError"}:
+        return "there is no connection to the hub"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if "GatedRepoError" in names or status == 403:
+        return (
+            "access is refused; accept the license on the page of the model, log in with "
+            "`hf auth login` or `kagglehub.login()`, and try again"
+        )
+    return first_line(error).rstrip(".")
 
 
 def has_weights(cls, preset: str | os.PathLike) -> bool:
@@ -391,7 +405,8 @@ def has_weights(cls, preset: str | os.PathLike) -> bool:
     name = registered_name(folder)
     if "://" in folder or (name and PRESETS[name].get("handle")):
         return True
-    return any(Path(folder).glob("model*.weights.h5"))
+    files = ("model*.weights.h5", "*.safetensors", "pytorch_model.bin")
+    return any(any(Path(folder).glob(name)) for name in files)
 
 
 def stored_dtype(folder: str | os.PathLike) -> str:
@@ -559,7 +574,7 @@ def upload_preset(uri: str, preset: str | os.PathLike, license: str | None = Non
         ) from None
     except Exception as error:  # Each hub has its own errors.
         raise ValueError(
-            f"{os.fspath(preset)!r} could not be uploaded to {uri!r}: {first_line(error)}"
+            f"{os.fspath(preset)!r} could not be uploaded to {uri!r}: {_hub_reason(error)}."
         ) from error
 
 

@@ -344,7 +344,7 @@ def test_offline_a_text_model_is_named_with_what_to_type_instead(monkeypatch, cl
         raise ConnectionError("no network\nmore")
 
     monkeypatch.setattr("kagglehub.model_download", fail)
-    with pytest.raises(ValueError, match="kaggle://.*/2b-it', which could not .* no net") as error:
+    with pytest.raises(ValueError, match="kaggle://.*/2b-it', which could not .* no conn") as error:
         getattr(models, cls).from_preset("speech_ssm_2b")
     for advice in (
         "Preset 'speech_ssm_2b' starts from the weights of the text model ",
@@ -352,7 +352,7 @@ def test_offline_a_text_model_is_named_with_what_to_type_instead(monkeypatch, cl
         "from_preset('speech_ssm_2b', load_weights=False)",
     ):
         assert advice in one_line(error)
-    with pytest.raises(ValueError, match="is downloaded from 'kaggle://.*/2b'.*no net") as error:
+    with pytest.raises(ValueError, match="is downloaded from 'kaggle://.*/2b'.*no conn") as error:
         models.GriffinBackbone.from_preset("recurrent_gemma_2b_en")
     assert "from_preset('hf://google/recurrentgemma-2b')" in one_line(error)
 
