@@ -198,11 +198,14 @@ class SpeechContinuation:
 
     def continue_speech(
         self, prompt, seconds: float, seed: int | None = None, **options
-    ) -> np.ndarray:
-        """Continue a recording. The prompt is not part of the result.
+    ) -> np.ndarray | list[np.ndarray]:
+        """Continue a recording, or several. The prompt is not part of the result.
+
+        `generate` is the same method under KerasHub's name.
 
         Args:
-            prompt: Path of an audio file, or waveform (samples,) or (samples, channels).
+            prompt: Path of an audio file, or waveform (samples,) or (samples, channels). Or a
+                list of them: each is continued as it would be alone, with the same seed.
             seconds: Length of the new speech.
             seed: Non-negative int. The same seed gives the same audio, and a longer continuation
                 starts with the shorter one. Defaults to `None`: drawn from the generator that
@@ -210,7 +213,7 @@ class SpeechContinuation:
             **options: `temperature`, `top_k`, `top_p`, and `sample_rate`; see `stream`.
 
         Returns:
-            float32 (round(seconds * 16000),), in [-1, 1].
+            float32 (round(seconds * 16000),), in [-1, 1]; for a list of prompts, a list of these.
 
         Raises:
             ValueError: `seconds` is not positive or exceeds what the language model can continue,
@@ -218,6 +221,8 @@ class SpeechContinuation:
         """
         if seconds is None:
             raise ValueError("seconds is None; pass a length, or use `stream` for endless speech.")
+        if _is_batch(prompt):
+            return [self.continue_speech(one, seconds, seed, **options) for one in prompt]
         return np.concatenate(list(self.stream(prompt, seed=seed, seconds=seconds, **options)))
 
     generate = continue_speech
@@ -378,6 +383,13 @@ def _check_models_fit(semantic_tokenizer, speech_lm, soundstorm, soundstream) ->
             f"`soundstorm` expects {expected[0]} levels of {expected[1]} codes, but `soundstream` "
             f"has {found[0]} of {found[1]}. Use models trained with the same codec."
         )
+
+
+def _is_batch(prompt) -> bool:
+    """Whether a prompt is a list of paths or waveforms, and not the samples of one."""
+    return isinstance(prompt, list | tuple) and all(
+        isinstance(one, str | os.PathLike) or np.ndim(one) > 0 for one in prompt
+    )
 
 
 def _num_parameters(model) -> str:

@@ -483,6 +483,14 @@ def test_generate_is_continue_speech(tiny, speech_like):
     )
 
 
+def test_a_list_of_prompts_gives_the_audio_of_each(tiny, speech_like):
+    prompts = [speech_like, speech_like[:10_000]]
+    found = tiny.generate(prompts, seconds=0.5, seed=1)
+    assert isinstance(found, list)
+    for waveform, prompt in zip(found, prompts, strict=True):
+        np.testing.assert_array_equal(waveform, tiny.generate(prompt, seconds=0.5, seed=1))
+
+
 def test_stereo_arrays_and_other_rates_are_converted_as_files_are(tiny, tmp_path):
     rng = np.random.default_rng(0)
     stereo = (0.1 * rng.standard_normal((24_000, 2))).astype("float32")

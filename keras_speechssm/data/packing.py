@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 
 
@@ -55,16 +56,11 @@ def _best_fit(indices: np.ndarray, lengths: np.ndarray, capacity: int) -> list[l
 class PackedSequences:
     """Rows of packed sequences with reset masks: `len(rows)`, `rows[index]`.
 
-    It is a data source for Grain, and for a plain `fit`:
+    `dataset` gives batches for `fit`. The rows are also a data source for Grain:
+    `grain.MapDataset.source(rows).shuffle(seed=0).batch(8)`.
 
-    ```python
-    rows = PackedSequences.from_store(TokenStore("store"), sequence_length=5760)
-    dataset = grain.MapDataset.source(rows).shuffle(seed=0).repeat().batch(8)
-    model.fit(dataset, steps_per_epoch=100, shuffle=False)
-    ```
-
-    The weights of a row are 0 and 1. Those of `batch` and `batches` are 1 on average, so that
-    the loss is a mean over the predicted tokens; through Grain the sum is divided by all
+    The weights of a row are 0 and 1. Those of `batch`, `batches` and `dataset` are 1 on average,
+    so that the loss is a mean over the predicted tokens; through Grain the sum is divided by all
     positions, padding included, which gives slightly less.
 
     Args:
@@ -73,9 +69,24 @@ class PackedSequences:
         read: Function from a sequence's index to its tokens, int (time,).
         sequence_length: Number of tokens of a row.
         seed: Seed of the packing and of the order of the rows.
+        pack: Whether a row may hold several sequences. If `False`, each row holds one, with a
+            `padding_mask` instead of the `reset_mask`. Defaults to `True`.
 
     Raises:
         ValueError: If there are no tokens.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_speechssm.data import PackedSequences
+    from keras_speechssm.models import GriffinBackbone, SpeechSSM
+
+    sequences = [np.arange(9) % 8, np.arange(5), np.arange(30) % 8]
+    rows = PackedSequences.from_arrays(sequences, sequence_length=16)
+    model = SpeechSSM(GriffinBackbone(8, 3, 8, 16, 2, use_rotary=False))
+    model.fit(rows.dataset(batch_size=2), epochs=2, verbose=0)
+    ```
     """
 
     def __init__(
@@ -84,6 +95,7 @@ class PackedSequences:
         read: Callable[[int], np.ndarray],
         sequence_length: int,
         seed: int = 0,
+        pack: bool = True,
     ):
         if sequence_length < 2:
             raise ValueError(f"sequence_length is {sequence_length}; expected at least 2.")
@@ -99,13 +111,29 @@ class PackedSequences:
         if not self.pieces:
             raise ValueError("There are no sequences of at least two tokens to train on.")
         piece_lengths = [stop - start for _, start, stop in self.pieces]
-        self.rows = pack_rows(piece_lengths, sequence_length, seed)
+        self.pack = pack
+        if pack:
+            self.rows = pack_rows(piece_lengths, sequence_length, seed)
+        else:
+            self.rows = [[number] for number in range(len(self.pieces))]
         self._orders: dict[int, np.ndarray] = {}
 
     @classmethod
     def from_store(cls, store, sequence_length: int, seed: int = 0) -> "PackedSequences":
         """Return rows of a `TokenStore`, which are read on demand."""
         return cls(store.lengths, lambda index: store[index].tokens, sequence_length, seed)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        sequences: Sequence[np.ndarray],
+        sequence_length: int,
+        seed: int = 0,
+        pack: bool = True,
+    ) -> "PackedSequences":
+        """Return rows of token arrays (time,) of any lengths; see the class."""
+        lengths = [len(tokens) for tokens in sequences]
+        return cls(lengths, sequences.__getitem__, sequence_length, seed, pack)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,8 +142,9 @@ class PackedSequences:
         """Return one row in the form that `fit` takes.
 
         Returns:
-            Inputs (`token_ids` int32 and `reset_mask` bool, (sequence_length,)), targets
-            int32, and weights float32: 1 where the target is the same sequence's next token.
+            Inputs (`token_ids` int32 and `reset_mask` or `padding_mask` bool,
+            (sequence_length,)), targets int32, and weights float32: 1 where the target is the
+            same sequence's next token.
         """
         tokens = np.zeros(self.sequence_length, "int32")
         targets, weights = np.zeros_like(tokens), np.zeros(self.sequence_length, "float32")
@@ -134,6 +163,9 @@ class PackedSequences:
             weights[position : end - 1] = 1.0
             starts[position] = True
             position = end
+        if not self.pack:
+            mask = np.arange(self.sequence_length) < position
+            return {"token_ids": tokens, "padding_mask": mask}, targets, weights
         # Padding at the end of a row is a separate document with zero weight.
         starts[position : position + 1] = True
         return {"token_ids": tokens, "reset_mask": starts}, targets, weights
@@ -163,24 +195,41 @@ class PackedSequences:
         Raises:
             ValueError: If the batch cannot be split among the processes.
         """
-        if batch_size % num_processes or not 0 <= process < num_processes:
-            raise ValueError(
-                f"{batch_size} rows cannot be split: process {process} of {num_processes}."
-            )
-        rows_per_process = batch_size // num_processes
+        rows_per_process = _split_batch(batch_size, process, num_processes)
 
         def make_batch(step: int) -> tuple:
             start = step * batch_size + process * rows_per_process
             numbers = []
             for place in range(start, start + rows_per_process):
                 epoch, position = divmod(place, len(self))
-                if epoch not in self._orders:
-                    rng = np.random.default_rng((self.seed, epoch))
-                    self._orders = {epoch: rng.permutation(len(self))}
-                numbers.append(int(self._orders[epoch][position]))
+                numbers.append(int(self._order(epoch)[position]))
             return self.batch(numbers)
 
         return make_batch
+
+    def dataset(
+        self, batch_size: int, shuffle: bool = True, process: int = 0, num_processes: int = 1
+    ) -> "PackedDataset":
+        """Return all rows in batches, for `fit` and `evaluate`.
+
+        Args:
+            batch_size: Number of rows of a batch. The last batch of an epoch may be smaller.
+            shuffle: Whether the order changes with each epoch. Defaults to `True`.
+            process: Index of this process among the hosts that split each batch. Defaults to `0`.
+            num_processes: Number of processes; a divisor of `batch_size`. With several, rows that
+                do not fill a batch are left out of the epoch. Defaults to `1`.
+
+        Raises:
+            ValueError: If the batch cannot be split among the processes, or there are fewer rows
+                than several processes need.
+        """
+        return PackedDataset(self, batch_size, shuffle, process, num_processes)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            rng = np.random.default_rng((self.seed, epoch))
+            self._orders = {epoch: rng.permutation(len(self))}
+        return self._orders[epoch]
 
     def held_out_batches(self, batch_size: int, max_batches: int) -> list[tuple]:
         """Return the same batches every time, for validation; full ones if there are any."""
@@ -190,3 +239,64 @@ class PackedSequences:
             self.batch(range(start, min(start + batch_size, wanted)))
             for start in range(0, wanted, batch_size)
         ]
+
+
+class PackedDataset(keras.utils.PyDataset):
+    """The rows of a `PackedSequences` in batches; see `PackedSequences.dataset`.
+
+    Args:
+        rows: A `PackedSequences`.
+        batch_size: Number of rows of a batch.
+        shuffle: Whether the order changes with each epoch. Defaults to `True`.
+        process: Index of this process. Defaults to `0`.
+        num_processes: Number of processes. Defaults to `1`.
+        **kwargs: Arguments of `keras.utils.PyDataset`, such as `workers`.
+    """
+
+    def __init__(
+        self,
+        rows: PackedSequences,
+        batch_size: int,
+        shuffle: bool = True,
+        process: int = 0,
+        num_processes: int = 1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+        if num_processes > 1 and len(rows) < batch_size:
+            raise ValueError(f"{len(rows)} rows do not fill a batch of {batch_size} rows.")
+        self.rows = rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.process = process
+        self.num_processes = num_processes
+        self._rows_per_process = _split_batch(batch_size, process, num_processes)
+        self._epoch = 0
+        self._numbers = self._read_order()
+
+    def _read_order(self) -> np.ndarray:
+        return self.rows._order(self._epoch) if self.shuffle else np.arange(len(self.rows))
+
+    def __len__(self) -> int:
+        if self.num_processes > 1:
+            return len(self.rows) // self.batch_size
+        return -(-len(self.rows) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[dict, np.ndarray, np.ndarray]:
+        start = index * self.batch_size + self.process * self._rows_per_process
+        return self.rows.batch(self._numbers[start : start + self._rows_per_process])
+
+    def on_epoch_end(self) -> None:
+        self._epoch += 1
+        self._numbers = self._read_order()
+
+
+def _split_batch(batch_size: int, process: int, num_processes: int) -> int:
+    """Returns the number of rows per process."""
+    if batch_size % num_processes or not 0 <= process < num_processes:
+        raise ValueError(
+            f"{batch_size} rows cannot be split: process {process} of {num_processes}."
+        )
+    return batch_size // num_processes

@@ -7,6 +7,7 @@ from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.models.soundstream.soundstream import SoundStream
 from keras_speechssm.models.soundstream.source_filter_soundstream import SourceFilterSoundStream
 from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
+from keras_speechssm.models.speech_ssm.speech_ssm_preprocessor import SpeechSSMPreprocessor
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "SoundStream",
     "SourceFilterSoundStream",
     "SpeechSSM",
+    "SpeechSSMPreprocessor",
     "SpeechTransformer",
 ]

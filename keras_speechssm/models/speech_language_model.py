@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import operator
+import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from keras import ops
 from keras_speechssm.checks import token_array
 from keras_speechssm.compilation import CompiledFunctions
 from keras_speechssm.config import draw_seed
+from keras_speechssm.data.packing import PackedDataset
 from keras_speechssm.models.generation import (
     BLOCK_SIZE,
     GenerationState,
@@ -24,6 +26,13 @@ from keras_speechssm.models.generation import (
     make_score_chunk,
 )
 from keras_speechssm.models.optional_inputs import OptionalInputs
+from keras_speechssm.models.speech_ssm.speech_ssm_preprocessor import (
+    SpeechSSMPreprocessor,
+    TargetsDataset,
+    add_targets,
+    is_in_memory,
+    needs_preprocessing,
+)
 
 
 class Prompts(NamedTuple):
@@ -188,6 +197,7 @@ class SpeechLanguageModel(OptionalInputs):
     """
 
     _sampler: Sampling | None = None
+    _packs_sequences = True
 
     def advance(self, token_ids, state, padding_mask=None):
         """Processes the next chunk of a sequence, of any length.
@@ -222,7 +232,8 @@ class SpeechLanguageModel(OptionalInputs):
         used; without one, tokens are sampled at temperature 1.
 
         Args:
-            token_ids: int (batch, time) or (time,), the prompts.
+            token_ids: int (batch, time) or (time,), the prompts; or a list of prompts of any
+                lengths, or recordings (paths or waveforms) that the preprocessor tokenizes.
             num_tokens: Number of new tokens per prompt.
             temperature: At least 0; 0 takes the most likely token each time. Defaults to `1.0`.
             top_k: Samples from the k most likely tokens. Defaults to `None`: from all.
@@ -245,7 +256,7 @@ class SpeechLanguageModel(OptionalInputs):
             ValueError: If an argument is out of range, or neither or both of `num_tokens` and
                 `max_length` are given.
         """
-        prompts = read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
+        prompts = self._read_prompts(token_ids, padding_mask)
         if (num_tokens is None) == (max_length is None):
             raise ValueError("generate takes either num_tokens or max_length; give one of them.")
         if max_length is not None:
@@ -307,7 +318,7 @@ class SpeechLanguageModel(OptionalInputs):
             raise ValueError("stream takes either token_ids or state; give one of them.")
         batched = True
         if state is None:
-            prompts = read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
+            prompts = self._read_prompts(token_ids, padding_mask)
             batched, state = prompts.batched, self._start(prompts, seed)
         else:
             state = copy_generation_state(state)
@@ -333,8 +344,17 @@ class SpeechLanguageModel(OptionalInputs):
             seed: See `generate`.
             padding_mask: See `generate`.
         """
-        prompts = read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
+        prompts = self._read_prompts(token_ids, padding_mask)
         return self._start(prompts, seed)
+
+    def _read_prompts(self, token_ids, padding_mask) -> Prompts:
+        preprocessor = self.preprocessor
+        if isinstance(preprocessor, SpeechSSMPreprocessor) and needs_preprocessing(token_ids):
+            if padding_mask is not None:
+                raise ValueError("A padding_mask is for arrays of tokens; expected none.")
+            prompts = preprocessor.generate_preprocess(token_ids)
+            token_ids, padding_mask = prompts["token_ids"], prompts["padding_mask"]
+        return read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
 
     def _start(self, prompts: Prompts, seed: int | None) -> GenerationState:
         seed = draw_seed() if seed is None else read_seed(seed)
@@ -430,7 +450,7 @@ class SpeechLanguageModel(OptionalInputs):
         Returns:
             float32 of the shape of `token_ids`.
         """
-        prompts = read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
+        prompts = self._read_prompts(token_ids, padding_mask)
         # Each token needs the real token before it: real tokens first, padding after them.
         tokens, mask = align(prompts.token_ids, prompts.mask, "left", BLOCK_SIZE, extra=1)
         state = self.initial_state(tokens.shape[0])
@@ -494,26 +514,180 @@ class SpeechLanguageModel(OptionalInputs):
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy()]
         super().compile(optimizer=optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)
 
-    # KerasHub's tasks turn the data into a grain or tf.data pipeline. Those need not be installed
-    # and do not take a PyDataset, and without a preprocessor there is nothing to map.
-    def fit(self, x=None, y=None, *args, **kwargs):
-        if self.preprocessor is None and y is None and _is_array(x):
-            raise ValueError(
-                "fit got token ids without targets; pass x=tokens[:, :-1] and y=tokens[:, 1:], or "
-                "a dataset of (inputs, targets, weights)."
+    def get_compile_config(self) -> dict:
+        config = super().get_compile_config()
+        if config:
+            config["sampler"] = self._sampler and dataclasses.asdict(self._sampler)
+            config["optimizer_built"] = self.optimizer is not None and self.optimizer.built
+        return config
+
+    def compile_from_config(self, config: dict) -> None:
+        config = dict(config)
+        sampler, built = config.pop("sampler", None), config.pop("optimizer_built", False)
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self._sampler = None if sampler is None else Sampling(**sampler)
+        # Keras loads the optimizer's variables next, and refuses a different number of them.
+        if built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        sample_weight=None,
+        validation_split: float = 0.0,
+        validation_data=None,
+        shuffle: bool | None = None,
+        **kwargs,
+    ) -> keras.callbacks.History:
+        """Trains the model.
+
+        The `preprocessor` packs inputs without targets into rows. With targets, the data go to
+        Keras as they are.
+
+        Args:
+            x: Semantic tokens int (batch, time), a list of int (time,) of any lengths, or what
+                else the preprocessor takes, such as paths of audio files. Or a dataset
+                (`keras.utils.PyDataset`, `tf.data`, Grain, generator) of tokens int (batch, time)
+                or of `(inputs, targets[, weights])`.
+            y: Targets, int (batch, time). Defaults to `None`: the next tokens.
+            batch_size: Number of rows of a batch. Defaults to `32`; a dataset has its own.
+            epochs: Number of epochs. Defaults to `1`.
+            sample_weight: Weights of the targets. Defaults to `None`.
+            validation_split: Fraction of the sequences, the last ones, to validate on. Defaults
+                to `0.0`.
+            validation_data: Like `x`, or a tuple `(x, y[, sample_weight])`. Defaults to `None`.
+            shuffle: Whether rows, or the batches of a `PyDataset`, are shuffled before each epoch.
+                Defaults to `None`: yes. Other datasets shuffle themselves.
+            **kwargs: Further arguments of `keras.Model.fit`, such as `callbacks`.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: If there are no sequences of at least two tokens, or too few to split.
+        """
+        if shuffle is None:  # Keras warns if it is `True` for other datasets
+            shuffle = is_in_memory(x) or isinstance(x, keras.utils.PyDataset)
+        if self._has_other_preprocessor():
+            data = {"sample_weight": sample_weight, "validation_data": validation_data}
+            split = {"validation_split": validation_split} if validation_split else {}
+            return super().fit(
+                x,
+                y,
+                batch_size=batch_size,
+                epochs=epochs,
+                shuffle=shuffle,
+                **data,
+                **split,
+                **kwargs,
             )
-        return self._trainer("fit")(x, y, *args, **kwargs)
+        if y is None and is_in_memory(x):
+            sequences = self._require_preprocessor().read_sequences(_as_list(x))
+            if validation_split:
+                sequences, validation_data = _split(sequences, validation_split)
+            x = self._make_dataset(sequences, batch_size, shuffle)
+            shuffle, validation_split = False, 0.0  # the dataset shuffles the rows
+        elif y is None:
+            x = self._map_dataset(x)
+        if validation_data is not None and not isinstance(validation_data, tuple):
+            if is_in_memory(validation_data):
+                validation_data = self._make_dataset(validation_data, batch_size, shuffle=False)
+            else:
+                validation_data = self._map_dataset(validation_data)
+        if isinstance(x, PackedDataset):
+            batch_size = None  # the dataset has it
+        return keras.Model.fit(
+            self,
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            sample_weight=sample_weight,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            **kwargs,
+        )
 
-    def evaluate(self, *args, **kwargs):
-        return self._trainer("evaluate")(*args, **kwargs)
+    def evaluate(self, x=None, y=None, batch_size: int | None = None, **kwargs):
+        """Returns the loss and metrics of data in any of the forms that `fit` takes.
 
-    def predict(self, *args, **kwargs):
-        return self._trainer("predict")(*args, **kwargs)
+        Args:
+            x: See `fit`.
+            y: See `fit`.
+            batch_size: See `fit`.
+            **kwargs: Further arguments of `keras.Model.evaluate`.
+        """
+        if self._has_other_preprocessor():
+            return super().evaluate(x, y, batch_size=batch_size, **kwargs)
+        if y is None and is_in_memory(x):
+            x, batch_size = self._make_dataset(_as_list(x), batch_size, shuffle=False), None
+        elif y is None:
+            x = self._map_dataset(x)
+        return keras.Model.evaluate(self, x, y, batch_size=batch_size, **kwargs)
 
-    def _trainer(self, name):
+    def predict(self, x, *args, **kwargs):
+        """Returns logits float32 (batch, time, vocabulary); see `keras.Model.predict`.
+
+        Args:
+            x: Inputs of the model, or a dataset of them. They are not packed.
+            *args: Further arguments of `keras.Model.predict`.
+            **kwargs: Further arguments of `keras.Model.predict`.
+        """
+        if self._has_other_preprocessor():
+            return super().predict(x, *args, **kwargs)
+        return keras.Model.predict(self, x, *args, **kwargs)
+
+    def _set_preprocessor(self, preprocessor) -> None:
+        """Sets the preprocessor; `None` gives one for tokens."""
+        if preprocessor is None:
+            preprocessor = SpeechSSMPreprocessor(pack=self._packs_sequences)
+        self.preprocessor = preprocessor
+
+    @classmethod
+    def load_preprocessor(cls, preset: str) -> SpeechSSMPreprocessor:
+        """Returns the preprocessor of a preset; that of a pipeline has a tokenizer.
+
+        Args:
+            preset: Name, folder or handle.
+        """
+        changes = {} if cls._packs_sequences else {"pack": False}
+        return SpeechSSMPreprocessor.from_preset(preset, **changes)
+
+    def _has_other_preprocessor(self) -> bool:
+        return not isinstance(self.preprocessor, SpeechSSMPreprocessor | None)
+
+    def _require_preprocessor(self) -> SpeechSSMPreprocessor:
         if self.preprocessor is None:
-            return getattr(keras.Model, name).__get__(self)
-        return getattr(super(), name)
+            raise ValueError(
+                "The model has no preprocessor to make targets; pass x=tokens[:, :-1] and "
+                "y=tokens[:, 1:], or set model.preprocessor."
+            )
+        return self.preprocessor
+
+    def _make_dataset(self, x, batch_size: int | None, shuffle: bool):
+        preprocessor = self._require_preprocessor()
+        sequences = preprocessor.read_sequences(_as_list(x))
+        for sequence in sequences:
+            token_array(sequence, vocabulary_size=self.backbone.vocabulary_size, allow_empty=True)
+        rows = preprocessor.pack_sequences(sequences, seed=draw_seed() if shuffle else 0)
+        return rows.dataset(batch_size or 32, shuffle=shuffle)
+
+    def _map_dataset(self, x):
+        """Adds targets to the batches of a dataset that have none."""
+        if self.preprocessor is None or x is None:
+            return x
+        if isinstance(x, keras.utils.PyDataset):
+            return TargetsDataset(x)
+        if isinstance(x, types.GeneratorType):
+            return (add_targets(batch) for batch in x)
+        if hasattr(x, "element_spec") and isinstance(x.element_spec, tuple):
+            return x  # tf.data of inputs and targets
+        return x.map(add_targets) if hasattr(x, "map") else x
 
     def get_config(self) -> dict:
         preprocessor = self.preprocessor
@@ -534,6 +708,18 @@ class SpeechLanguageModel(OptionalInputs):
         return functions.get(key, make_function, donated)
 
 
-def _is_array(x: Any) -> bool:
-    values = list(x.values()) if isinstance(x, dict) else [x]
-    return bool(values) and all(isinstance(v, list) or hasattr(v, "shape") for v in values)
+def _as_list(x: Any) -> Any:
+    return list(x) if isinstance(x, tuple) else x
+
+
+def _split(sequences: list, fraction: float) -> tuple[list, list]:
+    """Splits off the last sequences, as Keras does with rows."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation_split is {fraction}; expected a number from 0 to 1.")
+    first = round(len(sequences) * (1 - fraction))
+    if not 0 < first < len(sequences):
+        raise ValueError(
+            f"validation_split={fraction} of {len(sequences)} sequences leaves none to train or to "
+            "validate on. Pass more sequences, or validation_data."
+        )
+    return sequences[:first], sequences[first:]

@@ -108,6 +108,46 @@ def test_held_out_batches_are_whole_and_the_same_every_time():
     assert [len(batch[1]) for batch in rows.held_out_batches(16, 2)] == [11]
 
 
+def test_a_dataset_has_every_row_once_per_epoch():
+    rows = packed([np.full(10, number) for number in range(23)], 10)
+    dataset = rows.dataset(6)
+    epochs = []
+    for _ in range(2):
+        assert [len(dataset[n][1]) for n in range(len(dataset))] == [6, 6, 6, 5]
+        epochs.append([int(row[0]) for n in range(4) for row in dataset[n][0]["token_ids"]])
+        dataset.on_epoch_end()
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(23))
+    assert epochs[0] != epochs[1]
+    plain = rows.dataset(6, shuffle=False)
+    np.testing.assert_array_equal(plain[3][1], rows.batch(range(18, 23))[1])
+
+
+def test_processes_share_the_batches_of_a_dataset():
+    rows = packed([np.full(10, number) for number in range(23)], 10)
+    whole = rows.dataset(6)[2][1]
+    parts = [rows.dataset(6, process=process, num_processes=3) for process in range(3)]
+    np.testing.assert_array_equal(np.concatenate([part[2][1] for part in parts]), whole)
+    assert [len(part) for part in parts] == [3, 3, 3]  # the last 5 rows do not fill a batch
+    with pytest.raises(ValueError, match="6 rows cannot be split"):
+        rows.dataset(6, process=0, num_processes=4)
+    with pytest.raises(ValueError, match="23 rows do not fill a batch of 24"):
+        rows.dataset(24, process=0, num_processes=3)
+
+
+def test_without_packing_each_row_has_one_sequence():
+    sequences = [np.arange(1, 4), np.arange(5, 12)]
+    rows = PackedSequences.from_arrays(sequences, 5, pack=False)
+    found = [
+        (row["token_ids"].tolist(), row["padding_mask"].sum(), w.sum())
+        for row, _, w in map(rows.__getitem__, range(len(rows)))
+    ]
+    assert found == [
+        ([1, 2, 3, 0, 0], 3, 2),
+        ([5, 6, 7, 8, 9], 5, 4),
+        ([10, 11, 0, 0, 0], 2, 1),
+    ]
+
+
 def test_a_plain_fit_takes_them_through_grain():
     grain = pytest.importorskip("grain")
     rows = packed([np.arange(20) % 7] * 9, 10)

@@ -164,7 +164,11 @@ def test_keras_seed_decides_where_none_is_given(model):
     assert not np.array_equal(first, second)
 
 
-def test_fit_without_targets_says_what_to_pass(model):
-    for x in (np.array([[1, 2, 3]]), {"token_ids": np.array([[1, 2, 3]])}):
-        with pytest.raises(ValueError, match=r"y=tokens\[:, 1:\]"):
-            model.fit(x)
+def test_fit_without_targets_or_preprocessor_says_what_to_pass(model):
+    preprocessor, model.preprocessor = model.preprocessor, None
+    try:
+        for x in (np.array([[1, 2, 3]]), {"token_ids": np.array([[1, 2, 3]])}):
+            with pytest.raises(ValueError, match=r"y=tokens\[:, 1:\]"):
+                model.fit(x)
+    finally:
+        model.preprocessor = preprocessor

@@ -96,7 +96,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tokens, tmp_path):
 
 
 HOST = """
-import itertools, sys
+import sys
 import jax, keras, numpy as np
 
 process, num_processes, address = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -104,17 +104,17 @@ if num_processes > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     keras.distribution.initialize(address, num_processes, process)
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-from keras_speechssm.data.packing import PackedSequences
+from keras_speechssm.data import PackedSequences
 from keras_speechssm.models import GriffinBackbone, SpeechSSM
 
 keras.utils.set_random_seed(0)
 streams = [(np.arange(80) + number) % 8 for number in range(4)]
-share = PackedSequences([80] * 4, streams.__getitem__, 16).batches(8, process, num_processes)
+rows = PackedSequences.from_arrays(streams, 16)
+dataset = rows.dataset(8, process=process, num_processes=num_processes)
 config = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
 model = SpeechSSM(GriffinBackbone(vocabulary_size=8, **config))
 model.compile(keras.optimizers.Adam(1e-2), weighted_metrics=[])
-batches = (share(step) for step in itertools.count())
-history = model.fit(batches, steps_per_epoch=5, epochs=3, shuffle=False, verbose=0).history
+history = model.fit(dataset, epochs=3, shuffle=False, verbose=0).history
 print(*history["loss"])
 """
 

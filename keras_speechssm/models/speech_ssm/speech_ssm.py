@@ -26,8 +26,9 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
 
     Args:
         backbone: A `GriffinBackbone`. The paper's has `use_rotary=False`.
-        preprocessor: A layer or function that `fit`, `evaluate` and `predict` apply to their
-            inputs. Presets leave out a function. Defaults to `None`.
+        preprocessor: A `SpeechSSMPreprocessor`, or another layer or function that `fit`,
+            `evaluate` and `predict` apply to their inputs (presets leave out a function).
+            Defaults to `None`: a `SpeechSSMPreprocessor` without a tokenizer.
 
     Examples:
 
@@ -71,12 +72,18 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
     def __init__(self, backbone: GriffinBackbone, preprocessor=None, **kwargs):
         # === Layers ===
         self.backbone = backbone
-        self.preprocessor = preprocessor
+        self._set_preprocessor(preprocessor)
 
         # === Functional Model ===
         inputs = backbone.input
         logits = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=logits, **kwargs)
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
+        if kwargs.get("preprocessor") is None:
+            kwargs["preprocessor"] = cls.load_preprocessor(preset)
+        return super().from_preset(preset, load_weights, **kwargs)
 
     @classmethod
     def from_text_preset(

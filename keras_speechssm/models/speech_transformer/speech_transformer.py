@@ -37,8 +37,9 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
             `from_preset`.
         max_length: Most tokens of a sequence, prompt and continuation together. Defaults to
             `2048`.
-        preprocessor: A layer or function that `fit`, `evaluate` and `predict` apply to their
-            inputs. Presets leave out a function. Defaults to `None`.
+        preprocessor: A `SpeechSSMPreprocessor`, or another layer or function that `fit`,
+            `evaluate` and `predict` apply to their inputs (presets leave out a function).
+            Defaults to `None`: a `SpeechSSMPreprocessor` without a tokenizer.
 
     Example:
 
@@ -59,6 +60,7 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
     preset_part = "speech_lm"
     supports_quantization = True
     backbone_cls = keras_hub.models.GemmaBackbone
+    _packs_sequences = False  # it has no reset_mask
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
     ):
         # === Layers ===
         self.backbone = backbone
-        self.preprocessor = preprocessor
+        self._set_preprocessor(preprocessor)
 
         # === Functional Model ===
         inputs = backbone.input
@@ -78,6 +80,12 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
 
         # === Config ===
         self.max_length = max_length
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
+        if kwargs.get("preprocessor") is None:
+            kwargs["preprocessor"] = cls.load_preprocessor(preset)
+        return super().from_preset(preset, load_weights, **kwargs)
 
     @classmethod
     def from_text_preset(

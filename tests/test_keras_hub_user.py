@@ -1,0 +1,207 @@
+"""What a KerasHub user types first works: the blocks of the guide, and the forms of `fit`."""
+
+import re
+from pathlib import Path
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+from tiny_models import shared_tiny_preset
+
+from keras_speechssm.audio.io import read_audio
+from keras_speechssm.models import (
+    GriffinBackbone,
+    SoundStorm,
+    SpeechSSM,
+    SpeechSSMPreprocessor,
+    SpeechTransformer,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = ROOT / "docs" / "guides" / "keras_hub.md"
+VOCABULARY = 12
+
+
+def make_model(**options) -> SpeechSSM:
+    keras.utils.set_random_seed(0)
+    sizes = {"attention_window": 8, "use_rotary": False, "block_pattern": ("recurrent",)}
+    model = SpeechSSM(GriffinBackbone(VOCABULARY, 1, 8, 8, 1, **sizes, **options))
+    model.compile(optimizer=keras.optimizers.SGD(0.1), weighted_metrics=[])
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(0).integers(0, VOCABULARY, (8, 12)).astype("int32")
+
+
+def test_the_guide_runs(tmp_path, monkeypatch):
+    preset = shared_tiny_preset()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "prompt.flac").symlink_to(ROOT / "examples" / "prompt.flac")
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    names = {}
+    for block in blocks:
+        code = block.replace('"speech_ssm_demo_en"', repr(preset))
+        exec(compile(code, GUIDE.name, "exec"), names)
+    assert "speech_ssm_2b" in SpeechSSM.presets
+    assert isinstance(names["model"].preprocessor, SpeechSSMPreprocessor)
+    assert names["model"].preprocessor.tokenizer is not None
+    assert names["new_tokens"].shape == (2, 10)
+    assert np.isfinite(names["history"].history["val_loss"]).all()
+    assert len(names["history"].history["loss"]) == 2
+    best = keras.saving.load_model("best.keras")
+    found, expected = (m.preprocessor.tokenizer.codebook for m in (best, names["model"]))
+    np.testing.assert_array_equal(found, expected)  # the trained tokenizer, not a new one
+    for waveform in names["waveforms"]:
+        np.testing.assert_array_equal(waveform, names["waveform"])
+
+
+def losses(x, **options):
+    model = make_model()
+    return model.fit(x, epochs=2, shuffle=False, verbose=0, **options).history["loss"]
+
+
+def test_every_form_of_data_gives_the_same_losses(tokens):
+    expected = losses(tokens[:, :-1], y=tokens[:, 1:], batch_size=4)
+    batches = [tokens[:4], tokens[4:]]
+
+    class Dataset(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return batches[index]
+
+    assert losses(Dataset()) == pytest.approx(expected, rel=1e-5)
+    endless = (batches[n % 2] for n in range(4))
+    assert losses(endless, steps_per_epoch=2) == pytest.approx(expected, rel=1e-5)
+    # Packing changes the order of the rows, and each has one position more, without a target.
+    expected = losses(tokens[:, :-1], y=tokens[:, 1:], batch_size=8)
+    assert losses(tokens, batch_size=8) == pytest.approx(expected, rel=1e-5)
+    assert losses([list(row) for row in tokens], batch_size=8) == pytest.approx(expected, rel=1e-5)
+
+
+def test_tf_data_and_grain_of_tokens(tokens):
+    expected = losses(tokens[:, :-1], y=tokens[:, 1:], batch_size=4)
+    tf = pytest.importorskip("tensorflow")
+    dataset = tf.data.Dataset.from_tensor_slices(tokens).batch(4)
+    assert losses(dataset) == pytest.approx(expected, rel=1e-5)
+    mapped = dataset.map(SpeechSSMPreprocessor())
+    assert losses(mapped) == pytest.approx(expected, rel=1e-5)
+    x, y, weights = next(
+        iter(
+            tf.data.Dataset.from_tensors(tf.ragged.constant([[1, 2, 3], [4, 5]])).map(
+                SpeechSSMPreprocessor()
+            )
+        )
+    )
+    assert x["token_ids"].numpy().tolist() == [[1, 2], [4, 5]]
+    assert y.numpy().tolist() == [[2, 3], [5, 0]]
+    assert weights.numpy().tolist() == [[True, True], [True, False]]
+    grain = pytest.importorskip("grain")
+    dataset = grain.MapDataset.source(tokens).batch(4).repeat()  # Keras does not know its length
+    assert losses(dataset, steps_per_epoch=2) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_are_shuffled_as_the_seed_of_keras_says(tokens):
+    def fit():
+        model = make_model()
+        return model.fit(tokens, batch_size=4, epochs=2, verbose=0).history["loss"]
+
+    first = fit()
+    assert fit() == first
+    assert losses(tokens, batch_size=4) != pytest.approx(first, rel=1e-6)
+
+
+def test_validation_split_takes_the_last_sequences(tokens):
+    split = losses(tokens, batch_size=4, validation_split=0.5)
+    assert split == losses(tokens[:4], batch_size=4, validation_data=tokens[4:])
+    with pytest.raises(ValueError, match="leaves none to train or to validate on"):
+        make_model().fit(tokens[:1], validation_split=0.5)
+
+
+def test_mistakes_get_one_clear_line(model, tokens):
+    for x, message in (
+        (tokens + VOCABULARY, f"a vocabulary of {VOCABULARY}"),
+        ([], "no sequences of at least two tokens"),
+        (["speech.wav"], "got audio but has no tokenizer"),
+        ([np.zeros(16000, "float32")], "got audio but has no tokenizer"),
+        ({"token_ids": tokens, "reset_mask": tokens > 0}, r"'reset_mask'\] need targets"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            model.fit(x, verbose=0)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="got audio but has no tokenizer"):
+        model.generate(np.zeros(16000, "float32"), num_tokens=3)
+    with pytest.raises(ValueError, match="Batch the dataset"):
+        model.fit((row for row in tokens), verbose=0)
+
+
+def test_evaluate_takes_what_fit_takes(model, tokens):
+    expected = model.evaluate(tokens[:, :-1], tokens[:, 1:], batch_size=4, verbose=0)
+    assert model.evaluate(tokens, batch_size=4, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_prompts_of_any_lengths(model):
+    prompts = [[1, 2, 3, 4, 5], np.array([6, 7])]
+    both = model.generate(prompts, num_tokens=4, temperature=0.0)
+    for row, prompt in zip(both, prompts, strict=True):
+        alone = model.generate(np.array(prompt), num_tokens=4, temperature=0.0)
+        np.testing.assert_array_equal(row, alone)
+
+
+def test_preprocessor_pads_prompts_and_strips_them(tmp_path):
+    preprocessor = SpeechSSMPreprocessor(sequence_length=8)
+    prompts = preprocessor.generate_preprocess([[1, 2, 3], [4]])
+    assert prompts["token_ids"].tolist() == [[1, 2, 3], [4, 0, 0]]
+    stripped = preprocessor.generate_postprocess(prompts)
+    assert [row.tolist() for row in stripped] == [[1, 2, 3], [4]]
+    single = preprocessor.generate_preprocess(np.array([1, 2, 3]), sequence_length=2)
+    assert preprocessor.generate_postprocess(single).tolist() == [2, 3]
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(preprocessor))
+    assert again.sequence_length == 8 and again.pack and again.tokenizer is None
+
+
+def test_tokenizer_is_in_the_preset_but_not_among_the_weights(tmp_path):
+    preset = shared_tiny_preset()
+    model = SpeechSSM.from_preset(preset)
+    assert model.count_params() == SpeechSSM.from_preset(preset + "/speech_lm").count_params()
+    model.save_to_preset(str(tmp_path / "mine"))
+    loaded = SpeechSSM.from_preset(str(tmp_path / "mine"), use_rotary=False)
+    waveform = read_audio(ROOT / "examples" / "prompt.flac", duration=1.0)
+    expected = model.preprocessor.generate_preprocess(waveform)["token_ids"]
+    found = loaded.preprocessor.generate_preprocess([waveform])["token_ids"][0]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_transformer_fits_tokens_too(tokens):
+    backbone = keras_hub.models.GemmaBackbone(VOCABULARY, 1, 1, 1, 8, 8, 8)
+    model = SpeechTransformer(backbone, max_length=16)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), weighted_metrics=[])
+    history = model.fit([tokens[0], tokens[1, :5]], batch_size=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def test_rematerialization_changes_no_loss(tokens):
+    def fit(**options):
+        return make_model(**options).fit(tokens, batch_size=4, shuffle=False, epochs=2, verbose=0)
+
+    expected = fit().history["loss"]
+    assert fit(rematerialize=True).history["loss"] == pytest.approx(expected, rel=1e-5)
+    assert GriffinBackbone(VOCABULARY, 1, 8, 8, 1, rematerialize=True).get_config()["rematerialize"]
+
+
+def test_models_without_quantization_say_so():
+    assert not SoundStorm.supports_quantization and SpeechSSM.supports_quantization
+    sizes = dict(num_levels=1, codebook_size=4, num_layers=1, hidden_dim=8, num_heads=2)
+    soundstorm = SoundStorm(semantic_vocabulary_size=4, intermediate_dim=8, **sizes)
+    with pytest.raises(ValueError, match="SoundStorm cannot be quantized"):
+        soundstorm.quantize("int8")
