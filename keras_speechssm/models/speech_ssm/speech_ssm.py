@@ -3,6 +3,7 @@
 import keras
 import keras_hub
 
+from keras_speechssm.models.griffin.convert_recurrent_gemma import open_recurrent_gemma
 from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone, projection_filter
 from keras_speechssm.models.preset_mixin import PresetMixin
 from keras_speechssm.models.speech_language_model import SpeechLanguageModel
@@ -92,6 +93,8 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
         vocabulary_size: int = 32768,
         use_rotary: bool = False,
         load_weights: bool = True,
+        seed: int | None = None,
+        preprocessor=None,
         **kwargs,
     ) -> "SpeechSSM":
         """Builds a speech model that starts from the weights of a text model.
@@ -106,6 +109,9 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
             vocabulary_size: Number of semantic tokens. Defaults to `32768`.
             use_rotary: Whether the attention has rotary positions. Defaults to `False`.
             load_weights: If `False`, only the sizes are taken. Defaults to `True`.
+            seed: Seed of the new embeddings. Defaults to `None`: drawn from the generator that
+                `keras.utils.set_random_seed` seeds.
+            preprocessor: See the class. Defaults to `None`.
             **kwargs: Further arguments of `GriffinBackbone`, such as `dtype`.
 
         Raises:
@@ -117,9 +123,18 @@ class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
             vocabulary_size,
             load_weights=load_weights,
             use_rotary=use_rotary,
+            seed=seed,
             **kwargs,
         )
-        return cls(backbone)
+        return cls(backbone, preprocessor=preprocessor)
+
+    @classmethod
+    def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
+        if open_recurrent_gemma(folder) is not None:
+            raise ValueError(
+                f"{folder!r} is a text model; start a speech model from it with "
+                f"{cls.__name__}.from_text_preset({folder!r})."
+            )
 
     def initial_state(self, batch_size: int) -> list:
         """Returns the state before any token: a nested structure of arrays of fixed sizes."""

@@ -5,9 +5,14 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_speechssm.checks import first_line
 from keras_speechssm.layers.padding import gather_time, left_align_order
-from keras_speechssm.models.checkpoint_weights import copy_all_but_embeddings
-from keras_speechssm.models.preset_mixin import PresetMixin
+from keras_speechssm.models.checkpoint_weights import (
+    build_without_init,
+    copy_all_but_embeddings,
+    draw_embeddings,
+)
+from keras_speechssm.models.preset_mixin import PresetMixin, check_arguments
 from keras_speechssm.models.speech_language_model import SpeechLanguageModel
 from keras_speechssm.models.speech_transformer.gemma_cache import (
     advance_cached,
@@ -32,9 +37,9 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
     be at either end of a row.
 
     Args:
-        backbone: A `keras_hub.models.GemmaBackbone`. Other causal backbones that take `token_ids`
-            and `padding_mask` and have a reversible `token_embedding` work too, except in
-            `from_preset`.
+        backbone: A `keras_hub.models.GemmaBackbone`, or another causal backbone of KerasHub that
+            takes `token_ids` and `padding_mask` and has a reversible `token_embedding`, such as
+            OPT or Llama.
         max_length: Most tokens of a sequence, prompt and continuation together. Defaults to
             `2048`.
         preprocessor: A `SpeechSSMPreprocessor`, or another layer or function that `fit`,
@@ -94,6 +99,8 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
         vocabulary_size: int = 32768,
         max_length: int = 2048,
         load_weights: bool = True,
+        seed: int | None = None,
+        preprocessor=None,
         **kwargs,
     ) -> "SpeechTransformer":
         """Builds a speech model that starts from the weights of a text model.
@@ -108,22 +115,49 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
             vocabulary_size: Number of semantic tokens. Defaults to `32768`.
             max_length: Most tokens of a sequence. Defaults to `2048`.
             load_weights: If `False`, only the sizes are taken. Defaults to `True`.
+            seed: Seed of the new embeddings. Defaults to `None`: drawn from the generator that
+                `keras.utils.set_random_seed` seeds.
+            preprocessor: See the class. Defaults to `None`.
             **kwargs: Further arguments of the backbone, such as `dtype`.
 
         Raises:
-            ValueError: If the model is not a decoder of tokens.
+            ValueError: If the preset cannot be loaded, or the model is not a decoder of tokens.
         """
-        text = keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights)
+        dtype = {"dtype": kwargs["dtype"]} if kwargs.get("dtype") is not None else {}
+        try:
+            text = keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights, **dtype)
+        except Exception as error:  # Each hub has its own errors.
+            raise ValueError(
+                f"The text model {preset!r} could not be loaded: {first_line(error)}"
+            ) from error
         config = text.get_config()
         if not hasattr(text, "token_embedding") or "vocabulary_size" not in config:
             raise ValueError(
                 f"{preset!r} is a {type(text).__name__}; expected a decoder of token ids."
             )
+        check_arguments(type(text), kwargs, ("max_length", "preprocessor", "seed"))
         changes = {"vocabulary_size": vocabulary_size, **kwargs}
-        backbone = type(text).from_config({**config, **changes})
-        if load_weights:
+
+        def make_backbone():
+            return type(text).from_config({**config, **changes})
+
+        if not load_weights:
+            backbone = make_backbone()
+        else:
+            backbone = build_without_init(make_backbone, draw_embeddings=True)
             copy_all_but_embeddings(text, backbone)
-        return cls(backbone, max_length=max_length)
+        if seed is not None:
+            draw_embeddings(backbone, seed)
+        return cls(backbone, max_length=max_length, preprocessor=preprocessor)
+
+    @classmethod
+    def _backbone_class(cls, config: dict) -> type:
+        # KerasHub finds the task of a backbone by its class, which can be one of many here.
+        found = keras.saving.get_registered_object(str(config.get("registered_name")))
+        of_keras_hub = str(getattr(found, "__module__", "")).startswith("keras_hub.")
+        if of_keras_hub and issubclass(found, keras_hub.models.Backbone):
+            return found
+        return cls.backbone_cls
 
     def _complete_inputs(self, inputs) -> dict:
         inputs = super()._complete_inputs(inputs)
