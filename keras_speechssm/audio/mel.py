@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from keras_speechssm.shapes import SAMPLE_RATE
+from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
 WHISPER_WINDOW = 400
 """Samples of one analysis window of Whisper: 25 ms."""
@@ -152,8 +152,8 @@ def whisper_log_mel(waveform, filters: np.ndarray, padding_mask=None, mirror_end
     Args:
         waveform: float (batch, samples) at 16 kHz, zeros at padding; samples a multiple of 160.
         filters: float32 (201, num_mels), see `slaney_mel_filters`.
-        padding_mask: bool (batch, steps), with padding at the end of each row; samples must be
-            a multiple of steps. Defaults to `None`: everything is real.
+        padding_mask: bool (batch, samples / 640), with padding at the end of each row. Defaults
+            to `None`: everything is real.
         mirror_end: Whether the samples after the end of each row are mirrored too. Otherwise
             they are zero. Defaults to `False`.
 
@@ -171,8 +171,7 @@ def whisper_log_mel(waveform, filters: np.ndarray, padding_mask=None, mirror_end
     else:
         after = ops.flip(waveform[:, -margin - 1 : -1], axis=1)
     if mirror_end and padding_mask is not None:
-        steps = ops.shape(padding_mask)[1]
-        ends = ops.sum(ops.cast(padding_mask, "int32"), axis=1, keepdims=True) * (samples // steps)
+        ends = ops.sum(ops.cast(padding_mask, "int32"), axis=1, keepdims=True) * SAMPLES_PER_TOKEN
         places = ops.expand_dims(ops.arange(samples + margin, dtype="int32"), axis=0)
         mirrored = ops.clip(2 * (ends - 1) - places, 0, samples - 1)
         places = ops.where(places < ends, places, mirrored)
@@ -186,12 +185,12 @@ def whisper_log_mel(waveform, filters: np.ndarray, padding_mask=None, mirror_end
     parts = [halves[:, i : i - num_halves : 2] for i in range(num_halves)]
     window = np.hanning(WHISPER_WINDOW + 1)[:-1].astype("float32")
     frames = ops.concatenate(parts, axis=-1) * ops.convert_to_tensor(window)
-    real, imaginary = ops.rfft(frames, fft_length=WHISPER_WINDOW)
-    power = ops.matmul(real**2 + imaginary**2, ops.convert_to_tensor(filters))
+    cosine, sine = ops.rfft(frames, fft_length=WHISPER_WINDOW)
+    power = ops.matmul(cosine**2 + sine**2, ops.convert_to_tensor(filters))
     log = ops.log10(ops.maximum(power, 1e-10))
     if padding_mask is not None:
-        frames_per_step = samples // WHISPER_HOP // ops.shape(padding_mask)[1]
-        log = ops.where(ops.repeat(padding_mask, frames_per_step, axis=1)[..., None], log, -10.0)
+        real = ops.repeat(padding_mask, SAMPLES_PER_TOKEN // WHISPER_HOP, axis=1)
+        log = ops.where(real[..., None], log, -10.0)
     loudest = ops.max(log, axis=(1, 2), keepdims=True)
     return (ops.maximum(log, loudest - 8.0) + 4.0) / 4.0
 

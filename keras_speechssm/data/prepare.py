@@ -25,6 +25,7 @@ from keras_speechssm.data.token_store import (
     write_tokens,
 )
 from keras_speechssm.files import remove_partial_files, write_json
+from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.presets import DEFAULT_PRESET, has_weights
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
@@ -59,7 +60,7 @@ def tokenize_file(
     if output_path.suffix != ".npy":
         raise ValueError(f"Token files must end in .npy. Received: {output_path}.")
     waveform = read_audio(audio_path)
-    tokens = SemanticTokenizer.from_preset(preset).tokenize(waveform)
+    tokens = load_part(preset, SemanticTokenizer.preset_part).tokenize(waveform)
     write_tokens(output_path, tokens)
     return len(tokens)
 
@@ -238,7 +239,7 @@ def _find_monologues(waveform, turns, target_seconds) -> list[Span]:
 
 @functools.cache
 def _tokenizer(preset: str) -> SemanticTokenizer:
-    return SemanticTokenizer.from_preset(preset)
+    return load_part(preset, SemanticTokenizer.preset_part)
 
 
 @functools.cache
@@ -389,7 +390,7 @@ def _make_plan(preset, target_seconds, drop_last_seconds, speech, per_shard, cou
     check_at_least(1, recordings_per_shard=per_shard)
     if not has_weights(SemanticTokenizer, preset):
         raise ValueError(f"The preset {preset!r} has no weights to tokenize with.")
-    tokenizer = SemanticTokenizer.from_preset(preset, load_weights=False)
+    tokenizer = load_part(preset, SemanticTokenizer.preset_part, load_weights=False)
     return SequencePlan(
         preset,
         tokenizer.vocabulary_size,

@@ -1,6 +1,8 @@
 """Every model class of the package, each with `from_preset`, `save_to_preset`, and `fit`."""
 
+from keras_speechssm.models.descript_audio_codec.descript_audio_codec import DescriptAudioCodec
 from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
+from keras_speechssm.models.hubert_tokenizer.hubert_tokenizer import HubertTokenizer
 from keras_speechssm.models.s3_tokenizer.s3_tokenizer import S3Tokenizer
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
@@ -11,7 +13,9 @@ from keras_speechssm.models.speech_ssm.speech_ssm_preprocessor import SpeechSSMP
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 
 __all__ = [
+    "DescriptAudioCodec",
     "GriffinBackbone",
+    "HubertTokenizer",
     "S3Tokenizer",
     "SemanticTokenizer",
     "SoundStorm",

@@ -1,10 +1,28 @@
 """Building models for weights that come from elsewhere, and copying weights between models."""
 
+import itertools
+import logging
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
+
+
+def license_of(folder: str | Path) -> str:
+    """Returns the license that the model card in a folder names, or an empty string.
+
+    Args:
+        folder: A folder with a `README.md` that starts with Hugging Face's YAML header.
+    """
+    card = Path(folder) / "README.md"
+    lines = card.read_text("utf-8", "replace").splitlines() if card.is_file() else []
+    if not lines or lines[0].strip() != "---":
+        return ""
+    header = itertools.takewhile(lambda line: line.strip() != "---", lines[1:])
+    names = (line.partition(":")[2] for line in header if line.startswith("license:"))
+    return next(names, "").strip(" '\"").lower()
 
 
 class Target(NamedTuple):
@@ -77,17 +95,29 @@ def check_names(
 
 
 def load_foreign(
-    cls, config: dict, assign: Callable[[keras.Model], None], load_weights: bool, changes: dict
+    cls,
+    folder: str | Path,
+    config: dict,
+    assign: Callable[[keras.Model], None],
+    load_weights: bool,
+    changes: dict,
 ) -> keras.Model:
     """Builds the model of another library's checkpoint.
 
+    Logs a warning if the model card in its folder names a license that forbids commercial use.
+
     Args:
         cls: Class of the model.
+        folder: Folder of the checkpoint.
         config: Its arguments, from the checkpoint.
         assign: Sets all weights of the model.
         load_weights: If `False`, the weights are random.
         changes: Arguments of the user, which replace those of `config`.
     """
+    if "-nc" in (name := license_of(folder)):
+        logging.getLogger(__name__).warning(
+            "%s has the license %s, which forbids commercial use.", folder, name
+        )
     arguments = {**config, **changes}
     if not load_weights:
         return cls(**arguments)

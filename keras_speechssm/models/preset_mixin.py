@@ -27,7 +27,8 @@ from keras_speechssm.presets import (
 def load_part(preset: str, part: str, load_weights: bool = True, **kwargs):
     """Loads one part of a pipeline preset, or a preset of that one model.
 
-    The class is the one that the preset's config names.
+    The class is the one that the preset's config names, or the one that reads the checkpoint of
+    another library.
 
     Args:
         preset: Name, folder or handle.
@@ -43,6 +44,12 @@ def load_part(preset: str, part: str, load_weights: bool = True, **kwargs):
     path = Path(fetch_folder(preset, part))
     if load_weights:
         check_trained(path)
+    if part != "speech_lm":  # A text model does not speak.
+        for cls in keras.saving.get_custom_objects().values():
+            if getattr(cls, "preset_part", None) == part:
+                model = cls._from_foreign_checkpoint(str(path), load_weights, kwargs)
+                if model is not None:
+                    return model
     config = read_json_file(path, "task.json" if (path / "task.json").is_file() else "config.json")
     name = config.get("registered_name")
     # Registered classes only: a name is looked up, never imported.

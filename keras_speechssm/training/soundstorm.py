@@ -8,6 +8,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 
+from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstorm.masking import mask_for_training
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
@@ -189,8 +190,8 @@ def train_soundstorm(config: SoundStormTrainingConfig) -> SoundStorm:
     """
     config.check_resumed()
     keras.utils.set_random_seed(config.seed)
-    tokenizer = SemanticTokenizer.from_preset(config.tokenizer_preset)
-    codec = SoundStream.from_preset(config.codec_preset)
+    tokenizer = load_part(config.tokenizer_preset, SemanticTokenizer.preset_part)
+    codec = load_part(config.codec_preset, SoundStream.preset_part)
     _check_level_weights(config.level_weights, codec.num_quantizers)
     with distributed(config.device_mesh, None, config.batch_size):
         model = _initial_model(config, tokenizer, codec)

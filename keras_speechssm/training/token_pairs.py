@@ -36,8 +36,8 @@ def prepare_token_pairs(
 
     Each recording becomes one `.npz` file with `semantic` (time,) and `acoustic`
     (2 * time, levels), uint16, in a subfolder of `cache_dir` per audio folder. The codec encodes
-    recordings in pieces of 30 s, each with 2 s of context before it, so that memory does not
-    grow with their length.
+    recordings in pieces of 30 s, each with 2 s of context before and after it, so that memory does
+    not grow with their length.
 
     Args:
         audio_folders: Folders of audio files.
@@ -103,12 +103,13 @@ def _tokenize(recording: Path, tokenizer, codec) -> TokenPair:
     acoustic = []
     for start in range(0, len(waveform), _PIECE_SAMPLES):
         first = max(0, start - _CONTEXT_SAMPLES)
-        piece = waveform[first : start + _PIECE_SAMPLES]
-        # Padded, so that few shapes are compiled; the codec is causal.
+        end = min(start + _PIECE_SAMPLES, len(waveform)) // SAMPLES_PER_FRAME
+        piece = waveform[first : start + _PIECE_SAMPLES + _CONTEXT_SAMPLES]
+        # Padded, so that few shapes are compiled.
         fill = -len(piece) % _STEP_SAMPLES
         frames = np.asarray(codec.encode(np.pad(piece, (0, fill))))
-        end = len(piece) // SAMPLES_PER_FRAME
-        acoustic.append(frames[(start - first) // SAMPLES_PER_FRAME : end])
+        offset = first // SAMPLES_PER_FRAME
+        acoustic.append(frames[start // SAMPLES_PER_FRAME - offset : end - offset])
     return semantic, np.concatenate(acoustic)[: num_tokens * FRAMES_PER_TOKEN]
 
 

@@ -2,7 +2,6 @@
 
 import keras
 import keras_hub
-import numpy as np
 from keras import ops
 
 from keras_speechssm.audio.mel import (
@@ -293,7 +292,7 @@ class S3Encoder(keras.layers.Layer):
         for block in self.blocks:
             x = block(x, padding_mask=padding_mask)
         # The factor keeps values at the end of the range from being rounded to the next level.
-        return np.float32(0.999) * ops.tanh(self.code_dense(x))
+        return 0.999 * ops.tanh(self.code_dense(x))
 
     def compute_output_spec(self, waveform, padding_mask=None):
         steps = waveform.shape[1] and waveform.shape[1] // SAMPLES_PER_TOKEN

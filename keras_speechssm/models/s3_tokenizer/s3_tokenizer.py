@@ -153,7 +153,7 @@ class S3Tokenizer(PresetMixin, keras_hub.models.Backbone):
         checkpoint = open_s3_tokenizer(folder)
         if checkpoint is None:
             return None
-        return load_foreign(cls, checkpoint.config, checkpoint.assign, load_weights, kwargs)
+        return load_foreign(cls, folder, checkpoint.config, checkpoint.assign, load_weights, kwargs)
 
     def get_config(self) -> dict:
         config = super().get_config()

@@ -220,3 +220,50 @@ def test_bad_input_gets_one_clear_line(tokenizer):
         tokenizer.tokenize(np.zeros(640, "int16"))
     with pytest.raises(ValueError, match="hidden_dim must be a multiple of 2 \\* num_heads"):
         S3Tokenizer(1, 3, 16, 32)
+
+
+def spoil(folder, target, change):
+    """Copies a checkpoint with changed tensors."""
+    from safetensors.numpy import load_file, save_file
+
+    for path in folder.glob("*.json"):
+        (target / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "model.safetensors")
+
+
+def test_chatterbox_s_file(original, converted, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    state = {f"tokenizer.{k}": v.contiguous() for k, v in original[1].state_dict().items()}
+    others = {"tokenizer.window": torch.zeros(400), "flow.encoder.bias": torch.zeros(3)}
+    save_file({**state, **others}, tmp_path / "s3gen.safetensors")
+    loaded = S3Tokenizer.from_preset(str(tmp_path))
+    for expected, found in zip(converted.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, found)
+    random = S3Tokenizer.from_preset(str(tmp_path), load_weights=False, dtype="bfloat16")
+    assert random.num_layers == 2 and random.compute_dtype == "bfloat16"
+
+
+def test_bad_tensors_are_named(original, tmp_path):
+    name = "encoder.blocks.1.attn.key.weight"
+    for change, message in (
+        (lambda t: t.pop(name), f"missing tensor {name}"),
+        (lambda t: t.update({"encoder.ln.bias": np.ones(2)}), "unexpected tensor encoder.ln.bias"),
+        (lambda t: t.update({name: np.ones((2, 3))}), f"{name}' has shape \\(2, 3\\); expected"),
+    ):
+        spoil(original[2], tmp_path, change)
+        with pytest.raises(ValueError, match=message) as error:
+            S3Tokenizer.from_preset(str(tmp_path))
+        assert "\n" not in str(error.value)
+
+
+def test_what_is_not_tensors_is_refused(tmp_path):
+    (tmp_path / "speech_tokenizer_v2.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match="is an ONNX graph.*hf://ResembleAI/s3tokenizer-v2"):
+        S3Tokenizer.from_preset(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"truncated")
+    with pytest.raises(ValueError, match="is damaged or truncated"):
+        S3Tokenizer.from_preset(str(tmp_path))

@@ -1,0 +1,1 @@
+"""The Descript Audio Codec (DAC): waveform to acoustic tokens and back."""

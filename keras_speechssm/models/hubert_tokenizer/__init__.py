@@ -1,0 +1,1 @@
+"""HuBERT with k-means: the tokens of GSLM, TWIST, and SlamKit."""
