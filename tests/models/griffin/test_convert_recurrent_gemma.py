@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import reference_models as reference
 from keras import ops
-from reference_models import VOCABULARY, WINDOW
+from reference_models import VOCABULARY, WIDTH, WINDOW
 
 from keras_speechssm.compilation import compile_inference
-from keras_speechssm.models import GriffinBackbone
+from keras_speechssm.models import GriffinBackbone, SpeechSSM
 from keras_speechssm.models.convert import convert_checkpoint
+from keras_speechssm.presets import PRESETS
 
 pytest.importorskip("torch", reason="torch, in which two of the forms come, is not installed")
 pytest.importorskip("recurrentgemma", reason="recurrentgemma (extra parity) is not installed")
@@ -75,6 +76,44 @@ def test_flax_and_torch_checkpoints_give_the_reference_s_logits(reference_folder
     for length, expected in flax_expected.items():
         assert expected.std() > 0.3
         np.testing.assert_allclose(logits(backbone, tokens(length)), expected, atol=1e-4)
+
+
+def check_start(model, folder, seed):
+    """`model` is the text model in `folder` with new embeddings and without positions."""
+    assert model.backbone.vocabulary_size == 32768 and not model.backbone.use_rotary
+    text = GriffinBackbone.from_preset(str(folder))
+    for new, old in zip(model.backbone.weights, text.weights, strict=True):
+        if "token_embedding" not in new.path:
+            assert new.dtype == old.dtype
+            np.testing.assert_array_equal(*map(ops.convert_to_numpy, (new, old)))
+    drawn = ops.convert_to_numpy(model.backbone.token_embedding.embeddings)
+    assert abs(drawn.std() * WIDTH**0.5 - 1) < 0.01
+    again = GriffinBackbone.from_text_preset(str(folder), 32768, seed=seed).token_embedding
+    other = GriffinBackbone.from_text_preset(str(folder), 32768, seed=seed + 1).token_embedding
+    np.testing.assert_array_equal(drawn, ops.convert_to_numpy(again.embeddings))
+    assert np.abs(drawn - ops.convert_to_numpy(other.embeddings)).max() > 0.1
+
+
+def test_the_paper_s_preset_starts_from_kaggle_s_checkpoint(reference_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "kagglehub.model_download", lambda name: asked.append(name) or str(reference_folder)
+    )
+    check_start(SpeechSSM.from_preset("speech_ssm_2b", seed=3), reference_folder, seed=3)
+    assert asked == ["google/recurrentgemma/flax/2b-it"]
+
+
+def test_the_paper_s_preset_starts_from_hugging_face_s_checkpoint(
+    hugging_face, tmp_path, monkeypatch
+):
+    hugging_face.save_pretrained(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tmp_path))
+    monkeypatch.setitem(PRESETS["speech_ssm_9b"], "handle", "hf://google/recurrentgemma-9b-it")
+    check_start(SpeechSSM.from_preset("speech_ssm_9b", seed=3), tmp_path, seed=3)
+    with pytest.raises(ValueError, match="is a text model; .*SpeechSSM.from_text_preset"):
+        SpeechSSM.from_preset("hf://google/recurrentgemma-9b-it")
+    model = GriffinBackbone.from_preset("speech_ssm_9b", vocabulary_size=7, dtype="bfloat16")
+    assert model.vocabulary_size == 7 and model.compute_dtype == "bfloat16"
 
 
 def test_documents_start_where_the_reference_s_positions_do(reference_folder, flax):

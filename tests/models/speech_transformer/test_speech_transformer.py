@@ -1,3 +1,5 @@
+import json
+
 import keras
 import keras_hub
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from keras import ops
 
 from keras_speechssm.compilation import compile_inference
+from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 
 VOCABULARY, MAX_LENGTH = 11, 24
@@ -162,6 +165,92 @@ def test_preset_round_trip(model, tmp_path):
     np.testing.assert_array_equal(
         ops.convert_to_numpy(loaded(tokens)), ops.convert_to_numpy(model(tokens))
     )
+
+
+def test_the_paper_s_preset_starts_from_kaggle_s_gemma(tmp_path, monkeypatch):
+    text = make_model().backbone
+    text.save_to_preset(str(tmp_path))  # the form of `kaggle://keras/gemma`
+    monkeypatch.setattr("kagglehub.model_download", lambda name: str(tmp_path))
+    model = SpeechTransformer.from_preset("speech_transformer_2b", seed=0)
+    assert (model.max_length, model.backbone.vocabulary_size) == (16 * 60 * 25, 32768)
+    for new, old in zip(model.backbone.weights[1:], text.weights[1:], strict=True):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (new, old)))
+    again = SpeechTransformer.from_preset("speech_transformer_2b", seed=0, max_length=30)
+    assert again.max_length == 30
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+    half = SpeechTransformer.from_preset("speech_transformer_2b", dtype="bfloat16")
+    assert half.backbone.compute_dtype == "bfloat16"
+    with pytest.raises(ValueError, match="'max_lenght'.* Did you mean 'max_length'"):
+        SpeechTransformer.from_preset("speech_transformer_2b", max_lenght=30)
+
+
+def test_what_a_hub_says_about_a_text_model_is_one_line(monkeypatch):
+    def fail(name):
+        raise RuntimeError("BackendError: no network\nmore")
+
+    monkeypatch.setattr("kagglehub.model_download", fail)
+    with pytest.raises(ValueError, match="starts from .*gemma_2b_en.* no network") as error:
+        SpeechTransformer.from_preset("speech_transformer_2b")
+    for advice in ("from_text_preset('hf://google/gemma-2b')", "load_weights=False"):
+        assert advice in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="The text model 'no_such' could not be loaded"):
+        SpeechTransformer.from_text_preset("no_such")
+
+
+def opt():
+    return keras_hub.models.OPTBackbone(
+        vocabulary_size=20,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        dropout=0.1,
+        max_sequence_length=MAX_LENGTH,
+    )
+
+
+def llama():
+    return keras_hub.models.LlamaBackbone(
+        vocabulary_size=20,
+        num_layers=1,
+        num_query_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        num_key_value_heads=1,
+    )
+
+
+@pytest.mark.parametrize("make_text", [opt, llama])
+def test_a_trained_twist_loads_again_by_every_road(make_text, tmp_path):
+    """Hassid et al. 2023; OPT ties its embeddings, Llama does not."""
+    keras.utils.set_random_seed(0)
+    text = make_text()
+    text.save_to_preset(str(tmp_path / "text"))
+    model = SpeechTransformer.from_text_preset(
+        str(tmp_path / "text"), vocabulary_size=VOCABULARY, max_length=MAX_LENGTH, seed=0
+    )
+    kept = [weight for weight in model.weights if "token_embedding" not in weight.path]
+    old = [weight for weight in text.weights if "token_embedding" not in weight.path]
+    for a, b in zip(kept, old, strict=True):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (a, b)))
+    parts = {"semantic_tokenizer": "semantic_tokenizer_600m", "speech_lm": "speech_lm"}
+    config = json.dumps({"pipeline": "SpeechContinuation", "parts": parts})
+    (tmp_path / "config.json").write_text(config)
+    model.save_to_preset(str(tmp_path / "speech_lm"))
+    model.save(tmp_path / "model.keras")
+    for loaded in (
+        SpeechTransformer.from_preset(str(tmp_path / "speech_lm")),
+        SpeechTransformer.from_preset(str(tmp_path)),
+        load_part(str(tmp_path), "speech_lm"),
+        keras.saving.load_model(tmp_path / "model.keras"),
+    ):
+        assert type(loaded.backbone) is type(text) and loaded.max_length == MAX_LENGTH
+        for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    longer = SpeechTransformer.from_preset(str(tmp_path), max_length=30, dtype="bfloat16")
+    assert (longer.max_length, longer.backbone.compute_dtype) == (30, "bfloat16")
+    with pytest.raises(ValueError, match="has no argument 'drop_out'"):
+        SpeechTransformer.from_preset(str(tmp_path), drop_out=0.5)
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
