@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
+import pytest
 from hypothesis import settings
 
 TESTS = Path(__file__).parent
@@ -17,8 +18,40 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 settings.register_profile("keras_speechssm", deadline=None)
 settings.load_profile("keras_speechssm")
 
+if keras.backend.backend() == "jax":
+    import types
+
+    import numpy as np
+    from keras.src.initializers import random_initializers
+
+    random = random_initializers.random
+
+    def _numpy_draw(method: str, first: str, second: str):
+        def draw(shape, dtype=None, seed=None, **options):
+            generator = np.random.default_rng(np.asarray(random.draw_seed(seed)))
+            range_ = options.get(first, 0.0), options.get(second, 1.0)
+            drawn = getattr(generator, method)(*range_, shape)
+            return keras.ops.convert_to_tensor(drawn, dtype or keras.config.floatx())
+
+        return draw
+
+    # JAX compiles a program for each shape of initial weights, slower than most layers.
+    normal = _numpy_draw("normal", "mean", "stddev")
+    random_initializers.random = types.SimpleNamespace(
+        **vars(random)
+        | {"normal": normal, "truncated_normal": normal}
+        | {"uniform": _numpy_draw("uniform", "minval", "maxval")}
+    )
+
 if keras.backend.backend() == "torch":
     import torch
 
     # Test models are small, and threads that wait for one another slow them down many times.
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow_to_compile") and keras.backend.backend() != "torch":
+            item.add_marker(pytest.mark.slow)

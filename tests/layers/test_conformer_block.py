@@ -12,6 +12,7 @@ def make_block(**kwargs):
     return ConformerBlock(8, num_heads=2, intermediate_dim=16, **kwargs)
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("attention_context", [None, 2])
 def test_contract(attention_context):
     block = make_block(attention_context=attention_context)
@@ -48,6 +49,7 @@ def test_attention_context_bounds_what_is_seen():
     assert (difference[5:10] > 1e-4).all() and (difference[:5] < 1e-6).all()
 
 
+@pytest.mark.slow_to_compile
 def test_bfloat16_stays_close_to_float32():
     x = np.random.default_rng(3).normal(size=(2, 7, 8)).astype("float32")
     exact, rough = make_block(), make_block(dtype="mixed_bfloat16")

@@ -13,6 +13,7 @@ def make_layer(block_type, **kwargs):
     return GriffinBlock(block_type, **{**settings, **kwargs})
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("block_type", ["recurrent", "attention"])
 def test_contract(block_type):
     layer = make_layer(block_type)
@@ -73,6 +74,7 @@ def test_residual_projections_start_small_in_deep_models():
         assert deviation == pytest.approx((2 / 8 / 128) ** 0.5, rel=0.05)
 
 
+@pytest.mark.slow_to_compile
 def test_computes_in_bfloat16():
     layer = make_layer("attention", dtype="mixed_bfloat16")
     x = np.random.default_rng(0).normal(size=(1, 9, 8)).astype("float32")

@@ -18,16 +18,19 @@ def make_layer(**kwargs):
     return layer
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("use_rotary", [True, False])
 def test_contract(use_rotary):
     layer = make_layer(use_rotary=use_rotary)
     verify_sequence_contract(layer, 8, time=14, block_sizes=(1, (3, 9)))
 
 
+@pytest.mark.slow_to_compile
 def test_contract_when_the_window_is_one_token():
     verify_sequence_contract(make_layer(attention_window=1), 8, block_sizes=((1, 4, 6),))
 
 
+@pytest.mark.slow_to_compile
 def test_contract_of_the_mapped_form(monkeypatch):
     monkeypatch.setattr(local_attention, "_MAX_UNROLLED_BLOCKS", 0)
     verify_sequence_contract(make_layer(), 8, time=14, block_sizes=((5, 9),))
@@ -95,6 +98,7 @@ def test_state_does_not_grow_and_holds_a_window_and_the_token_itself():
     assert ops.convert_to_numpy(state["position"]).tolist() == [33, 33]
 
 
+@pytest.mark.slow_to_compile
 def test_block_size_changes_nothing():
     x = np.random.default_rng(0).normal(size=(2, 21, 8)).astype("float32")
     expected = ops.convert_to_numpy(make_layer(query_block_size=64)(x))
@@ -145,6 +149,7 @@ def test_a_ring_is_read_as_far_as_it_is_written(positions):
     np.testing.assert_allclose(ops.convert_to_numpy(got)[:, 0], expected, atol=1e-5)
 
 
+@pytest.mark.slow_to_compile
 def test_a_ring_of_many_slots_takes_tokens_one_by_one():
     layer = LocalMultiQueryAttention(16, 2, attention_window=300, use_rotary=True)
     x = np.random.default_rng(1).normal(size=(1, 640, 16)).astype("float32")

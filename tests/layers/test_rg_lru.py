@@ -13,6 +13,7 @@ def make_layer(**kwargs):
     return RGLRU(width=8, num_heads=2, **kwargs)
 
 
+@pytest.mark.slow_to_compile
 def test_contract():
     verify_sequence_contract(make_layer(), 8)
 

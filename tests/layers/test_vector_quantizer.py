@@ -112,6 +112,7 @@ def test_a_batch_of_padding_alone_changes_nothing():
     np.testing.assert_array_equal(to_numpy(layer.codebook), before)
 
 
+@pytest.mark.slow_to_compile
 def test_residual_levels_refine():
     layer = ResidualVectorQuantizer(4, 32, quantizer_dropout=0.0, decay=0.8, seed=0)
     x = vectors(8, 64, 4)
@@ -150,6 +151,7 @@ def test_commitment_gradient_reaches_the_input_from_every_level():
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
+@pytest.mark.slow_to_compile
 def test_quantizer_dropout_uses_the_first_levels_only():
     layer = ResidualVectorQuantizer(4, 8, quantizer_dropout=1.0, seed=0)
     layer.build((None, None, 2))

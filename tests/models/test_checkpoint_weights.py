@@ -95,6 +95,7 @@ def decoder(name):
     return keras_hub.models.OPTBackbone(TEXT, 2, 2, 16, 24, max_sequence_length=32)
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("name", ["gemma", "llama", "opt"])
 def test_speech_transformer_takes_all_but_embeddings(tmp_path, name):
     keras.utils.set_random_seed(0)

@@ -54,6 +54,7 @@ def test_the_losses_by_hand():
     assert numpy_of(feature_distance(real, real)) == 0.0
 
 
+@pytest.mark.slow_to_compile
 def test_the_loss_is_the_compiled_one_outside_training():
     model, x = make_model(), ops.convert_to_tensor(waveforms())
     value = model.compute_loss(x=x, y=x, y_pred=0.5 * x, training=False)
@@ -78,6 +79,7 @@ def test_the_training_loss_is_the_sum_of_its_parts():
     assert total == pytest.approx(expected, rel=1e-4) and features > 0.01
 
 
+@pytest.mark.slow_to_compile
 def test_the_codec_listens_to_the_held_discriminators_only():
     x = waveforms()
 
@@ -105,7 +107,7 @@ def changes(fraction, **weights):
     return [b - a for a, b in zip(before, model.discriminators.get_weights(), strict=True)]
 
 
-@pytest.mark.any_backend
+@pytest.mark.slow_to_compile
 def test_the_discriminators_do_not_learn_to_please_the_codec():
     alone = changes(0.0)
     both = changes(1.0, adversarial_weight=50.0, feature_weight=50.0)

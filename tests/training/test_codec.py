@@ -61,6 +61,7 @@ def loss_of(a, b, **kwargs):
     return float(keras.ops.convert_to_numpy(CodecLoss(**kwargs)(a, b)))
 
 
+@pytest.mark.slow_to_compile
 def test_loss_is_zero_for_a_perfect_copy_and_grows_with_the_error():
     rng = np.random.default_rng(0)
     x = (0.2 * rng.normal(size=(2, 4000))).astype("float32")
@@ -69,12 +70,14 @@ def test_loss_is_zero_for_a_perfect_copy_and_grows_with_the_error():
     assert 0.0 < losses[0] < losses[1]
 
 
+@pytest.mark.slow_to_compile
 def test_waveform_term_is_relative_to_the_energy():
     x = np.full((1, 4000), 0.5, "float32")
     only = dict(mel_weight=0.0, spectral_weight=0.0, waveform_weight=1.0)
     assert loss_of(x, 0.5 * x, **only) == pytest.approx(0.25, rel=1e-2)
 
 
+@pytest.mark.slow_to_compile
 def test_spectral_terms_see_what_they_should():
     # The same tone in opposite phase: only the waveform term objects.
     time = np.arange(8000) / 16000

@@ -11,6 +11,7 @@ def small():
     return Discriminators(channels=2, pools=(1, 2), windows=(256,))
 
 
+@pytest.mark.slow_to_compile
 def test_each_gives_its_activations_and_logits():
     waveform = np.random.default_rng(0).normal(size=(2, 4096)).astype("float32")
     found = small()(waveform)
@@ -22,6 +23,7 @@ def test_each_gives_its_activations_and_logits():
     assert [len(activations) for activations in found] == [7, 7, 8]
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("member", [0, 1, 2])
 def test_every_activation_hears_the_waveform(member):
     model, rng = small(), np.random.default_rng(0)

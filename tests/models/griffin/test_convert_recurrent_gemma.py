@@ -123,6 +123,7 @@ def test_documents_start_where_the_reference_s_positions_do(reference_folder, fl
     np.testing.assert_allclose(logits(backbone, tokens(20), positions == 0), expected, atol=1e-4)
 
 
+@pytest.mark.slow_to_compile
 def test_hugging_face_shards_give_its_logits(hugging_face, tmp_path):
     hugging_face.save_pretrained(tmp_path, max_shard_size="8KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
@@ -135,6 +136,7 @@ def test_hugging_face_shards_give_its_logits(hugging_face, tmp_path):
     assert np.abs(shorter - logits(backbone, tokens(20))).max() > 1e-2
 
 
+@pytest.mark.slow_to_compile
 def test_bfloat16_errs_no_more_than_the_reference_does(flax, tmp_path):
     """Against float32 logits of the same, rounded weights."""
     import jax

@@ -51,6 +51,7 @@ def trained_with_lora(model):
     return tuned
 
 
+@pytest.mark.slow_to_compile
 def test_lora_trains_its_matrices_alone_and_they_go_to_disk_and_back(model, tmp_path):
     tuned = trained_with_lora(model)
     found = {tuple(weight.path.split("/")[-2:]) for weight in tuned.trainable_variables}
@@ -74,6 +75,7 @@ def test_lora_trains_its_matrices_alone_and_they_go_to_disk_and_back(model, tmp_
     np.testing.assert_allclose(logits_of(merged), expected, atol=1e-5)
 
 
+@pytest.mark.slow_to_compile
 def test_generation_uses_lora(model):
     tuned = trained_with_lora(model)
     expected = logits_of(tuned)
@@ -87,6 +89,7 @@ def test_lora_of_no_rank_is_refused(model):
 
 
 # Bounds for logits of standard deviation 1.1: int8 is a tenth of that away at most, int4 about one.
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize(
     ("mode", "largest", "mean"),
     [

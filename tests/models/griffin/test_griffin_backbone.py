@@ -81,6 +81,7 @@ def test_padding_may_hold_ids_out_of_range():
     np.testing.assert_array_equal(outputs[0], outputs[2])
 
 
+@pytest.mark.slow_to_compile
 def test_bfloat16_keeps_the_recurrent_state_in_float32():
     backbone = GriffinBackbone(**SIZES, dtype="bfloat16")
     hidden, state = backbone.advance(np.array([[1, 2, 3]]), backbone.initial_state(1))

@@ -129,6 +129,7 @@ def test_model_agrees_with_tokenize_and_phonemes(tokenizer):
     assert tokenizer.phonemes(tokens[0]) == phonemes[0]
 
 
+@pytest.mark.slow_to_compile
 def test_padding_holds_anything(tokenizer):
     waveform, mask = noise(1, 12 * 640), np.arange(12)[None] < 8
     spoiled = waveform.copy()
@@ -160,6 +161,7 @@ def test_padding_changes_nothing_behind_a_whisper_encoder(whisper_tokenizer):
         )
 
 
+@pytest.mark.slow_to_compile
 def test_code_logits_know_their_token_only(tokenizer):
     training = SemanticTokenizerPretraining(tokenizer, **PRETRAINING)
     outputs = training({"waveform": noise(1, 400 * 640), "padding_mask": np.ones((1, 400), bool)})
@@ -172,6 +174,7 @@ def test_code_logits_know_their_token_only(tokenizer):
     assert np.ptp(together[tokens == often], axis=0).max() > 1e-3
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("front_end", [None, small_whisper])
 def test_pretraining_lowers_the_loss_and_moves_the_codebook(front_end):
     keras.utils.set_random_seed(1)
@@ -203,6 +206,7 @@ def test_the_tokenizer_itself_works_in_fit():
     assert losses[-1] < 0.85 * losses[0]
 
 
+@pytest.mark.slow_to_compile
 def test_training_adds_the_distance_of_the_pairs_before_they_are_quantized():
     labels = np.zeros((4, 2, 20), "int32")
     x = {"waveform": noise(4, 20 * 640), "padding_mask": np.ones((4, 20), bool)}
@@ -223,6 +227,7 @@ def test_training_adds_the_distance_of_the_pairs_before_they_are_quantized():
     np.testing.assert_allclose(first_loss(3.0)[0] - without, 3.0 * distance, rtol=1e-3)
 
 
+@pytest.mark.slow_to_compile
 def test_pretraining_counts_each_loss_and_each_weight_once():
     model = SemanticTokenizer(**SIZES)
     training = SemanticTokenizerPretraining(model, **PRETRAINING, mask_start_rate=0.5)

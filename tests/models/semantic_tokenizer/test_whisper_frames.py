@@ -117,6 +117,7 @@ def _as_ctranslate2(state):
     return arrays
 
 
+@pytest.mark.slow_to_compile
 def test_sequence_contract(front_end):
     def make_input(rng, batch, time):
         return (0.1 * rng.normal(size=(batch, time, 640))).astype("float32")

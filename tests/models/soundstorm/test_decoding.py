@@ -123,6 +123,7 @@ def test_generate_fills_every_token_with_a_code(model):
     np.testing.assert_array_equal(single, acoustic[0])
 
 
+@pytest.mark.slow_to_compile
 def test_the_prompt_conditions_and_stays(model):
     prompt_semantic, prompt_acoustic = tokens(4, seed=1), tokens(8, LEVELS, high=CODES, seed=2)
     settings = dict(seed=0, iterations=(2, 1, 1), temperature=1.0, guidance_scale=1.0)
@@ -147,6 +148,7 @@ def test_the_prompt_conditions_and_stays(model):
     assert (model.generate(tokens(1, 6), prompt_semantic, other, **settings) != with_prompt).any()
 
 
+@pytest.mark.slow_to_compile
 def test_guidance_draws_the_logits_away_from_those_without_words(model):
     semantic, content = tokens(2, 6), np.ones((2, 20), dtype=bool)
     prompt = tokens(4, seed=1), tokens(8, LEVELS, high=CODES, seed=2)

@@ -44,6 +44,7 @@ def logits_of(model, inputs):
     )
 
 
+@pytest.mark.slow_to_compile
 def test_logits_are_of_the_level_asked_for(model):
     inputs = make_inputs(batch=3)
     logits = logits_of(model, inputs)
@@ -60,6 +61,7 @@ def test_logits_are_of_the_level_asked_for(model):
     assert np.abs(after[1]).max() == 0.0 < np.abs(logits[1]).max()
 
 
+@pytest.mark.slow_to_compile
 def test_padding_changes_nothing_whatever_ids_it_holds(model):
     inputs = make_inputs()
     expected = logits_of(model, inputs)

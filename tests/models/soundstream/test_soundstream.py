@@ -65,6 +65,7 @@ def test_model_call_is_decode_of_encode(codec):
     np.testing.assert_allclose(whole, codec.decode(codec.encode(x)), atol=tolerance)
 
 
+@pytest.mark.slow_to_compile
 def test_single_waveform_equals_its_row_in_a_batch(codec):
     x = waveform(3, 960)
     tokens = codec.encode(x)

@@ -33,6 +33,7 @@ def synthesis_of(pitch_bin: int, voiced: float, noise: float, steps: int = 400):
     return ops.convert_to_numpy(waveform)[0, :, 0], ops.convert_to_numpy(logits)
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("pitch_bin", [0, 20, 79])
 def test_harmonics_of_the_pitch_and_nothing_between_them(pitch_bin):
     waveform, _ = synthesis_of(pitch_bin, voiced=-1.0, noise=-12.9)
@@ -80,6 +81,7 @@ def test_synthesis_is_causal_by_gradients():
     assert np.all(np.abs(gradient[0, :10]).max(axis=-1) > 0.0)
 
 
+@pytest.mark.slow_to_compile
 def test_filter_rings_on_but_never_before():
     # One strongly peaked filter: what rings longer than its frame must not wrap round.
     keras.utils.set_random_seed(1)

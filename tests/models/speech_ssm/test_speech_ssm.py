@@ -223,6 +223,7 @@ def test_fit_on_packed_documents_is_fit_on_each(model):
     assert max(np.abs(a - b).max() for a, b in zip(mixed, apart, strict=True)) > 1e-3
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
 def test_bfloat16_learns_and_generates(model, policy):
     config = {**model.backbone.get_config(), "dtype": policy}
@@ -299,6 +300,7 @@ def test_the_backbone_s_config_can_be_changed_as_a_preset_is_loaded(model, tmp_p
         SpeechSSM.from_preset(preset, num_layers=7)
 
 
+@pytest.mark.slow_to_compile
 def test_what_is_optional_may_be_left_out(model):
     tokens = tokens_of(2, 9)
     mask = np.ones((2, 9), bool)

@@ -66,6 +66,7 @@ def test_advance_in_chunks_gives_the_whole_models_logits(options, kind):
     assert ops.convert_to_numpy(state["length"]).tolist() == [10, 10]
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("options", [{}, GEMMA_2], ids=["gemma", "gemma 2"])
 def test_the_cache_gives_the_logits_of_keras_hub_s_gemma(options):
     """`gemma_cache` repeats KerasHub's decoder block; this fails if a release changes it."""
@@ -88,6 +89,7 @@ def test_the_cache_gives_the_logits_of_keras_hub_s_gemma(options):
             np.testing.assert_allclose(*map(ops.convert_to_numpy, (ours, theirs)), atol=1e-5)
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.parametrize("options", [{}, SLIDING], ids=["cache", "read again"])
 def test_padding_anywhere_does_not_advance_the_state(options):
     model = make_model(**options)
