@@ -118,17 +118,20 @@ def execute(notebook: str) -> dict[str, list]:
         nbclient.NotebookClient(
             content, timeout=None, resources={"metadata": {"path": folder}}
         ).execute()
-    outputs = {}
+    outputs: dict[str, list] = {}
     for cell in content.cells:
-        kept = [
-            dict(output) for output in cell.get("outputs", []) if output.get("name") != "stderr"
-        ]
-        for output in kept:
+        for output in map(dict, cell.get("outputs", [])):
+            kept = outputs.setdefault(cell.id, [])
+            if output["output_type"] == "stream":
+                if output["name"] == "stderr":
+                    continue
+                if kept and kept[-1]["output_type"] == "stream":
+                    kept[-1]["text"] += output["text"]
+                    continue
             output.pop("transient", None)
             if "execution_count" in output:
                 output["execution_count"] = None
-        if kept:
-            outputs[cell.id] = kept
+            kept.append(output)
     size = len(json.dumps(outputs))
     if size > MAX_OUTPUT_BYTES:
         raise ValueError(f"The outputs have {size} bytes; expected at most {MAX_OUTPUT_BYTES}.")

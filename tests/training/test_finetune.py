@@ -1,7 +1,6 @@
 """Fine-tuning from a folder of recordings to a preset that speaks."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -193,18 +192,21 @@ def test_the_command_hands_its_options_on(recordings, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.slow
-def test_kills_at_any_instant_are_resumed(recordings, tmp_path):
+def test_kills_at_every_stage_are_resumed(recordings, tmp_path):
     """The same command after SIGKILL gives the losses of a run that was never killed."""
     code = (
         "import sys; from keras_speechssm.training.finetune import finetune_pipeline as finetune\n"
         f"finetune([sys.argv[1]], sys.argv[2], preset=sys.argv[3], speech_lm_options={TINY})"
     )
     command = [sys.executable, "-c", code, str(recordings)]
-    for seconds in (float(os.environ.get("SPEECHSSM_KILL_AFTER", "6")), 9.0, 12.0):
+    run = tmp_path / "killed.run"
+    for reached in ("options.json", "tokens/train/manifest.json", "speech_lm/metrics.jsonl"):
         process = subprocess.Popen([*command, tmp_path / "killed", shared_tiny_preset()])
-        time.sleep(seconds)
+        while process.poll() is None and not (run / reached).exists():
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert not (tmp_path / "killed").exists()
     for name in ("killed", "whole"):
         subprocess.run([*command, tmp_path / name, shared_tiny_preset()], check=True)
     logs = [
@@ -212,4 +214,9 @@ def test_kills_at_any_instant_are_resumed(recordings, tmp_path):
     ]
     losses = [[line["val_loss"] for line in read_metrics(log)] for log in logs]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "killed",
+        "killed.run",
+        "whole",
+        "whole.run",
+    ]
