@@ -41,6 +41,7 @@ def tokens():
     return np.random.default_rng(0).integers(0, VOCABULARY, (8, 12)).astype("int32")
 
 
+@pytest.mark.slow_to_compile
 def test_the_guide_runs(tmp_path, monkeypatch):
     preset = shared_tiny_preset()
     monkeypatch.chdir(tmp_path)

@@ -230,6 +230,8 @@ def make_model(
         if not is_trained(config.preset):  # one of the paper's size
             sizes["vocabulary_size"] = vocabulary_size
         model = initialize_from_preset(task, config.preset, **length, **sizes)
+        # Training reads tokens, and checkpoints would hold the tokenizer of a pipeline too.
+        model.preprocessor.tokenizer = None
     found = model.backbone.vocabulary_size
     _check_vocabulary(found, vocabulary_size, f"preset {config.preset!r}")
     return model
