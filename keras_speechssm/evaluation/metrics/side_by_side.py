@@ -10,6 +10,9 @@ from keras_speechssm.evaluation.metrics.confidence_intervals import bootstrap_in
 VERDICTS = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
 """Labels, and how much better text A is."""
 
+_END_LENGTH = 200
+"""Characters of the end of a reply that may follow its verdict."""
+
 Comparison = tuple[int | None, int | None]
 """How much better our text is, -2 to 2, judged once in each order; `None` without a verdict."""
 
@@ -18,15 +21,19 @@ def parse_verdict(reply: str) -> int | None:
     """Read how much better text A is from the last label of a reply.
 
     As in Arena-Hard, case is ignored, and a label is made of A, B, <, = and > in double brackets.
+    A label counts near the end of a reply only, because a reply may repeat the labels before it
+    chooses one.
 
     Args:
         reply: Text of a judge.
 
     Returns:
-        From -2 to 2; `None` if the last label is unknown, or there is none.
+        From -2 to 2; `None` if the last label is unknown, or there is none at the end.
     """
-    found = re.findall(r"\[\[([AB<>=]+)\]\]", reply.upper())
-    return VERDICTS.get(found[-1]) if found else None
+    found = list(re.finditer(r"\[\[([AB<>=]+)\]\]", reply.upper()))
+    if not found or len(reply.rstrip()) - found[-1].end() > _END_LENGTH:
+        return None
+    return VERDICTS.get(found[-1].group(1))
 
 
 def truncate_to_shorter(first: str, second: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import os
 import time
 import urllib.parse
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from keras_speechssm.evaluation.models.text_models import (
     TextModel,
@@ -61,6 +61,15 @@ read from a file: see `read_judge_template`.
 
 # These may concern one question only: it is too long, or filtered.
 _REFUSED_STATUSES = {400, 413, 422}
+
+# The address, the key or the model is wrong: sending the question again does not help.
+_FINAL_STATUSES = {401, 403, 404, 405, 410}
+
+_CUT = {"length", "max_tokens"}
+"""Why a service ended a reply before its end."""
+
+_MAX_REASON = 300
+"""Characters of a service's own words in a message."""
 
 # A service that refuses so many questions before it has answered any is misconfigured.
 _MAX_REFUSALS = 3
@@ -243,10 +252,13 @@ class EndpointJudge:
         attempts: How often a failing request is sent, with pauses of 1, 2, 4, ... s. A pair
             that the service refuses (because it is too long, for instance) is not sent again.
 
+    The temperature is 0, except for models that accept only their own.
+
     Raises:
-        RefusedPairError: The service refuses this pair.
-        ValueError: `address` or `key` is malformed, no attempt was answered, or the service
-            refused the first three pairs.
+        RefusedPairError: The service refuses this pair, or cuts its reply at a maximum length.
+        ValueError: `address` or `key` is malformed, the service does not accept the key or does
+            not know the model, no attempt was answered, or the service refused the first three
+            pairs.
     """
 
     def __init__(
@@ -274,6 +286,7 @@ class EndpointJudge:
         self.name = model
         self._template = template
         self._num_refused, self._has_answered = 0, False
+        self._options: dict[str, Any] = {"temperature": 0}
         self._address = address.rstrip("/") + "/chat/completions"
         self._timeout = timeout
         self._attempts = attempts
@@ -287,31 +300,76 @@ class EndpointJudge:
         question = fill_template(self._template, text_a, text_b)
         content: dict[str, Any] = {
             "model": self.name,
-            "temperature": 0,
             "messages": [{"role": "user", "content": question}],
         }
         for attempt in range(self._attempts):
             if attempt:
                 time.sleep(2.0 ** (attempt - 1))
             try:
-                response = self._session.post(self._address, json=content, timeout=self._timeout)
-                if response.status_code in _REFUSED_STATUSES:
-                    self._refuse(f"HTTP {response.status_code} {response.reason}")
-                response.raise_for_status()
-                text = str(response.json()["choices"][0]["message"]["content"] or "")
-            except RefusedPairError:
-                raise
-            except (requests.RequestException, LookupError, TypeError) as error:
+                response = self._post(content)
+                if response.status_code in (_REFUSED_STATUSES | _FINAL_STATUSES):
+                    break
+                if not response.ok:
+                    reason = _service_words(response)
+                    continue
+                choice = response.json()["choices"][0]
+                text = _text(choice["message"].get("content"))
+                finish = choice.get("finish_reason")
+            except (requests.RequestException, LookupError, TypeError, AttributeError) as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 continue
+            if finish in _CUT:
+                self._refuse(f"its reply was cut at its maximum length, finish_reason {finish!r}")
             if not text:
                 self._refuse("an empty reply")
             self._has_answered = True
             return text
-        raise ValueError(f"The judge at {self._address} gave no reply ({reason}).")
+        else:
+            raise ValueError(f"The judge at {self._address} gave no reply ({reason}).")
+        reason = _service_words(response)
+        if response.status_code in _FINAL_STATUSES:
+            raise ValueError(
+                f"The judge at {self._address} cannot be used ({reason}); check the address, "
+                "--judge-model and OPENAI_API_KEY."
+            )
+        self._refuse(reason)
 
-    def _refuse(self, reason: str) -> None:
+    def _post(self, content: dict) -> Any:
+        """Send a question, without a temperature if the model refuses that."""
+        response = self._session.post(
+            self._address, json={**content, **self._options}, timeout=self._timeout
+        )
+        if response.status_code == 400 and self._options and "temperature" in response.text:
+            logger.warning("%s has a fixed temperature, which is used.", self.name)
+            self._options = {}
+            return self._post(content)
+        return response
+
+    def _refuse(self, reason: str) -> NoReturn:
         self._num_refused += 1
         if not self._has_answered and self._num_refused >= _MAX_REFUSALS:
             raise ValueError(f"The judge at {self._address} refuses every question ({reason}).")
         raise RefusedPairError(f"The judge refuses a pair ({reason}).")
+
+
+def _text(content: Any) -> str:
+    """Join the text of a reply, which may be a string or a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content)
+    return str(content or "")
+
+
+def _service_words(response: Any) -> str:
+    """Return the status of a response and what the service says about it, in one line."""
+    words = response.text
+    try:
+        body = response.json()
+        error = body.get("error", body.get("detail", body.get("message", words)))
+        words = error.get("message", error) if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        pass
+    words = " ".join(str(words).split())
+    if len(words) > _MAX_REASON:
+        words = words[:_MAX_REASON] + "..."
+    status = f"HTTP {response.status_code} {response.reason}".strip()
+    return f"{status}: {words}" if words else status

@@ -2,12 +2,15 @@
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from keras_speechssm.data.segmentation import cut_at_pauses
 from keras_speechssm.shapes import SAMPLE_RATE
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u2032\uff07`", "'"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +36,16 @@ def words_to_text(words: Sequence[Word]) -> str:
 
 
 def plain_words(text: str) -> list[str]:
-    """Split a text into lower-case words without punctuation."""
-    return re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", text.lower())
+    """Split a text into lower-case words without punctuation.
+
+    Words are the same with typographic and typewriter apostrophes, and with composed and
+    decomposed letters.
+    """
+    text = unicodedata.normalize("NFC", text.lower()).translate(_APOSTROPHES)
+    # Vowel signs and accents that have no composed letter are parts of words.
+    marks = "".join({char for char in text if unicodedata.category(char)[0] == "M"})
+    letter = rf"(?:[^\W_]|[{re.escape(marks)}])" if marks else r"[^\W_]"
+    return re.findall(rf"{letter}+(?:['-]{letter}+)*", text)
 
 
 def transcribe_pieces(

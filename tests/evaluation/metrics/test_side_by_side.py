@@ -23,6 +23,7 @@ pytestmark = pytest.mark.any_backend
         ("[[A>B]], as [[1]] says", 1),
         ("A>B", None),
         ("", None),
+        ("[[A>B]] or [[A=B]]: I will see. " + "Text A is fluent. " * 20, None),
     ],
 )
 def test_the_last_label_counts(reply, verdict):

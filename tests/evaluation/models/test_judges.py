@@ -18,6 +18,7 @@ from keras_speechssm.evaluation.models.judges import (
     fill_template,
     read_judge_template,
 )
+from keras_speechssm.evaluation.models.transcript import plain_words
 
 pytestmark = pytest.mark.any_backend
 
@@ -101,7 +102,7 @@ def test_a_key_from_a_file_is_stripped_and_an_odd_one_never_shown(service):
 
 
 def test_a_service_that_never_replies_is_one_clear_line(service):
-    Service.replies = [(500, "busy"), (200, "{}"), (404, "")]
+    Service.replies = [(500, "busy"), (200, "{}"), (503, "")]
     with pytest.raises(ValueError, match="gave no reply"):
         EndpointJudge(service, "gemma", attempts=3)("a", "b")
 
@@ -245,3 +246,56 @@ def test_a_template_from_a_file_replaces_ours(service, tmp_path):
     with pytest.raises(ValueError, match="lacks {text_b}"):
         read_judge_template(path)
     assert read_judge_template(None) == JUDGE_TEMPLATE
+
+
+def test_a_model_that_refuses_a_temperature_is_asked_without(service, caplog):
+    refusal = {"message": "Unsupported value: 'temperature' does not support 0 with this model."}
+    Service.replies = [(400, json.dumps({"error": refusal}))] + [(200, content("[[A=B]]"))] * 2
+    judge = EndpointJudge(service, "reasoner")
+    assert judge("a", "b") == judge("c", "d") == "[[A=B]]"
+    assert ["temperature" in request[2] for request in Service.requests] == [True, False, False]
+    assert "fixed temperature" in caplog.text
+
+
+def test_a_reply_that_was_cut_gives_no_verdict(service, tmp_path, caplog):
+    choice = {"message": {"content": "one of [[A>>B]], [[B>>A]]"}, "finish_reason": "length"}
+    Service.replies = [(200, json.dumps({"choices": [choice]}))]
+    assert CachedJudge(EndpointJudge(service, "gemma"), tmp_path)("a", "b") == ""
+    assert "cut at its maximum length" in caplog.text and not any(tmp_path.iterdir())
+
+
+def test_a_reply_in_parts_is_joined(service):
+    parts = [{"type": "text", "text": "so "}, {"type": "text", "text": "[[A>B]]"}]
+    Service.replies = [(200, content(parts))]
+    assert EndpointJudge(service, "gemma")("a", "b") == "so [[A>B]]"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_model_is_not_asked_again(service, status):
+    words = {"error": {"message": "The model does not exist\nor you do not have access."}}
+    Service.replies = [(status, json.dumps(words))]
+    with pytest.raises(ValueError, match="exist or you do not have access.*OPENAI_API_KEY") as e:
+        EndpointJudge(service, "gemma", "wrong")("a", "b")
+    assert len(Service.requests) == 1 and f"HTTP {status}" in str(e.value)
+    assert "wrong" not in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_refusal_has_the_service_s_own_words(service, caplog, tmp_path):
+    Service.replies = [(400, '{"detail": "too many tokens"}'), (400, "plain " * 200)]
+    judge = CachedJudge(EndpointJudge(service, "gemma"), tmp_path)
+    assert judge("a", "b") == judge("c", "b") == ""
+    assert "HTTP 400 Bad Request: too many tokens" in caplog.text
+    assert "plain plain" in caplog.text and max(map(len, caplog.text.splitlines())) < 600
+
+
+def test_words_are_the_same_with_typographic_apostrophes_and_decomposed_letters():
+    plain = "i don't know it's o'clock na\u00efve caf\u00e9 half-past".split()
+    for text in (
+        "I don\u2019t know; it\u2019s o\u2018clock, nai\u0308ve cafe\u0301 half-past!",
+        "I don't know; it\u02bcs o\uff07clock: na\u00efve 'caf\u00e9' half-past",
+    ):
+        assert plain_words(text) == plain
+    assert plain_words("\u0939\u093f\u0928\u094d\u0926\u0940 x") == [
+        "\u0939\u093f\u0928\u094d\u0926\u0940",
+        "x",
+    ]
