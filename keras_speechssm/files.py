@@ -1,11 +1,14 @@
 """Files and folders that are written atomically, cached results, locks and checksums."""
 
+import errno
 import fnmatch
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
 
 OPTIONS = "options.json"
 """Name of the file that `save_run_config` writes into the folder of a run."""
@@ -43,11 +48,43 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        flush_to_disk(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_NO_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+"""Errors of a file system that does not offer what was requested."""
+
+
+def flush_to_disk(path: str | Path) -> None:
+    """Flushes a file or a folder to disk, where the file system can do that.
+
+    SMB, VirtualBox, WSL and Windows cannot flush folders. Their content is complete nevertheless,
+    unless the power fails at that moment.
+
+    Raises:
+        OSError: If a file cannot be written, for example because the disk is full.
+    """
+    if Path(path).is_dir():
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:  # Windows
+            return
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            logger.debug("%s cannot be flushed (%s).", path, error)
+        finally:
+            os.close(descriptor)
+        return
+    with open(path, "rb+") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in _NO_FLUSH:
+                raise
 
 
 def write_json(path: str | Path, content: dict) -> None:
@@ -108,7 +145,8 @@ def run_lock(folder: str | Path) -> Iterator[None]:
     """Locks the folder of a run for the duration of the block.
 
     Two runs in one folder would mix their records and overwrite each other's files. The
-    operating system releases the lock when the process ends, killed or not.
+    operating system releases the lock when the process ends, killed or not. Some network file
+    systems (NFS, Lustre) have no locks; there a warning is logged instead.
 
     Args:
         folder: Folder of the run. It must exist.
@@ -116,13 +154,40 @@ def run_lock(folder: str | Path) -> Iterator[None]:
     Raises:
         ValueError: If another process on this machine holds the lock.
     """
+    lock = FileLock(Path(folder) / ".lock", timeout=0)
     try:
-        with FileLock(Path(folder) / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(
-            f"Another run is at work in {folder}; wait until it ends, or use another folder."
-        ) from None
+        lock.acquire()
+    except (Timeout, NotImplementedError, OSError) as error:
+        reason = _why_no_locks(folder)
+        if reason is None:
+            if not isinstance(error, Timeout):
+                raise
+            raise ValueError(
+                f"Another run is at work in {folder}; wait until it ends, or use another folder."
+            ) from None
+        logger.warning(
+            "The file system of %s has no locks (%s): make sure that only one run uses it.",
+            folder,
+            reason,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _why_no_locks(folder: str | Path) -> str | None:
+    """Returns why a new file in a folder cannot be locked, or `None` if it can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has other locks.
+        return None
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return os.strerror(error.errno) if error.errno else str(error)
+    return None
 
 
 def save_run_config(output_dir: str | Path, **options) -> None:

@@ -1,8 +1,17 @@
+import errno
 import json
+import os
 
 import pytest
 
-from keras_speechssm.files import atomic_write, cached_json, remove_partial_files, write_json
+from keras_speechssm.files import (
+    atomic_write,
+    cached_json,
+    flush_to_disk,
+    remove_partial_files,
+    run_lock,
+    write_json,
+)
 
 pytestmark = pytest.mark.any_backend
 
@@ -71,3 +80,48 @@ def test_a_reader_of_the_old_file_never_sees_a_part_of_the_new_one(tmp_path):
             temporary.write_text("new")
         assert reader.read() == "old content"  # of the file that was replaced, not overwritten
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_reported_and_used(tmp_path, monkeypatch, caplog, code):
+    """As NFS and Lustre may be mounted."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with run_lock(tmp_path):
+        (tmp_path / "made.txt").touch()
+    assert "has no locks" in caplog.text and os.strerror(code) in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix) == ["made.txt"]
+
+
+def test_errors_of_a_locked_run_are_its_own(tmp_path):
+    for error in (OSError(errno.ENOLCK, "mine"), NotImplementedError("mine")):
+        with pytest.raises(type(error), match="mine"), run_lock(tmp_path):
+            raise error
+    with run_lock(tmp_path):
+        pass  # released
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_keeps_what_is_written(tmp_path, monkeypatch, code):
+    def refuse(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    flush_to_disk(tmp_path)
+
+
+def test_a_full_disk_is_not_a_missing_flush(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="full"), atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert not any(tmp_path.iterdir())

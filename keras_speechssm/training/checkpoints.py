@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any time, a full disk and damaged files.
 
     <folder>/epoch-00012/state.weights.h5     model, optimizer and metrics
-    <folder>/epoch-00012/checkpoint.json      epoch, size, SHA-256, and further values
+    <folder>/epoch-00012/checkpoint.json      epoch, size, SHA-256, random states, further values
 
 A checkpoint gets its name when all of it is on the disk. Older ones are deleted after that.
 `keras.callbacks.BackupAndRestore` overwrites its only file and has no checksum.
@@ -11,7 +11,6 @@ import errno
 import json
 import logging
 import math
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -20,7 +19,7 @@ import keras
 import numpy as np
 
 from keras_speechssm.checks import first_line
-from keras_speechssm.files import checksum, write_json
+from keras_speechssm.files import checksum, flush_to_disk, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +58,16 @@ class Checkpoints:
             _check_space(partial, model)
             state = partial / _STATE
             model.save_weights(str(state))
-            _to_disk(state)
+            flush_to_disk(state)
             size = state.stat().st_size
             about = {"epoch": epoch, "bytes": size, "sha256": checksum(state), **about}
+            about["random_states"] = [
+                keras.ops.convert_to_numpy(seed).tolist() for seed in _random_states(model)
+            ]
             write_json(partial / _ABOUT, about)
             shutil.rmtree(target, ignore_errors=True)  # damaged, or of a run that was resumed
             partial.rename(target)
-            _to_disk(self.folder)
+            flush_to_disk(self.folder)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             logger.warning(
@@ -111,6 +113,7 @@ class Checkpoints:
                     f"Checkpoint {self.folder / name} belongs to another model or optimizer; "
                     f"use another output_dir ({first_line(error)})."
                 ) from error
+            _restore_random_states(model, about.get("random_states", []))
             return about
         if names:
             logger.warning("No checkpoint in %s is intact.", self.folder)
@@ -130,6 +133,22 @@ class Checkpoints:
             return None
 
 
+def _random_states(model: keras.Model) -> list:
+    """Return the states of all generators of a model, which Keras does not save."""
+    return [variable for variable in model.variables if variable.name == "seed_generator_state"]
+
+
+def _restore_random_states(model: keras.Model, values: list) -> None:
+    """Set the states of the generators; those of a checkpoint of an older version are missing."""
+    states = _random_states(model)
+    if len(states) != len(values):
+        if states:
+            logger.warning("The checkpoint has no random states; its run resumes with new draws.")
+        return
+    for state, value in zip(states, values, strict=True):
+        state.assign(np.array(value, state.dtype))
+
+
 def _check_space(folder: Path, model: keras.Model) -> None:
     """Raise the error of a full disk early: HDF5 crashes when it meets one."""
     variables = {id(v): v for v in (*model.variables, *model.optimizer.variables)}
@@ -142,11 +161,3 @@ def _check_space(folder: Path, model: keras.Model) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{free / 2**20:.0f} MiB free, {needed / 2**20:.0f} needed")
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

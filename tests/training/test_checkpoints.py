@@ -1,5 +1,9 @@
+import errno
 import json
+import os
 import shutil
+import stat
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -155,3 +159,37 @@ def test_a_run_that_begins_anew_keeps_its_own(tmp_path):
     assert best.save(make_model(7), 12) and best.save(model, 1)
     restored = make_model(8)
     assert best.restore(restored)["epoch"] == 1 and same(restored, model)
+
+
+@pytest.mark.parametrize("system", ["smb", "windows"])
+def test_checkpoints_are_kept_where_folders_cannot_be_flushed(tmp_path, monkeypatch, system):
+    fsync, open_ = os.fsync, os.open
+
+    def no_fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    def no_open(path, *arguments, **options):
+        if not isinstance(path, int) and os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        if system == "smb":
+            patched.setattr(os, "fsync", no_fsync)
+        else:
+            patched.setattr(os, "open", no_open)
+            # `rmtree` opens folders, unlike on Windows.
+            patched.setattr(shutil, "rmtree", _remove)
+        checkpoints, models = saved(tmp_path / "c")  # each save returns True
+        model = make_model(9)
+        assert checkpoints.restore(model)["epoch"] == 3 and same(model, models[3])
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["epoch-00002", "epoch-00003"]
+
+
+def _remove(folder, ignore_errors=True):
+    for path in sorted(Path(folder).rglob("*"), reverse=True):
+        path.unlink()
+    if Path(folder).exists():
+        Path(folder).rmdir()
