@@ -7,7 +7,7 @@ Description: Let two systems continue the same recordings, and compare what they
     sounds.
 Needs: two CPU cores and 6 GB of memory. The benchmark LibriSpeech-Long (3 GB) for the paper's
     numbers; any recordings of more than 10 s to try it.
-Time: about 10 minutes on two CPU cores for 4 recordings of 10 s; a day for all of LibriSpeech-Long
+Time: minutes for 4 recordings of 10 s on two CPU cores; much longer for all of LibriSpeech-Long
 """
 
 """
