@@ -18,7 +18,7 @@ SIZES = {
 }
 
 
-def make_original(path, scale=0.1, **config):
+def make_original(path, scale=0.01, **config):
     """A DAC of `transformers` with random weights, saved to `path`."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     config = {
@@ -37,8 +37,8 @@ def make_original(path, scale=0.1, **config):
                 parameter.uniform_(0.5, 2.0)
             elif parameter.ndim > 1 and "codebook" not in name:
                 parameter.normal_(0.0, 0.5 / (parameter[0].numel() ** 0.5))
-            else:
-                parameter.normal_(0.0, scale)
+            else:  # Small biases: codes shall depend on the waveform.
+                parameter.normal_(0.0, 1.0 if "codebook" in name else scale)
     model.save_pretrained(path)
     return model
 
