@@ -267,8 +267,10 @@ class FactorizedQuantizer(keras.layers.Layer):
         dim = input_shape[-1]
         self.input_denses, self.output_denses, self.codebooks = [], [], []
         for level in range(self.num_quantizers):
-            inwards = keras.layers.Dense(self.code_dim, dtype="float32", name=f"input_{level}")
-            outwards = keras.layers.Dense(dim, dtype="float32", name=f"output_{level}")
+            # Gradients pass it straight through, so none of its weights receives one.
+            fixed = {"dtype": "float32", "trainable": False}
+            inwards = keras.layers.Dense(self.code_dim, name=f"input_{level}", **fixed)
+            outwards = keras.layers.Dense(dim, name=f"output_{level}", **fixed)
             inwards.build((None, dim))
             outwards.build((None, self.code_dim))
             self.input_denses.append(inwards)
@@ -278,8 +280,8 @@ class FactorizedQuantizer(keras.layers.Layer):
                     name=f"codebook_{level}",
                     shape=(self.codebook_size, self.code_dim),
                     initializer=keras.initializers.RandomNormal(stddev=1.0),
-                    dtype="float32",
                     autocast=False,
+                    **fixed,
                 )
             )
         self.built = True
