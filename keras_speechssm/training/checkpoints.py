@@ -64,6 +64,8 @@ class Checkpoints:
             about["random_states"] = [
                 keras.ops.convert_to_numpy(seed).tolist() for seed in _random_states(model)
             ]
+            if keras.backend.backend() == "torch":
+                about["torch_random_states"] = _torch_random_states()
             write_json(partial / _ABOUT, about)
             shutil.rmtree(target, ignore_errors=True)  # damaged, or of a run that was resumed
             partial.rename(target)
@@ -147,6 +149,43 @@ def _restore_random_states(model: keras.Model, values: list) -> None:
         return
     for state, value in zip(states, values, strict=True):
         state.assign(np.array(value, state.dtype))
+
+
+def _torch_random_states() -> list[str]:
+    """Return the states of PyTorch's own generators, which its dropout draws from: CPU, GPUs."""
+    import torch
+
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states += torch.cuda.get_rng_state_all()
+    return [state.cpu().numpy().tobytes().hex() for state in states]
+
+
+class RestoreTorchRandomStates(keras.callbacks.Callback):
+    """Puts PyTorch's generators where a checkpoint left them, as the first batch begins.
+
+    Before that, Keras draws from them to make ready.
+
+    Args:
+        about: What `Checkpoints.restore` returned.
+    """
+
+    def __init__(self, about: dict):
+        super().__init__()
+        self.states = about.get("torch_random_states", [])
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.states:
+            import torch
+
+            states = [
+                torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8)
+                for state in self.states
+            ]
+            torch.set_rng_state(states[0])
+            if len(states) == 1 + torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(states[1:])
+            self.states = []
 
 
 def _check_space(folder: Path, model: keras.Model) -> None:

@@ -30,7 +30,7 @@ from keras_speechssm.training.callbacks import (
     read_metrics,
     truncate_log,
 )
-from keras_speechssm.training.checkpoints import Checkpoints
+from keras_speechssm.training.checkpoints import Checkpoints, RestoreTorchRandomStates
 from keras_speechssm.training.config import TrainingConfig
 
 _LEAD = "schedule_lead"
@@ -246,7 +246,8 @@ def fit_resumable(
         best = Checkpoints(output_dir / "best", 1)
         progress = Progress(output_dir, config.total_epochs, config.max_seconds)
         lead = _install_schedule(model.optimizer, config)
-        first_epoch = checkpoints.restore(model).get("epoch", 0)
+        restored = checkpoints.restore(model)
+        first_epoch = restored.get("epoch", 0)
         truncate_log(log, first_epoch)
         validation, averages = None, averages_weights(model.optimizer)
         if validation_batches is None:
@@ -255,6 +256,7 @@ def fit_resumable(
             validation = ValidationBatches(validation_batches)
         own = [
             StopAtNaN(output_dir),
+            RestoreTorchRandomStates(restored),
             TimeLimitedSchedule(lead, progress, steps_per_epoch, config.warmup_steps),
             *callbacks,
         ]
