@@ -59,7 +59,7 @@ from IPython.display import Audio
 
 from keras_speechssm import SpeechContinuation
 from keras_speechssm.audio.io import read_audio, write_audio
-from keras_speechssm.data.corpora import example_prompt
+from keras_speechssm.data import example_prompt
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
 
 PRESET = "speech_ssm_demo_en"

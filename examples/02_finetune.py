@@ -60,8 +60,7 @@ from IPython.display import Audio
 
 from keras_speechssm import SpeechContinuation
 from keras_speechssm.audio.io import read_audio, write_audio
-from keras_speechssm.data.corpora import example_recordings
-from keras_speechssm.data.packing import PackedSequences
+from keras_speechssm.data import PackedSequences, example_recordings
 
 PRESET = "speech_ssm_demo_en"
 RECORDINGS = example_recordings()

@@ -54,9 +54,7 @@ start. `RECORDINGS` are those of an attached dataset, or one speaker of LibriSpe
 
 import jax
 
-from keras_speechssm.data.corpora import example_recordings
-from keras_speechssm.data.prepare import prepare_sequences
-from keras_speechssm.data.token_store import TokenStore
+from keras_speechssm.data import TokenStore, example_recordings, prepare_sequences
 from keras_speechssm.models import SpeechSSM
 from keras_speechssm.training import SpeechLMTrainingConfig, train_speech_lm
 

@@ -61,7 +61,7 @@ from IPython.display import Audio
 
 from keras_speechssm import SpeechContinuation
 from keras_speechssm.audio.io import write_audio
-from keras_speechssm.data.corpora import example_recordings
+from keras_speechssm.data import example_recordings
 from keras_speechssm.training import (
     CodecTrainingConfig,
     SoundStormTrainingConfig,

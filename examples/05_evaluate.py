@@ -56,7 +56,7 @@ import shutil
 
 from IPython.display import Markdown
 
-from keras_speechssm.data.corpora import example_recordings
+from keras_speechssm.data import example_recordings
 from keras_speechssm.evaluation import (
     ComparisonOptions,
     EvaluationModelNames,

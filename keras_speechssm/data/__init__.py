@@ -5,6 +5,7 @@ import importlib
 _MODULES = {
     "PHONEMES": "corpora",
     "Segment": "corpora",
+    "example_prompt": "corpora",
     "example_recordings": "corpora",
     "find_audio": "corpora",
     "name_recordings": "corpora",

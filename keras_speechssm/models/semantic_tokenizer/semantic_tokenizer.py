@@ -44,7 +44,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
     and a vector quantizer turns the result into tokens (paper, section 3.1). Further Conformer
     layers read phonemes from the quantized vectors.
 
-    `tokenize` is what most users want. `SemanticTokenizerPretraining` trains a tokenizer.
+    `tokenize` is what most users want. `SemanticTokenizerPretraining` trains a tokenizer. This is a
+    KerasHub `Backbone`, not a `Tokenizer`: it has weights, and its input is sound.
 
     Args:
         vocabulary_size: int. Number of tokens (paper: 32,768).
@@ -210,7 +211,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             windows_per_batch: int. Windows that run at once at most. Defaults to `4`.
 
         Returns:
-            Phoneme ids, 1 to `num_phonemes`: a list, or for a batch a list of lists.
+            Phoneme ids, 1 to `num_phonemes`: a list, or for a batch a list of lists. The name of
+            id `i` is `keras_speechssm.data.PHONEMES[i - 1]`.
 
         Raises:
             ValueError: There are no tokens, or one is not in the vocabulary.
