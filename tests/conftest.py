@@ -21,27 +21,30 @@ settings.load_profile("keras_speechssm")
 if keras.backend.backend() == "jax":
     import types
 
+    import jax
     import numpy as np
     from keras.src.initializers import random_initializers
 
     random = random_initializers.random
 
-    def _numpy_draw(method: str, first: str, second: str):
+    def _numpy_draw(name: str, method: str, first: str, second: str):
         def draw(shape, dtype=None, seed=None, **options):
-            generator = np.random.default_rng(np.asarray(random.draw_seed(seed)))
+            key = random.draw_seed(seed)
+            if isinstance(key, jax.core.Tracer):
+                return getattr(random, name)(shape, dtype=dtype, seed=seed, **options)
             range_ = options.get(first, 0.0), options.get(second, 1.0)
-            drawn = getattr(generator, method)(*range_, shape)
+            drawn = getattr(np.random.default_rng(np.asarray(key)), method)(*range_, shape)
             return keras.ops.convert_to_tensor(drawn, dtype or keras.config.floatx())
 
-        return draw
+        return name, draw
 
     # JAX compiles a program for each shape of initial weights, slower than most layers.
-    normal = _numpy_draw("normal", "mean", "stddev")
-    random_initializers.random = types.SimpleNamespace(
-        **vars(random)
-        | {"normal": normal, "truncated_normal": normal}
-        | {"uniform": _numpy_draw("uniform", "minval", "maxval")}
+    faster = (
+        _numpy_draw("normal", "normal", "mean", "stddev"),
+        _numpy_draw("truncated_normal", "normal", "mean", "stddev"),
+        _numpy_draw("uniform", "uniform", "minval", "maxval"),
     )
+    random_initializers.random = types.SimpleNamespace(**vars(random) | dict(faster))
 
 if keras.backend.backend() == "torch":
     import torch

@@ -40,8 +40,8 @@ MODULES = (
 SLOW = ('from_preset("speech_ssm_demo_en")', "SpeechContinuation")
 """An example that contains one of these loads trained weights or the pipeline."""
 
-NEEDS_DATA = ("train_speech_lm(",)
-"""An example that contains one of these trains on data that the reader has to prepare."""
+NEEDS_DATA = ("train_speech_lm(", "finetune_pipeline(", "upload_preset(")
+"""An example that contains one of these needs data, or a login, that the reader has to prepare."""
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 

@@ -73,6 +73,9 @@ def write_token_store(
     Example:
 
     ```python
+    import numpy as np
+    from keras_speechssm.data import TokenStore, write_token_store
+
     write_token_store("store", {"a": np.arange(50)}, vocabulary_size=96)
     len(TokenStore("store"))  # 1
     ```

@@ -76,8 +76,8 @@ def finetune_pipeline(
     from keras_speechssm import SpeechContinuation
     from keras_speechssm.training import finetune_pipeline
 
-    finetune_pipeline(["recordings"], "mine")  # doctest: +SKIP
-    speech = SpeechContinuation.from_preset("mine")  # doctest: +SKIP
+    finetune_pipeline(["recordings"], "mine")
+    speech = SpeechContinuation.from_preset("mine")
     ```
     """
     output = Path(output)

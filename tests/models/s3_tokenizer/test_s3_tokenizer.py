@@ -210,7 +210,7 @@ def test_low_precision_stays_close(tokenizer, tmp_path):
     latents = low(inputs)["latents"]
     assert keras.backend.standardize_dtype(latents.dtype) == "float32"
     expected = ops.convert_to_numpy(tokenizer(inputs)["latents"])
-    # Values lie in (-1, 1), where bfloat16 has steps of up to 0.004; the mean of the errors was
+    # Values are in (-1, 1), where bfloat16 has steps of up to 0.004; the mean of the errors was
     # 0.005 to 0.007 with three seeds, the largest 0.03 to 0.053.
     errors = np.abs(ops.convert_to_numpy(latents) - expected)
     assert errors.mean() < 0.01 and errors.max() < 0.1

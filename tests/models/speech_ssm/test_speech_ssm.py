@@ -294,7 +294,7 @@ def test_the_backbone_s_config_can_be_changed_as_a_preset_is_loaded(model, tmp_p
     assert not np.allclose(*logits)
     deeper = SpeechSSM.from_preset(preset, load_weights=False, num_layers=7)
     assert deeper.backbone.num_layers == 7
-    with pytest.raises(ValueError, match="there is no argument 'window'"):
+    with pytest.raises(ValueError, match="GriffinBackbone has no argument 'window'"):
         SpeechSSM.from_preset(preset, window=2)
     with pytest.raises(ValueError, match="could not be loaded"):
         SpeechSSM.from_preset(preset, num_layers=7)
