@@ -166,7 +166,8 @@ def test_low_precision_stays_close(tmp_path):
     inputs = {"waveform": noise(1, 640 * 5), "padding_mask": np.ones((1, 5), bool)}
     found = ops.convert_to_numpy(ops.cast(low(inputs)["features"], "float32"))
     errors = np.abs(found - ops.convert_to_numpy(tokenizer(inputs)["features"]))
-    # Features are normalized: bfloat16 rounds them by up to 0.008 in each of some twenty layers.
+    # With three seeds the mean was 0.01 on JAX, 0.04 to 0.06 on TensorFlow and PyTorch, the
+    # largest 0.29; with the wrong convolutions the mean is 0.9 or more.
     assert errors.mean() < 0.1 and errors.max() < 0.3
 
 
