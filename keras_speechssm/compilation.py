@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import threading
 from collections.abc import Callable, Hashable, Sequence
 
 import keras
@@ -52,7 +53,11 @@ def compile_inference(
             with scope:
                 return function(*args)
 
-        return lambda *args: stateless([v.value for v in model.variables], *args)
+        def run(*args):
+            sync_weights(model)
+            return stateless([v.value for v in model.variables], *args)
+
+        return run
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -75,6 +80,35 @@ def compile_inference(
         return function(*args)
 
     return without_gradients
+
+
+def sync_weights(model: keras.layers.Layer) -> None:
+    """Puts the weights back into a model that `fit` trains at this moment, on JAX.
+
+    Between the first and the last batch of an epoch Keras keeps them outside of the model, and
+    puts them back for callbacks that use `self.model`. This does it for any code that `fit` calls.
+
+    Args:
+        model: The model or layer whose weights will be read.
+
+    Raises:
+        ValueError: If another thread, or another model that contains this one, has the weights.
+    """
+    if keras.backend.backend() != "jax" or not _are_lent(model):
+        return
+    if getattr(model, "_training_thread", None) == threading.get_ident():
+        model.jax_state_sync()
+    if _are_lent(model):
+        raise ValueError(
+            f"The weights of this {type(model).__name__} are in use by `fit` of another thread or "
+            "of a larger model. Use the model in a callback's `on_epoch_end`, or use "
+            "`self.model` in the callback."
+        )
+
+
+def _are_lent(model: keras.layers.Layer) -> bool:
+    # Keras sets the value to None. Variables of a new model have None and an initializer.
+    return any(v._value is None and v._initializer is None for v in model.variables[:1])
 
 
 class CompiledFunctions:

@@ -1,5 +1,6 @@
 """Packing of token sequences of many lengths into rows of one length."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -121,7 +122,8 @@ class PackedSequences:
     @classmethod
     def from_store(cls, store, sequence_length: int, seed: int = 0) -> "PackedSequences":
         """Return rows of a `TokenStore`, which are read on demand."""
-        return cls(store.lengths, lambda index: store[index].tokens, sequence_length, seed)
+        read = functools.partial(_read_from_store, store)  # workers of Grain pickle it
+        return cls(store.lengths, read, sequence_length, seed)
 
     @classmethod
     def from_arrays(
@@ -239,6 +241,10 @@ class PackedSequences:
             self.batch(range(start, min(start + batch_size, wanted)))
             for start in range(0, wanted, batch_size)
         ]
+
+
+def _read_from_store(store, index: int) -> np.ndarray:
+    return store[index].tokens
 
 
 class PackedDataset(keras.utils.PyDataset):

@@ -14,6 +14,7 @@ Folders of `.npy` files, which earlier versions wrote, are read too:
     <folder>/<book>/0000.npy                uint16 or int32 (time,)
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -271,12 +272,14 @@ def open_tokens(folders: Sequence[str | Path]) -> TokenSource:
         )
     sequences = [(store, index) for store in stores.values() for index in range(len(store))]
 
-    def read(number: int) -> np.ndarray:
-        store, index = sequences[number]
-        return store[index].tokens
-
     lengths = [int(length) for store in stores.values() for length in store.lengths]
+    read = functools.partial(_read_sequence, sequences)  # worker processes pickle it
     return TokenSource(next(iter(sizes.values())), lengths, read)
+
+
+def _read_sequence(sequences: list[tuple[TokenStore, int]], number: int) -> np.ndarray:
+    store, index = sequences[number]
+    return store[index].tokens
 
 
 def check_shard(folder: str | Path, shard: dict, verify: bool = True) -> None:

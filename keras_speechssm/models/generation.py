@@ -186,18 +186,18 @@ def make_sample_block(model: Any, top_k: int | None, use_top_p: bool) -> Callabl
 
     def sample_block(state, logits, uniforms, count, temperature, top_p):
         tokens = ops.zeros((BLOCK_SIZE, logits.shape[0]), dtype="int32")
+        first = ops.zeros((), dtype="int32")  # a plain 0 is int64 in JAX's 64-bit mode
 
         def step(number, state, logits, tokens):
             token = sample_tokens(
                 logits, uniforms[number], temperature, top_k, top_p if use_top_p else None
             )
-            tokens = ops.slice_update(tokens, (number, 0), token[None])
+            tokens = ops.slice_update(tokens, (number, first), token[None])
             logits, state = model.advance(token[:, None], state)
             return number + 1, state, logits[:, -1], tokens
 
-        start = ops.zeros((), dtype="int32")
         _, state, logits, tokens = ops.while_loop(
-            lambda number, *_: number < count, step, (start, state, logits, tokens)
+            lambda number, *_: number < count, step, (first, state, logits, tokens)
         )
         return tokens, state, logits
 

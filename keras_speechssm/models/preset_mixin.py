@@ -4,6 +4,7 @@ import datetime
 import inspect
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ import keras
 import keras_hub
 
 from keras_speechssm.checks import first_line, nearest_name
+from keras_speechssm.compilation import sync_weights
 from keras_speechssm.files import replace_folder, write_json
 from keras_speechssm.presets import (
     check_trained,
@@ -190,8 +192,13 @@ class PresetMixin:
         Raises:
             ValueError: If `preset_dir` is a file, or a folder that cannot be renamed.
         """
+        sync_weights(self)
         with replace_folder(preset_dir) as partial:
             _write_preset(self, partial, max_shard_size)
+
+    def make_train_function(self, force: bool = False):
+        self._training_thread = threading.get_ident()  # see `sync_weights`
+        return super().make_train_function(force)
 
     def quantize(self, mode=None, **kwargs) -> None:
         """Quantizes the weights in place, see `keras.Model.quantize`.

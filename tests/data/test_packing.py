@@ -1,3 +1,6 @@
+import pickle
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -160,3 +163,16 @@ def test_a_plain_fit_takes_them_through_grain():
     history = model.fit(dataset, steps_per_epoch=20, epochs=2, shuffle=False, verbose=0)
     losses = history.history["loss"]
     assert losses[1] < 0.8 * losses[0]
+
+
+def test_rows_are_pickled_for_worker_processes():
+    sequences = [np.arange(3), np.arange(2)]
+    records = [types.SimpleNamespace(tokens=tokens) for tokens in sequences]
+    store = FakeStore(records)
+    for rows in (PackedSequences.from_arrays(sequences, 4), PackedSequences.from_store(store, 4)):
+        again = pickle.loads(pickle.dumps(rows))
+        np.testing.assert_array_equal(again[0][1], rows[0][1])
+
+
+class FakeStore(list):
+    lengths = (3, 2)

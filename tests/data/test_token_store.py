@@ -173,6 +173,7 @@ def test_several_stores_are_one_list(tmp_path, npy_folder):
     source = open_tokens([tmp_path / "a", npy_folder])
     assert (source.vocabulary_size, source.lengths) == (512, [4, 2, 3, 7, 0])
     np.testing.assert_array_equal(source.read(3), np.arange(7))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).read(3), np.arange(7))
     write_token_store(tmp_path / "b", {"x": np.arange(4)}, 5)
     with pytest.raises(ValueError, match="must share one tokenizer"):
         open_tokens([tmp_path / "a", tmp_path / "b"])

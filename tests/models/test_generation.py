@@ -126,3 +126,16 @@ def test_state_is_a_structure_of_arrays_of_fixed_shapes(model):
     shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(state.model)]
     assert [tuple(leaf.shape) for leaf in keras.tree.flatten(later.model)] == shapes
     assert len(shapes) > 3
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="a mode of JAX")
+def test_tokens_are_the_same_in_the_64_bit_mode_of_jax(model):
+    import jax
+
+    prompt, settings = np.array([[1, 2, 3]]), {"top_k": 5, "top_p": 0.9, "seed": 1}
+    expected = model.generate(prompt, 20, **settings)
+    with jax.enable_x64(True):
+        found = model.generate(prompt, 20, **settings)
+        score = model.score(prompt)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(score, model.score(prompt), rtol=1e-5)
