@@ -197,7 +197,7 @@ class SpeechLanguageModel(OptionalInputs):
     """
 
     _sampler: Sampling | None = None
-    _packs_sequences = True
+    packs_sequences = True
 
     def advance(self, token_ids, state, padding_mask=None):
         """Processes the next chunk of a sequence, of any length.
@@ -645,7 +645,7 @@ class SpeechLanguageModel(OptionalInputs):
     def _set_preprocessor(self, preprocessor) -> None:
         """Sets the preprocessor; `None` gives one for tokens."""
         if preprocessor is None:
-            preprocessor = SpeechSSMPreprocessor(pack=self._packs_sequences)
+            preprocessor = SpeechSSMPreprocessor(pack=self.packs_sequences)
         self.preprocessor = preprocessor
 
     @classmethod
@@ -655,8 +655,7 @@ class SpeechLanguageModel(OptionalInputs):
         Args:
             preset: Name, folder or handle.
         """
-        changes = {} if cls._packs_sequences else {"pack": False}
-        return SpeechSSMPreprocessor.from_preset(preset, **changes)
+        return SpeechSSMPreprocessor.from_preset(preset)
 
     def _has_other_preprocessor(self) -> bool:
         return not isinstance(self.preprocessor, SpeechSSMPreprocessor | None)

@@ -10,7 +10,7 @@ import keras
 import keras_hub
 
 from keras_speechssm.data.packing import PackedSequences
-from keras_speechssm.data.token_store import open_tokens
+from keras_speechssm.data.token_store import TokenSource, open_tokens
 from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
 from keras_speechssm.models.preset_mixin import initialize_from_preset
 from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
@@ -30,25 +30,35 @@ NOT_DECAYED = ("bias", "scale", "a_param")
 """Weight decay leaves out biases, gains and the decay parameters of the recurrences."""
 
 
+# The defaults are the paper's; this adds where it starts, and what saves memory.
+_PAPER = {
+    "text_preset": "hf://google/recurrentgemma-2b-it",
+    "dtype": "mixed_bfloat16",
+    "rematerialize": True,
+}
+
+
 @dataclass(kw_only=True, frozen=True)
 class SpeechLMTrainingConfig(TrainingConfig):
     """Options of `train_speech_lm`. See `TrainingConfig` for the rest.
 
     The defaults are the paper's recipe (section 5, appendix B.1): AdamW with a learning rate of
     5e-4 and a weight decay of 0.6, a warm-up of 1,000 steps, a cosine to a twentieth, and 100,000
-    steps of 768,000 tokens (here 16 times 8 sequences of 4 min).
+    steps of 128 sequences of 4 min (here 16 times 8). The recipes `paper-30s`, `paper-4min` and
+    `paper-16min` have the paper's three lengths: 512 sequences of 750 tokens, 128 of 5,760, and 32
+    of 24,000.
 
     Args:
         token_folders: Stores of `speechssm prepare sequences`, or folders of tokens that
             `speechssm tokenize` wrote, of one tokenizer.
         model: `speech_ssm`, or `speech_transformer`, the paper's baseline, whose `max_length` is
-            `sequence_length`. SpeechSSM resets its state at the start of each recording in a
-            row; the baseline reads a row as one sequence.
+            `sequence_length`. Both keep the recordings in a row apart: SpeechSSM resets its state
+            at their starts, and the baseline does not attend across them.
         text_preset: Preset of a RecurrentGemma (or Gemma) to start from. All of its weights are
             used, except the embeddings of words.
         lora_rank: Rank of the low-rank matrices to train instead of the weights. Needs `preset`
             or `text_preset`. Defaults to `None`: all weights are trained.
-        sequence_length: Tokens per row (6,000 are 4 min).
+        sequence_length: Tokens per row (5,760 are 4 min without the last 10 s).
         rematerialize: Whether to store only the inputs of each block for the gradient and
             recompute the rest, which saves memory.
     """
@@ -57,7 +67,7 @@ class SpeechLMTrainingConfig(TrainingConfig):
     model: str = "speech_ssm"
     text_preset: str | None = None
     lora_rank: int | None = None
-    sequence_length: int = 6000
+    sequence_length: int = 5760
     rematerialize: bool = False
     batch_size: int = 8
     gradient_accumulation_steps: int = 16
@@ -89,11 +99,19 @@ class SpeechLMTrainingConfig(TrainingConfig):
             "learning_rate": 2e-3,
             "weight_decay": 0.01,
         },
-        # The defaults are the paper's; this adds where it starts, and what saves memory.
-        "paper": {
-            "text_preset": "hf://google/recurrentgemma-2b-it",
-            "dtype": "mixed_bfloat16",
-            "rematerialize": True,
+        "paper": _PAPER,
+        **{
+            f"paper-{name}": {
+                **_PAPER,
+                "sequence_length": length,
+                "batch_size": batch_size,
+                "gradient_accumulation_steps": accumulation,
+            }
+            for name, length, batch_size, accumulation in (
+                ("30s", 750, 64, 8),
+                ("4min", 5760, 8, 16),
+                ("16min", 24_000, 2, 16),
+            )
         },
         # How the demo's language model was trained, in its second run.
         "demo": {
@@ -152,12 +170,7 @@ def train_speech_lm(config: SpeechLMTrainingConfig) -> SpeechSSM | SpeechTransfo
     """
     config.check_resumed()
     source = open_tokens(config.token_folders)
-    rows = PackedSequences(source.lengths, source.read, config.sequence_length, config.seed)
-    make_batch, validation_batches = rows.batches(config.batch_size), None
-    if config.validation_folders:
-        validation_batches = _held_out_batches(config, source.vocabulary_size)
-    if config.model == "speech_transformer":
-        make_batch, validation_batches = _without_resets(make_batch, validation_batches)
+    make_batch, validation_batches = _make_batches(config, source)  # before a model is built
     keras.utils.set_random_seed(config.seed)
     layout_map = BACKBONES[config.model][1].get_layout_map
     with distributed(config.device_mesh, layout_map, config.batch_size):
@@ -169,6 +182,8 @@ def train_speech_lm(config: SpeechLMTrainingConfig) -> SpeechSSM | SpeechTransfo
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             weighted_metrics=None,
         )
+        if not model.packs_sequences:
+            make_batch, validation_batches = _make_batches(config, source, pack=False)
         fit_resumable(model, make_batch, config, validation_batches=validation_batches)
         model.save_to_preset(str(Path(config.output_dir) / "preset"))
     return model
@@ -181,15 +196,13 @@ def initial_loss(config: SpeechLMTrainingConfig) -> float:
         config: The options. `validation_folders` must be given.
     """
     vocabulary_size = open_tokens(config.token_folders).vocabulary_size
-    batches = _held_out_batches(config, vocabulary_size)
-    if config.model == "speech_transformer":
-        _, batches = _without_resets(None, batches)
     keras.utils.set_random_seed(config.seed)
     layout_map = BACKBONES[config.model][1].get_layout_map
     with distributed(config.device_mesh, layout_map, config.batch_size):
         model = make_model(config, vocabulary_size)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(loss=loss, weighted_metrics=None)
+        batches = _held_out_batches(config, vocabulary_size, model.packs_sequences)
         result = model.evaluate(ValidationBatches(batches), verbose=0, return_dict=True)
     return result["loss"]
 
@@ -258,11 +271,23 @@ def _transformer_arguments(griffin: dict) -> dict:
     }
 
 
-def _held_out_batches(config: SpeechLMTrainingConfig, vocabulary_size: int) -> list[tuple]:
+def _make_batches(
+    config: SpeechLMTrainingConfig, source: TokenSource, pack: bool = True
+) -> tuple[Callable[[int], tuple], list[tuple] | None]:
+    rows = PackedSequences(source.lengths, source.read, config.sequence_length, config.seed, pack)
+    held_out = None
+    if config.validation_folders:
+        held_out = _held_out_batches(config, source.vocabulary_size, pack)
+    return rows.batches(config.batch_size), held_out
+
+
+def _held_out_batches(
+    config: SpeechLMTrainingConfig, vocabulary_size: int, pack: bool
+) -> list[tuple]:
     source = open_tokens(config.validation_folders)
     _check_vocabulary(source.vocabulary_size, vocabulary_size, "validation_folders")
     length, batch_size = config.sequence_length, config.batch_size
-    rows = PackedSequences(source.lengths, source.read, length, config.seed)
+    rows = PackedSequences(source.lengths, source.read, length, config.seed, pack)
     devices = config.device_mesh[0] if config.device_mesh else 1
     if min(len(rows), batch_size) % devices:
         raise ValueError(
@@ -270,18 +295,6 @@ def _held_out_batches(config: SpeechLMTrainingConfig, vocabulary_size: int) -> l
             "cannot share; add recordings."
         )
     return rows.held_out_batches(batch_size, config.validation_steps)
-
-
-def _without_resets(make_batch: Callable, validation_batches: list | None) -> tuple:
-    """Return the same batches for a model without a `reset_mask`."""
-
-    def without(batch: tuple) -> tuple:
-        inputs, *rest = batch
-        return ({"token_ids": inputs["token_ids"]}, *rest)
-
-    if validation_batches is not None:
-        validation_batches = [without(batch) for batch in validation_batches]
-    return lambda step: without(make_batch(step)), validation_batches
 
 
 def _check_vocabulary(found: int, expected: int, name: str) -> None:

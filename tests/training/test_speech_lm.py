@@ -2,8 +2,10 @@ import json
 import shutil
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
+from broken_runs import verify_last_epoch_is_repeated
 
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.data.token_store import open_tokens, write_token_store, write_tokens
@@ -208,7 +210,12 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     first = train([folder], tmp_path / "first", total_steps=10, **settings())
     options = settings(model_config=None, preset=str(tmp_path / "first" / "preset"), lora_rank=2)
+    options |= dict(steps_per_epoch=5, ema_momentum=0.9, gradient_accumulation_steps=2)
+    options |= dict(batch_size=2, validation_folders=[folder])
     tuned = train([folder], tmp_path / "tuned", total_steps=10, **options)
+    verify_last_epoch_is_repeated(
+        tmp_path / "tuned", lambda: train([folder], tmp_path / "tuned", total_steps=10, **options)
+    )
     same = keras.ops.convert_to_numpy(first.backbone.token_embedding.embeddings)
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(tuned.backbone.token_embedding.embeddings), same
@@ -298,7 +305,28 @@ def test_the_recipe_is_the_papers():
     config = SpeechLMTrainingConfig(token_folders=["x"], output_dir="x")
     optimizer = make_optimizer(config, NOT_DECAYED)
     assert optimizer.weight_decay == 0.6 and optimizer.beta_2 == 0.98
-    tokens = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
-    assert tokens == 768_000
+    assert config.batch_size * config.gradient_accumulation_steps == 128
     assert config.total_steps == 100_000 and config.warmup_steps == 1000
     assert config.learning_rate == 5e-4 and config.final_learning_rate == 1 / 20
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tokens", "sequences"),
+    [("paper-30s", 750, 512), ("paper-4min", 5760, 128), ("paper-16min", 24_000, 32)],
+)
+def test_the_recipes_have_the_papers_segments(recipe, tokens, sequences):
+    config = SpeechLMTrainingConfig.from_recipe(recipe, token_folders=["x"], output_dir="x")
+    assert config.sequence_length == tokens
+    assert config.batch_size * config.gradient_accumulation_steps == sequences
+    assert config.total_steps == 100_000 and config.text_preset
+
+
+@pytest.mark.slow_to_compile
+def test_twist_trains_on_rows_of_one_recording(tmp_path):
+    backbone = keras_hub.models.OPTBackbone(7, 1, 2, 8, 16, max_sequence_length=16)
+    SpeechTransformer(backbone, max_length=16).save_to_preset(str(tmp_path / "twist"))
+    folder = token_folder(tmp_path / "tokens")
+    options = settings(model="speech_transformer", validation_folders=[folder], total_steps=5)
+    options |= dict(model_config=None, preset=str(tmp_path / "twist"))
+    train([folder], tmp_path / "run", **options)
+    assert np.isfinite(losses(tmp_path / "run")).all()

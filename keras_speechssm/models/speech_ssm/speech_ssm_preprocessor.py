@@ -53,7 +53,7 @@ class SpeechSSMPreprocessor(keras_hub.models.Preprocessor):
         sequence_length: Number of tokens of a row. Longer sequences are cut. Defaults to `None`:
             that of the longest sequence, at most 6000 (4 min).
         pack: Whether a row may hold several sequences. If `False`, each row holds one, and `x`
-            has a `padding_mask` instead of the `reset_mask`: `SpeechTransformer` needs that.
+            has a `padding_mask` instead of the `reset_mask`: TWIST needs that.
             Defaults to `True`.
 
     Example:

@@ -19,6 +19,11 @@ from keras_speechssm.models.speech_transformer.gemma_cache import (
     empty_cache,
     has_cache,
 )
+from keras_speechssm.models.speech_transformer.gemma_segments import (
+    has_segments,
+    number_segments,
+    separate_segments,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -34,7 +39,9 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
 
     `model(token_ids)` returns the logits of the token after each one, float32 (batch, time,
     vocabulary). A dictionary with `token_ids` may add `padding_mask`. In this call padding may
-    be at either end of a row.
+    be at either end of a row. On Gemma it may also add `reset_mask` (bool, `True` at the first
+    token of each packed document): no token attends to another document, as the state of SpeechSSM
+    restarts there. Other backbones train on rows of one document each.
 
     Args:
         backbone: A `keras_hub.models.GemmaBackbone`, or another causal backbone of KerasHub that
@@ -65,7 +72,7 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
     preset_part = "speech_lm"
     supports_quantization = True
     backbone_cls = keras_hub.models.GemmaBackbone
-    _packs_sequences = False  # it has no reset_mask
+    _input_names = ("token_ids", "padding_mask", "reset_mask")
 
     def __init__(
         self,
@@ -76,6 +83,8 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
     ):
         # === Layers ===
         self.backbone = backbone
+        if self.packs_sequences:
+            separate_segments(backbone)
         self._set_preprocessor(preprocessor)
 
         # === Functional Model ===
@@ -88,9 +97,17 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
 
     @classmethod
     def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
-        if kwargs.get("preprocessor") is None:
-            kwargs["preprocessor"] = cls.load_preprocessor(preset)
-        return super().from_preset(preset, load_weights, **kwargs)
+        if kwargs.get("preprocessor") is not None:
+            return super().from_preset(preset, load_weights, **kwargs)
+        kwargs["preprocessor"] = cls.load_preprocessor(preset)
+        model = super().from_preset(preset, load_weights, **kwargs)
+        model.preprocessor.pack &= model.packs_sequences
+        return model
+
+    @property
+    def packs_sequences(self) -> bool:
+        """Whether a row may hold several documents."""
+        return has_segments(self.backbone)
 
     @classmethod
     def from_text_preset(
@@ -161,6 +178,15 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
 
     def _complete_inputs(self, inputs) -> dict:
         inputs = super()._complete_inputs(inputs)
+        reset_mask = inputs.pop("reset_mask")
+        if reset_mask is not None:
+            if not self.packs_sequences:
+                raise ValueError(
+                    f"SpeechTransformer cannot keep packed documents apart on a "
+                    f"{type(self.backbone).__name__}; pass rows of one document with a "
+                    "padding_mask (pack=False)."
+                )
+            inputs["padding_mask"] = number_segments(reset_mask, inputs["padding_mask"])
         if inputs["padding_mask"] is None:
             inputs["padding_mask"] = ops.ones_like(inputs["token_ids"], dtype="int32")
         return inputs

@@ -112,6 +112,35 @@ def test_padding_anywhere_does_not_advance_the_state(options):
         np.testing.assert_allclose(ops.convert_to_numpy(more)[row, 0], expected[-1], atol=1e-5)
 
 
+@pytest.mark.slow_to_compile
+@pytest.mark.parametrize("options", [{}, SLIDING], ids=["gemma", "sliding"])
+def test_packed_documents_do_not_see_each_other(options):
+    model = make_model(**options)
+    tokens = tokens_of(1, 12)
+    starts = np.isin(np.arange(12), (0, 5, 9))[None]
+    real = np.arange(12)[None] < 11
+
+    def logits(tokens, **masks):
+        return ops.convert_to_numpy(model({"token_ids": tokens, **masks}))[0]
+
+    packed = logits(tokens, reset_mask=starts)
+    padded = logits(tokens, reset_mask=starts, padding_mask=real)
+    for start, stop in ((0, 5), (5, 9), (9, 11)):
+        alone = logits(tokens[:, start:stop])
+        np.testing.assert_allclose(packed[start:stop], alone, atol=1e-5)
+        np.testing.assert_allclose(padded[start:stop], alone, atol=1e-5)
+    assert np.abs(packed[5:] - logits(tokens)[5:]).max() > 1e-3  # attended across before
+
+
+def test_fit_packs_documents_on_gemma_and_separates_them_elsewhere(model):
+    x, _, _ = model.preprocessor([[1, 2, 3], [4, 5, 6, 7]])
+    assert "reset_mask" in x
+    twist = SpeechTransformer(opt(), max_length=MAX_LENGTH)
+    assert not twist.preprocessor.pack
+    with pytest.raises(ValueError, match="packed documents apart on a OPTBackbone"):
+        twist({"token_ids": tokens_of(1, 4), "reset_mask": np.ones((1, 4), bool)})
+
+
 def test_greedy_generation_takes_the_argmax_of_whole_forwards(model, whole):
     prompt = tokens_of(2, 4)
     sequence = np.pad(prompt, ((0, 0), (0, 6)))
@@ -247,6 +276,7 @@ def test_a_trained_twist_loads_again_by_every_road(make_text, tmp_path):
         keras.saving.load_model(tmp_path / "model.keras"),
     ):
         assert type(loaded.backbone) is type(text) and loaded.max_length == MAX_LENGTH
+        assert not loaded.preprocessor.pack
         for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
     longer = SpeechTransformer.from_preset(str(tmp_path), max_length=30, dtype="bfloat16")
