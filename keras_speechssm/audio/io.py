@@ -1,10 +1,13 @@
 """Read and write audio files: WAV, FLAC, OGG; Opus, MP3, and AIFF (read only).
 
+Formats that libsndfile cannot read, such as M4A, are read with PyAV where it is installed.
+
 A waveform is float32 (samples,) in [-1, 1] at 16 kHz. Recordings of any sample rate and any number
 of channels are converted to that. Output files appear atomically and never contain NaN.
 """
 
 import functools
+import importlib.util
 import io
 import logging
 import os
@@ -30,6 +33,11 @@ OUTPUT_FORMATS = {
 }
 """Container and sample format of the output by file extension."""
 
+AV_SUFFIXES = tuple(
+    ".m4a .m4b .mp4 .aac .wma .webm .mka .mkv .mov .3gp .amr .ac3 .ape .wv .tta .spx .sph".split()
+)
+"""Suffixes of recordings that are read with PyAV, in lower case."""
+
 MIN_PROMPT_SECONDS = 0.5
 """Minimum length of a prompt. Shorter recordings contain too little of the voice."""
 
@@ -46,6 +54,12 @@ _CANCELED = 10**-1.2
 
 # A pipe is read into memory: 2 GiB are 18 hours of 16-bit audio at 16 kHz.
 _MAX_PIPED_BYTES = 2**31
+
+# What PyAV may open: no playlists, and nothing from a network.
+_AV_OPTIONS = {
+    "format_whitelist": "mov,matroska,webm,asf,aac,amr,ac3,ape,wv,tta,ogg,nistsphere",
+    "protocol_whitelist": "file",
+}
 
 # A header may count a little more than there is: a part of an MP3 frame, the end of a packet.
 _TOLERATED_SECONDS = 0.1
@@ -70,7 +84,8 @@ def read_audio(
     A warning is logged if the header and the audio differ.
 
     Args:
-        path: A WAV, FLAC, OGG, Opus, MP3, or AIFF file, or a pipe such as `/dev/stdin`.
+        path: A WAV, FLAC, OGG, Opus, MP3, or AIFF file, or a pipe such as `/dev/stdin`. With
+            PyAV (`pip install av`) also M4A and others of `AV_SUFFIXES`.
         start: Seconds from the beginning of the file at which to start.
         duration: Number of seconds to read; fewer if the file ends earlier. Defaults to `None`
             (all).
@@ -144,10 +159,10 @@ def read_speech(
 
 
 def read_duration(path: str | Path) -> float:
-    """Return the length of an audio file in seconds, without decoding it.
+    """Return the length of an audio file in seconds.
 
     The frames of an MP3 and the streams of an Ogg file are counted, because their headers may say
-    less. A damaged file may have less audio than its header says.
+    less; what PyAV reads is decoded. A damaged file may have less audio than its header says.
 
     Args:
         path: A file that `read_audio` reads.
@@ -155,7 +170,9 @@ def read_duration(path: str | Path) -> float:
     Raises:
         ValueError: The file is missing, damaged, or not audio.
     """
-    with _open(Path(path)) as files:
+    if _needs_av(path := Path(path)):
+        return sum(len(samples) / rate for _, samples, rate in _av_blocks(path))
+    with _open(path) as files:
         return sum(file.frames / file.samplerate for file in files)
 
 
@@ -372,7 +389,67 @@ def _warn_once(message: str) -> None:
     logger.warning("%s", message)
 
 
+def can_use_av() -> bool:
+    """Return whether PyAV, which reads the formats of `AV_SUFFIXES`, is installed."""
+    return importlib.util.find_spec("av") is not None
+
+
+def _needs_av(path: Path) -> bool:
+    return path.suffix.lower() in AV_SUFFIXES and path.is_file() and path.stat().st_size > 0
+
+
+def _av_blocks(path: Path, start: float = 0.0) -> Iterator[tuple[float, np.ndarray, int]]:
+    """Decode a file with PyAV: position in seconds, (samples, channels), and rate of each block.
+
+    The first block is at `start` or before it.
+    """
+    if not can_use_av():
+        raise ValueError(
+            f"{path} cannot be read without PyAV; pip install av, or convert the file: ffmpeg -i "
+            "INPUT OUTPUT.flac"
+        )
+    import av
+
+    try:
+        with av.open(str(path), options=_AV_OPTIONS) as container:
+            if not container.streams.audio:
+                raise ValueError(f"{path} has no sound; pass a recording.")
+            stream, position = container.streams.audio[0], 0.0
+            # Other formats round the times of frames, or have none: they are read from the start.
+            sought = start > 2 and container.format.name.startswith("mov")
+            if sought:  # a second before, because the first frames lack what is before them
+                container.seek(int((start - 1) * av.time_base))
+            to_float = av.AudioResampler(format="fltp")
+            for frame in container.decode(stream):
+                if sought and frame.time is not None:
+                    position, sought = frame.time, False
+                for block in to_float.resample(frame):
+                    samples = block.to_ndarray().T
+                    yield position, samples, block.sample_rate
+                    position += len(samples) / block.sample_rate
+    except (av.error.FFmpegError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{path} cannot be read as audio ({reason}); convert it.") from error
+
+
+def _decode_with_av(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
+    pieces, rate, end = [], SAMPLE_RATE, np.inf if duration is None else start + duration
+    for position, samples, block_rate in _av_blocks(path, start):
+        if not pieces:
+            rate, channels = block_rate, samples.shape[1]
+        if (block_rate, samples.shape[1]) != (rate, channels):
+            raise ValueError(f"{path} changes its sample rate or channels; convert it.")
+        first = max(0, round((start - position) * rate))
+        last = len(samples) if end == np.inf else max(0, round((end - position) * rate))
+        pieces.append(samples[first:last])
+        if last < len(samples):
+            break
+    return np.concatenate(pieces) if pieces else np.zeros((0, 1), "float32"), rate
+
+
 def _decode(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
+    if _needs_av(path):
+        return _decode_with_av(path, start, duration)
     pieces = []
     with _open(path) as files:
         rate, channels = files[0].samplerate, files[0].channels

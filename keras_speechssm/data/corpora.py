@@ -16,15 +16,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_speechssm.audio.io import AV_SUFFIXES, can_use_av, read_duration
+from keras_speechssm.files import write_json
+
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = tuple(".wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aif .aiff .au".split())
-"""Suffixes of the audio files that are read, in lower case."""
-
-OTHER_SUFFIXES = tuple(
-    ".m4a .m4b .mp4 .aac .wma .webm .mka .mkv .mov .3gp .amr .ac3 .ape .wv .tta .spx .sph".split()
-)
-"""Suffixes of recordings that libsndfile cannot read."""
+"""Suffixes of the audio files that are read, in lower case; with PyAV, `AV_SUFFIXES` as well."""
 
 PHONEMES = tuple(
     "aa ae ah ao aw ax axr ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th "
@@ -62,36 +60,65 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
 
     Returns:
         The paths in sorted order, each once. Hidden files (names that start with a dot, such as
-        unfinished output) are left out. Recordings in formats that cannot be read are counted in
-        a warning.
+        unfinished output) are left out. Recordings in formats that need PyAV are counted in a
+        warning if it is not installed.
 
     Raises:
         ValueError: If a folder does not exist, or nothing is found.
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
     found, skipped = set(), set()
+    readable = (*AUDIO_SUFFIXES, *(AV_SUFFIXES if can_use_av() else ()))
     for folder in map(Path, folders):
         if not folder.exists():
             raise ValueError(f"The audio folder {folder} does not exist; give an existing folder.")
         for path in [folder] if folder.is_file() else folder.rglob("*"):
             suffix = path.suffix.lower()
-            if path.name.startswith(".") or suffix not in (*AUDIO_SUFFIXES, *OTHER_SUFFIXES):
+            if path.name.startswith(".") or suffix not in (*AUDIO_SUFFIXES, *AV_SUFFIXES):
                 continue
             if path.is_file():
-                (found if suffix in AUDIO_SUFFIXES else skipped).add(path)
+                (found if suffix in readable else skipped).add(path)
     if skipped:
         kinds = sorted(Counter(path.suffix.lower() for path in skipped).items())
         logger.warning(
-            "Skipped %d recordings in formats that cannot be read (%s), the first: %s. Convert "
-            "them: ffmpeg -i INPUT OUTPUT.flac",
+            "Skipped %d recordings in formats that need PyAV (%s), the first: %s. Install it (pip "
+            "install av), or convert them: ffmpeg -i INPUT OUTPUT.flac",
             len(skipped),
             ", ".join(f"{suffix}: {count}" for suffix, count in kinds),
             min(skipped),
         )
     if not found:
         names = ", ".join(map(str, folders)) or "an empty list of folders"
-        raise ValueError(f"No audio in {names}: expected files ending {', '.join(AUDIO_SUFFIXES)}.")
+        raise ValueError(f"No audio in {names}: expected files ending {', '.join(readable)}.")
     return sorted(found)
+
+
+def read_durations(paths: Sequence[Path], known: str | Path | None = None) -> list[float]:
+    """Return the lengths of recordings in seconds, which takes long for many MP3 files.
+
+    Args:
+        paths: The recordings.
+        known: JSON file of the lengths that earlier calls read. Recordings whose size and date
+            are those of then are not opened again. Defaults to `None`: all are opened.
+
+    Raises:
+        ValueError: If a recording cannot be read.
+    """
+    try:
+        kept = dict(json.loads(Path(known).read_text(encoding="utf-8"))) if known else {}
+    except (OSError, ValueError, TypeError):
+        kept = {}
+    found = {}
+    for path in paths:
+        about = path.stat()
+        version = [about.st_size, about.st_mtime_ns]
+        name, entry = str(path.resolve()), kept.get(str(path.resolve()))
+        if not (isinstance(entry, list) and entry[:2] == version and len(entry) == 3):
+            entry = [*version, read_duration(path)]
+        found[name] = entry
+    if known and any(kept.get(name) != entry for name, entry in found.items()):
+        write_json(known, {**kept, **found})
+    return [found[str(path.resolve())][2] for path in paths]
 
 
 def example_prompt() -> Path:

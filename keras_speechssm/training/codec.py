@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_speechssm.audio import io as audio
 from keras_speechssm.audio.mel import log_mel
-from keras_speechssm.data.corpora import find_audio
+from keras_speechssm.data.corpora import find_audio, read_durations
 from keras_speechssm.data.pitch import measure_pitch
 from keras_speechssm.models.preset_mixin import initialize_from_preset
 from keras_speechssm.models.soundstream.soundstream import SoundStream
@@ -153,6 +153,7 @@ class CodecBatches:
         folder_weights: Weight of each folder among the crops. Defaults to `None`: all alike.
         pitch_hop: Samples from one pitch target to the next, for a codec that predicts pitch.
             Defaults to `None`: no pitch.
+        known_durations: See `read_durations`. Defaults to `None`.
 
     Returns:
         When called with a number: `(waveform, targets)`, float32 (batch, samples) each. With
@@ -168,12 +169,13 @@ class CodecBatches:
         seed: int,
         folder_weights: Sequence[float] | None = None,
         pitch_hop: int | None = None,
+        known_durations: str | Path | None = None,
     ):
         self.pitch_hop = pitch_hop
         # All files are opened once, so that a broken one is reported now, not hours later.
         self.files = [
-            [(path, audio.read_duration(path)) for path in find_audio([folder])]
-            for folder in audio_folders
+            list(zip(paths, read_durations(paths, known_durations), strict=True))
+            for paths in (find_audio([folder]) for folder in audio_folders)
         ]
         weights = np.ones(len(self.files)) if folder_weights is None else np.asarray(folder_weights)
         self.weights = weights / weights.sum()
@@ -277,13 +279,14 @@ def train_codec(config: CodecTrainingConfig) -> SoundStream:
         has_pitch = isinstance(model, SourceFilterSoundStream)
         pitch_hop = model.stem_stride if has_pitch else None
         crops = (config.batch_size, config.crop_seconds)
+        common = (pitch_hop, Path(config.output_dir) / "durations.json")
         make_batch = CodecBatches(
-            config.audio_folders, *crops, config.seed, config.folder_weights, pitch_hop
+            config.audio_folders, *crops, config.seed, config.folder_weights, *common
         )
         validation_batches = None
         if config.validation_folders is not None:
             held_out = CodecBatches(
-                config.validation_folders, *crops, config.seed + 1, None, pitch_hop
+                config.validation_folders, *crops, config.seed + 1, None, *common
             )
             validation_batches = [held_out(step) for step in range(config.validation_steps)]
         trained, callbacks, best_from = model, [], 0.0

@@ -9,8 +9,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from keras_speechssm.audio.io import read_audio, read_duration
-from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
+from keras_speechssm.audio.io import read_audio
+from keras_speechssm.data.corpora import (
+    PHONEMES,
+    Segment,
+    find_audio,
+    read_durations,
+    read_segments,
+)
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
 logger = logging.getLogger(__name__)
@@ -97,6 +103,7 @@ class CropBatches:
         paired: Whether rows `2 * i` and `2 * i + 1` are the same crop at the same speed,
             augmented separately, as `PairAgreement` expects. Defaults to `False`.
         outputs: Names of the model's outputs that learn the labels.
+        known_durations: See `read_durations`. Defaults to `None`.
     """
 
     def __init__(
@@ -109,6 +116,7 @@ class CropBatches:
         augmented: bool = True,
         paired: bool = False,
         outputs: Sequence[str] = ("phoneme_logits",),
+        known_durations: str | Path | None = None,
     ):
         if paired and batch_size % 2:
             raise ValueError(f"batch_size is {batch_size}; expected an even number, for pairs.")
@@ -120,7 +128,9 @@ class CropBatches:
         self.views = 2 if paired else 1
         self.outputs = tuple(outputs)
         self.ids = {phoneme: number for number, phoneme in enumerate(PHONEMES, start=1)}
-        recordings = [_describe(path) for path in find_audio(folders)]
+        paths = find_audio(folders)
+        durations = read_durations(paths, known_durations)
+        recordings = [_describe(*about) for about in zip(paths, durations, strict=True)]
         self.plain = [r for r in recordings if not r.segments]
         self.transcribed = [r for r in recordings if r.segments]
         self.untranscribed_fraction = untranscribed_fraction
@@ -221,11 +231,11 @@ class CropBatches:
         return np.stack(rows[:count])
 
 
-def _describe(path: Path) -> Recording:
+def _describe(path: Path, duration: float) -> Recording:
     segments = tuple(read_segments(path) or ())
     if not any(segment.phonemes for segment in segments):
         segments = ()
-    return Recording(path, read_duration(path), segments)
+    return Recording(path, duration, segments)
 
 
 def _duration_weights(recordings: list[Recording]) -> np.ndarray:

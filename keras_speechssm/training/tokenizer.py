@@ -160,6 +160,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
     with distributed(config.device_mesh, None, config.batch_size):
         model = _initial_model(config)
         tokenizer, outputs = model.tokenizer, phoneme_outputs(model)
+        durations = Path(config.output_dir) / "durations.json"
         make_batch = CropBatches(
             config.audio_folders,
             config.crop_seconds,
@@ -168,6 +169,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
             config.untranscribed_fraction,
             paired=model.agreement_weight > 0,
             outputs=outputs,
+            known_durations=durations,
         )
         untrained = config.preset is None or not has_weights(SemanticTokenizer, config.preset)
         if untrained and isinstance(tokenizer.front_end, LogMelFrames):
@@ -176,7 +178,12 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
         if config.validation_folders:
             crops = (config.crop_seconds, config.batch_size, config.seed)
             held_out = CropBatches(
-                config.validation_folders, *crops, 0.0, augmented=False, outputs=outputs
+                config.validation_folders,
+                *crops,
+                0.0,
+                augmented=False,
+                outputs=outputs,
+                known_durations=durations,
             )
             validation_batches = [held_out(step) for step in range(config.validation_steps)]
         compile_tokenizer(model, make_optimizer(config), config.ctc_weight)

@@ -11,6 +11,7 @@ from keras_speechssm.data.corpora import (
     example_prompt,
     example_recordings,
     find_audio,
+    read_durations,
     read_segments,
 )
 
@@ -92,10 +93,35 @@ def test_example_recordings_are_attached_or_downloaded_or_the_prompt(tmp_path, m
     assert [path.name for path in example_recordings(tmp_path / "attached")] == ["mine.wav"]
 
 
-def test_every_suffix_that_is_read_is_found_and_the_others_are_counted(tmp_path, caplog):
+def test_every_suffix_that_is_read_is_found_and_the_others_are_counted(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("keras_speechssm.data.corpora.can_use_av", lambda: False)
     names = "a.wav b.opus c.aiff d.wave e.w64 f.oga g.AIF h.au i.rf64".split()
     for name in (*names, "x.m4a", "y.m4a", "z.WMA", "notes.txt"):
         (tmp_path / name).touch()
     assert [path.name for path in find_audio(tmp_path)] == names
     assert "Skipped 3 recordings" in caplog.text and ".m4a: 2, .wma: 1" in caplog.text
-    assert "x.m4a. Convert them: ffmpeg" in caplog.text
+    assert "x.m4a. Install it (pip install av), or convert them: ffmpeg" in caplog.text
+
+
+def test_durations_are_read_once_for_each_version_of_a_recording(tmp_path, monkeypatch):
+    opened = []
+
+    def fake(path):
+        opened.append(path.name)
+        return float(len(opened))
+
+    monkeypatch.setattr("keras_speechssm.data.corpora.read_duration", fake)
+    paths = [tmp_path / name for name in ("a.wav", "b.wav")]
+    for path in paths:
+        path.write_bytes(b"x")
+    known = tmp_path / "run" / "durations.json"
+    assert read_durations(paths, known) == [1.0, 2.0]
+    assert read_durations(paths[::-1], known) == [2.0, 1.0]
+    assert opened == ["a.wav", "b.wav"]
+    paths[1].write_bytes(b"xx")
+    assert read_durations(paths, known) == [1.0, 3.0]
+    known.write_text('{"')  # damaged
+    assert read_durations(paths[:1], known) == [4.0]
+    assert read_durations(paths[:1]) == [5.0]
