@@ -39,6 +39,7 @@ WRAPPED = {
     ("train", "soundstorm"): "training.soundstorm:train_soundstorm",
     ("train", "speech-lm"): "training.speech_lm:train_speech_lm",
     ("prepare", "sequences"): "data.prepare:prepare_sequences",
+    ("prepare", "token-pairs"): "data.prepare:prepare_token_pairs",
     ("prepare", "synthesized"): "data.recipes.synthesized.synthesis:prepare_synthesized",
     ("prepare", "librispeech-long"): "data.recipes.librispeech_long:prepare_librispeech_long",
     ("prepare", "perturbed"): "data.recipes.synthesized.perturbation:prepare_perturbed",

@@ -17,6 +17,7 @@ _MODULES = {
     "pack_rows": "packing",
     "measure_pitch": "pitch",
     "prepare_sequences": "prepare",
+    "prepare_token_pairs": "prepare",
     "tokenize_file": "prepare",
     "tokenize_recordings": "prepare",
     "cut_at_pauses": "segmentation",

@@ -1,6 +1,7 @@
-"""Recordings to tokens: `speechssm tokenize` and `speechssm prepare sequences`."""
+"""Recordings to tokens: `speechssm tokenize`, `prepare sequences` and `prepare token-pairs`."""
 
 import functools
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -8,7 +9,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ from keras_speechssm.data.token_store import (
 from keras_speechssm.files import remove_partial_files, write_json
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.models.soundstream.soundstream import SoundStream
 from keras_speechssm.presets import DEFAULT_PRESET, has_weights
-from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
+from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_FRAME, TOKEN_RATE
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,12 @@ MAX_DEFAULT_SHARDS = 1024
 MIN_DEFAULT_RECORDINGS = 16
 # What a cut leaves over of less than one token is dropped.
 _SHORTEST_SECONDS = 1 / TOKEN_RATE
+# Training of SoundStorm reads a whole sequence for one crop of up to 30 s.
+_PAIR_SECONDS = 120.0
+# The codec encodes pieces with context before and after, so that memory does not grow.
+_PIECE_SAMPLES = 30 * SAMPLE_RATE
+_CONTEXT_SAMPLES = 2 * SAMPLE_RATE
+_STEP_SAMPLES = 4 * SAMPLE_RATE
 
 
 def tokenize_file(
@@ -102,6 +110,13 @@ class SequencePlan:
         drop_last_seconds: Seconds of each sequence's end to drop after tokenization.
         speech: One of `SPEECH_KINDS`.
         recordings_per_shard: Number of recordings per shard.
+        codec_preset: Preset of the codec of a store of token pairs; else `None`.
+        codebook_size: The codec's codes per level.
+        num_levels: The codec's levels.
+        models: Checksum of the weights of tokenizer and codec.
+        same_voice: See `monologue_spans`; `None` unless the speech is spontaneous.
+        monologue_fraction: See `monologue_spans`; `None` unless the speech is spontaneous.
+        longest_pause: See `monologue_spans`; `None` unless the speech is spontaneous.
     """
 
     preset: str
@@ -110,6 +125,13 @@ class SequencePlan:
     drop_last_seconds: float
     speech: str
     recordings_per_shard: int
+    codec_preset: str | None = None
+    codebook_size: int | None = None
+    num_levels: int | None = None
+    models: str | None = None
+    same_voice: float | None = None
+    monologue_fraction: float | None = None
+    longest_pause: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +175,7 @@ def make_shard(task: ShardTask) -> dict:
         return shard
     skipped, unused, seconds = [], [], []
     sequences = _tokenize_spans(task, skipped, unused, seconds)
-    shard = write_shard(path, sequences, task.plan.vocabulary_size)
+    shard = write_shard(path, sequences, task.plan.vocabulary_size, task.plan.codebook_size)
     shard.update(skipped=skipped, unused=unused, seconds=round(sum(seconds), 3))
     write_json(task.report, shard)
     return shard
@@ -178,10 +200,15 @@ def _tokenize_spans(task: ShardTask, skipped, unused, seconds) -> Iterator[Token
                 continue
             piece = waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
             tokens = _tokenizer(plan.preset).tokenize(piece)
-            tokens = tokens[: max(0, len(tokens) - dropped)]
+            tokens, acoustic = tokens[: max(0, len(tokens) - dropped)], None
+            if plan.codec_preset is not None:
+                acoustic = encode_acoustic(_codec(plan.codec_preset), piece)
+                # The last token may have been made of padding in part.
+                tokens = tokens[: len(acoustic) // FRAMES_PER_TOKEN]
+                acoustic = acoustic[: len(tokens) * FRAMES_PER_TOKEN]
             if len(tokens):
                 kept += 1
-                yield TokenSequence(name, start, stop, tokens)
+                yield TokenSequence(name, start, stop, np.asarray(tokens), acoustic)
         if not kept:
             unused.append(name)
 
@@ -218,13 +245,15 @@ def find_spans(waveform: np.ndarray, turns: list[Span] | None, plan: SequencePla
         turns = [(max(0.0, start), min(stop, duration)) for start, stop in turns]
         turns = [turn for turn in turns if turn[1] > turn[0]]
     if plan.speech == "spontaneous":
-        return _find_monologues(waveform, turns, plan.target_seconds)
+        return _find_monologues(waveform, turns, plan)
     if turns is None:
         return cut_at_pauses(waveform, plan.target_seconds)
     return cut_at_turns(turns, duration, plan.target_seconds)
 
 
-def _find_monologues(waveform, turns, target_seconds) -> list[Span]:
+def _find_monologues(
+    waveform: np.ndarray, turns: list[Span] | None, plan: SequencePlan
+) -> list[Span]:
     if turns is None:
         from keras_speechssm.data.segmentation import speech_turns
 
@@ -234,12 +263,62 @@ def _find_monologues(waveform, turns, target_seconds) -> list[Span]:
         start, stop = (round(second * SAMPLE_RATE) for second in span)
         return _speaker_embedder()(waveform[start:stop])
 
-    return monologue_spans(turns, embed, target_seconds)
+    return monologue_spans(
+        turns,
+        embed,
+        plan.target_seconds,
+        same_voice=plan.same_voice,
+        monologue_fraction=plan.monologue_fraction,
+        longest_pause=plan.longest_pause,
+    )
 
 
 @functools.cache
 def _tokenizer(preset: str) -> SemanticTokenizer:
     return load_part(preset, SemanticTokenizer.preset_part)
+
+
+@functools.cache
+def _codec(preset: str) -> SoundStream:
+    return load_part(preset, SoundStream.preset_part)
+
+
+def encode_acoustic(codec: SoundStream, waveform: np.ndarray) -> np.ndarray:
+    """Encode a recording of any length in pieces of 30 s, with 2 s of context on both sides.
+
+    Args:
+        codec: A `SoundStream`, or another model with its `encode`.
+        waveform: float32 (samples,) at 16 kHz.
+
+    Returns:
+        int32 (frames, levels), complete frames only.
+    """
+    frames = []
+    for start in range(0, len(waveform), _PIECE_SAMPLES):
+        first = max(0, start - _CONTEXT_SAMPLES)
+        end = min(start + _PIECE_SAMPLES, len(waveform)) // SAMPLES_PER_FRAME
+        piece = waveform[first : start + _PIECE_SAMPLES + _CONTEXT_SAMPLES]
+        # Padded, so that few shapes are compiled.
+        encoded = np.asarray(codec.encode(np.pad(piece, (0, -len(piece) % _STEP_SAMPLES))))
+        offset = first // SAMPLES_PER_FRAME
+        frames.append(encoded[start // SAMPLES_PER_FRAME - offset : end - offset])
+    return np.concatenate(frames).astype("int32")
+
+
+def checksum_of_models(*models) -> str:
+    """Return a checksum of the weights of models, whatever the order of each one's weights.
+
+    Args:
+        *models: Keras models. The order of a model's weights may differ between backends.
+    """
+    digests = [
+        sorted(
+            hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()
+            for weight in model.get_weights()
+        )
+        for model in models
+    ]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 @functools.cache
@@ -284,6 +363,9 @@ def prepare_sequences(
     target_seconds: float = 240.0,
     drop_last_seconds: float | None = None,
     speech: str = "read",
+    same_voice: float = 0.75,
+    monologue_fraction: float = 0.9,
+    longest_pause: float = 10.0,
     recordings_per_shard: int | None = None,
     max_unreadable_fraction: float = 0.02,
     workers: int = 1,
@@ -304,11 +386,16 @@ def prepare_sequences(
         preset: Preset of a `SemanticTokenizer` or a pipeline.
         target_seconds: Longest sequence: 30, 240 or 960 in the paper.
         drop_last_seconds: Seconds to drop from each sequence's end; shorter sequences
-            vanish. Defaults to 10 above 30 s (the paper found that generation stops there
-            otherwise), else 0.
+            vanish. Defaults to 10 between 30 s and 16 min, as the paper's 4 min have it
+            (generation stopped there otherwise), else 0.
         speech: `read` keeps all speech, `spontaneous` keeps contiguous turns of monologues (the
             paper's appendix B.4), found by voice activity and speaker embeddings, and `whole`
             makes one sequence of each recording, without cutting or dropping anything.
+        same_voice: Of spontaneous speech: smallest cosine to the main voice of a recording for a
+            turn to be that voice's.
+        monologue_fraction: Of spontaneous speech: smallest fraction of the speech of a recording
+            that must be the main voice's. Other recordings are not used.
+        longest_pause: Of spontaneous speech: seconds of silence after which a sequence ends.
         recordings_per_shard: Defaults to 16, or more if there would be more than 1024 shards.
         max_unreadable_fraction: Fraction of the recordings that may be unreadable, 0 to 1. They
             are listed and skipped; above the fraction the run stops.
@@ -330,6 +417,77 @@ def prepare_sequences(
     plan = _make_plan(
         preset, target_seconds, drop_last_seconds, speech, recordings_per_shard, len(names)
     )
+    check_between(-1, 1, same_voice=same_voice)
+    check_between(0, 1, monologue_fraction=monologue_fraction)
+    check_at_least(0, longest_pause=longest_pause)
+    if speech == "spontaneous":
+        plan = replace(
+            plan,
+            same_voice=same_voice,
+            monologue_fraction=monologue_fraction,
+            longest_pause=longest_pause,
+        )
+    return _make_store(names, output_folder, plan, max_unreadable_fraction, workers, beam_options)
+
+
+def prepare_token_pairs(
+    audio_folders: Sequence[str | Path],
+    output_folder: str | Path,
+    *,
+    tokenizer_preset: str = DEFAULT_PRESET,
+    codec_preset: str = DEFAULT_PRESET,
+    recordings_per_shard: int | None = None,
+    max_unreadable_fraction: float = 0.02,
+    workers: int = 1,
+    beam_options: str | None = None,
+) -> dict:
+    """Tokenize recordings with tokenizer and codec into a store for training SoundStorm.
+
+    `speechssm train soundstorm` does this itself for folders of audio, in one process; give it
+    the store as an audio folder instead. Recordings of more than two minutes are cut at pauses;
+    nothing is dropped. If interrupted, run it again to resume with the missing shards.
+
+    Args:
+        audio_folders: Folders of audio files.
+        output_folder: Folder of the store. Created if missing.
+        tokenizer_preset: Preset of a `SemanticTokenizer` or a pipeline.
+        codec_preset: Preset of a `SoundStream` or a pipeline.
+        recordings_per_shard: Defaults to 16, or more if there would be more than 1024 shards.
+        max_unreadable_fraction: Fraction of the recordings that may be unreadable, 0 to 1.
+        workers: Number of processes.
+        beam_options: Options of an Apache Beam pipeline, see `prepare_sequences`.
+
+    Returns:
+        dict of counts, as `prepare_sequences` returns it.
+
+    Raises:
+        ValueError: See `prepare_sequences`; or the folder was made with other models.
+    """
+    names = name_recordings([*audio_folders])
+    plan = _make_plan(
+        tokenizer_preset, _PAIR_SECONDS, 0.0, "read", recordings_per_shard, len(names)
+    )
+    if not has_weights(SoundStream, codec_preset):
+        raise ValueError(f"The preset {codec_preset!r} has no weights to encode with.")
+    codec = _codec(codec_preset)
+    plan = replace(
+        plan,
+        codec_preset=codec_preset,
+        codebook_size=codec.codebook_size,
+        num_levels=codec.num_quantizers,
+        models=checksum_of_models(_tokenizer(tokenizer_preset), codec),
+    )
+    return _make_store(names, output_folder, plan, max_unreadable_fraction, workers, beam_options)
+
+
+def _make_store(
+    names: dict[str, Path],
+    output_folder: str | Path,
+    plan: SequencePlan,
+    max_unreadable_fraction: float,
+    workers: int,
+    beam_options: str | None,
+) -> dict:
     check_between(0, 1, max_unreadable_fraction=max_unreadable_fraction)
     check_at_least(1, workers=workers)
     try:
@@ -378,7 +536,7 @@ def _make_plan(preset, target_seconds, drop_last_seconds, speech, per_shard, cou
         raise ValueError(f"speech is {speech!r}; expected one of {', '.join(SPEECH_KINDS)}.")
     check_at_least(1, target_seconds=target_seconds)
     if drop_last_seconds is None:
-        drop_last_seconds = 10.0 if target_seconds > 30 else 0.0
+        drop_last_seconds = 10.0 if 30 < target_seconds < 960 else 0.0
     if speech == "whole":
         target_seconds, drop_last_seconds = None, 0.0
     elif not 0 <= drop_last_seconds < target_seconds:

@@ -1,4 +1,4 @@
-"""Stores of semantic tokens: ArrayRecord shards, checksums, and a manifest.
+"""Stores of tokens: ArrayRecord shards, checksums, and a manifest.
 
     <folder>/plan.json                      what is prepared, and how; written first
     <folder>/shard-00000.array_record       one record per sequence
@@ -6,7 +6,9 @@
     <folder>/manifest.json                  all of it, written last; it completes the store
 
 A record is one line of JSON (`recording`, `start`, `stop`, `width`) followed by the tokens,
-little-endian, `width` bytes each. Needs the package `array-record` (extra `prepare`).
+little-endian, `width` bytes each. In a store of token pairs (`prepare_token_pairs`) the acoustic
+tokens follow, `levels` per frame with `acoustic_width` bytes each. Needs the package `array-record`
+(extra `prepare`).
 
 Folders of `.npy` files, which earlier versions wrote, are read too:
 
@@ -17,7 +19,7 @@ Folders of `.npy` files, which earlier versions wrote, are read too:
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +27,7 @@ import numpy as np
 
 from keras_speechssm.checks import token_array
 from keras_speechssm.files import atomic_write, checksum, write_json
-from keras_speechssm.shapes import TOKEN_RATE
+from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
 
 MANIFEST = "manifest.json"
 TOKEN_SHAPE = ("(time,)",)
@@ -43,12 +45,15 @@ class TokenSequence:
         start: Start in the recording, in seconds.
         stop: End in the recording, in seconds.
         tokens: int32 (time,).
+        acoustic: Acoustic tokens int32 (2 * time, levels) of the same stretch, in a store of token
+            pairs; else `None`.
     """
 
     recording: str
     start: float
     stop: float
     tokens: np.ndarray
+    acoustic: np.ndarray | None = None
 
 
 def write_token_store(
@@ -89,14 +94,25 @@ def write_token_store(
     return write_manifest(folder, {"preset": preset, "vocabulary_size": vocabulary_size}, [shard])
 
 
-def write_shard(path: str | Path, sequences: Iterable[TokenSequence], vocabulary_size: int) -> dict:
+def write_shard(
+    path: str | Path,
+    sequences: Iterable[TokenSequence],
+    vocabulary_size: int,
+    codebook_size: int | None = None,
+) -> dict:
     """Write an ArrayRecord file atomically.
+
+    Args:
+        path: Path of the file.
+        sequences: What it contains.
+        vocabulary_size: Number of semantic tokens.
+        codebook_size: Number of acoustic tokens per level. Defaults to `None`: there are none.
 
     Returns:
         dict: `file`, `bytes`, `sha256` and `lengths`, the number of tokens of each sequence.
 
     Raises:
-        ValueError: If a token is not below `vocabulary_size`.
+        ValueError: If a token is not below `vocabulary_size`, or `codebook_size`.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -107,7 +123,7 @@ def write_shard(path: str | Path, sequences: Iterable[TokenSequence], vocabulary
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
         try:
             for sequence in sequences:
-                writer.write(_pack(sequence, vocabulary_size))
+                writer.write(_pack(sequence, vocabulary_size, codebook_size))
                 lengths.append(len(sequence.tokens))
         finally:
             writer.close()
@@ -200,8 +216,18 @@ class TokenStore:
             return self._read_npy(index)
         header, _, content = self._records[index].partition(b"\n")
         about = json.loads(header)
-        tokens = np.frombuffer(content, f"<u{about.pop('width')}").astype("int32")
-        return TokenSequence(**about, tokens=tokens)
+        width, levels = about.pop("width"), about.pop("levels", 0)
+        if not levels:
+            return TokenSequence(
+                **about, tokens=np.frombuffer(content, f"<u{width}").astype("int32")
+            )
+        acoustic_width = about.pop("acoustic_width")
+        time = len(content) // (width + FRAMES_PER_TOKEN * levels * acoustic_width)
+        tokens = np.frombuffer(content, f"<u{width}", time).astype("int32")
+        acoustic = np.frombuffer(content, f"<u{acoustic_width}", offset=time * width)
+        return TokenSequence(
+            **about, tokens=tokens, acoustic=acoustic.reshape(-1, levels).astype("int32")
+        )
 
     def _open_shards(self, verify: bool) -> list[int]:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -346,7 +372,7 @@ def read_tokens(path: str | Path, vocabulary_size: int | None = None) -> np.ndar
     )
 
 
-def _pack(sequence: TokenSequence, vocabulary_size: int) -> bytes:
+def _pack(sequence: TokenSequence, vocabulary_size: int, codebook_size: int | None) -> bytes:
     tokens = token_array(
         sequence.tokens,
         sequence.recording,
@@ -355,6 +381,23 @@ def _pack(sequence: TokenSequence, vocabulary_size: int) -> bytes:
         allow_empty=True,
     )
     width = 2 if vocabulary_size <= 2**16 else 4
-    about = {key: value for key, value in asdict(sequence).items() if key != "tokens"}
-    header = json.dumps({**about, "width": width})
-    return header.encode() + b"\n" + tokens.astype(f"<u{width}").tobytes()
+    about = {"recording": sequence.recording, "start": sequence.start, "stop": sequence.stop}
+    about["width"] = width
+    content = tokens.astype(f"<u{width}").tobytes()
+    if codebook_size is not None:
+        acoustic = token_array(
+            sequence.acoustic,
+            sequence.recording,
+            vocabulary_size=codebook_size,
+            shapes=("(frames, levels)",),
+            allow_empty=True,
+        )
+        if len(acoustic) != FRAMES_PER_TOKEN * len(tokens):
+            raise ValueError(
+                f"{sequence.recording} has {len(acoustic)} acoustic frames for {len(tokens)} "
+                f"semantic tokens; expected {FRAMES_PER_TOKEN} per token."
+            )
+        acoustic_width = 2 if codebook_size <= 2**16 else 4
+        about |= {"levels": acoustic.shape[1], "acoustic_width": acoustic_width}
+        content += acoustic.astype(f"<u{acoustic_width}").tobytes()
+    return json.dumps(about).encode() + b"\n" + content

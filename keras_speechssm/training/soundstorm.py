@@ -1,5 +1,7 @@
 """Training of SoundStorm on pairs of semantic and acoustic tokens."""
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import ClassVar
 import keras
 import numpy as np
 
+from keras_speechssm.data.prepare import checksum_of_models, prepare_token_pairs
+from keras_speechssm.data.token_store import TokenStore, is_token_store
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstorm.masking import mask_for_training
@@ -22,21 +26,23 @@ from keras_speechssm.training.config import (
     demo_arguments,
 )
 from keras_speechssm.training.distribution import distributed
-from keras_speechssm.training.token_pairs import TokenPair, prepare_token_pairs, read_token_pairs
 from keras_speechssm.training.trainer import fit_resumable, make_optimizer
+
+logger = logging.getLogger(__name__)
 
 
 class SoundStormBatches:
     """Random crops of token pairs, masked for training, as a function of the batch's number.
 
     Args:
-        groups: Lists of token pairs, one list per source.
+        stores: Stores of token pairs, one per source. They are read on demand.
         vocabulary_size: Number of semantic tokens. The id after them is the mask.
         codebook_size: Codes per level.
         batch_size: Crops per batch.
-        crop_tokens: Semantic tokens per crop. Shorter recordings are padded.
+        crop_tokens: Semantic tokens per crop, or less if all sequences are shorter. Shorter
+            sequences are padded.
         seed: Seed of crops and masks.
-        group_weights: Weight of each source among the crops. Defaults to `None`: its length.
+        store_weights: Weight of each source among the crops. Defaults to `None`: its length.
         level_weights: Weight of each level among the levels to predict. Defaults to `None`: all
             alike.
         unconditional_fraction: Fraction of the crops whose semantic tokens are all masked.
@@ -52,31 +58,31 @@ class SoundStormBatches:
 
     def __init__(
         self,
-        groups: Sequence[Sequence[TokenPair]],
+        stores: Sequence[TokenStore],
         vocabulary_size: int,
         codebook_size: int,
         batch_size: int,
         crop_tokens: int,
         seed: int,
-        group_weights: Sequence[float] | None = None,
+        store_weights: Sequence[float] | None = None,
         level_weights: Sequence[float] | None = None,
         unconditional_fraction: float = 0.0,
     ):
-        if not groups or not all(groups):
+        if not stores or not all(map(len, stores)):
             raise ValueError(
                 "A source has no recording as long as one token; each needs at least one."
             )
-        self.groups = groups
+        self.stores = stores
         self.vocabulary_size = vocabulary_size
         self.codebook_size = codebook_size
         self.batch_size = batch_size
-        self.crop_tokens = crop_tokens
+        self.crop_tokens = min(crop_tokens, int(max(store.lengths.max() for store in stores)))
         self.seed = seed
         self.level_weights = level_weights
         self.unconditional_fraction = unconditional_fraction
-        lengths = [np.array([len(pair[0]) for pair in group], dtype=float) for group in groups]
-        self.recording_weights = [length / length.sum() for length in lengths]
-        weights = [length.sum() for length in lengths] if group_weights is None else group_weights
+        # Cumulative, since a draw from weights would add up those of all sequences each time.
+        self._ends = [np.cumsum(store.lengths) for store in stores]
+        weights = [ends[-1] for ends in self._ends] if store_weights is None else store_weights
         self.weights = np.asarray(weights, dtype=float) / np.sum(weights)
 
     def __call__(self, step: int) -> tuple[dict, np.ndarray, np.ndarray]:
@@ -97,13 +103,13 @@ class SoundStormBatches:
         return inputs, target, weight.astype("float32")
 
     def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        group = rng.choice(len(self.groups), p=self.weights)
-        number = rng.choice(len(self.groups[group]), p=self.recording_weights[group])
-        semantic, acoustic = self.groups[group][number]
-        start = rng.integers(0, max(0, len(semantic) - self.crop_tokens) + 1)
-        semantic = semantic[start : start + self.crop_tokens].astype("int32")
+        store = rng.choice(len(self.stores), p=self.weights)
+        ends = self._ends[store]
+        sequence = self.stores[store][np.searchsorted(ends, rng.integers(ends[-1]), side="right")]
+        start = rng.integers(0, max(0, len(sequence.tokens) - self.crop_tokens) + 1)
+        semantic = sequence.tokens[start : start + self.crop_tokens]
         first, end = start * FRAMES_PER_TOKEN, (start + len(semantic)) * FRAMES_PER_TOKEN
-        acoustic = acoustic[first:end].astype("int32")
+        acoustic = sequence.acoustic[first:end]
         fill = self.crop_tokens - len(semantic)
         real = np.arange(self.crop_tokens * FRAMES_PER_TOKEN) < len(acoustic)
         acoustic = np.pad(acoustic, ((0, fill * FRAMES_PER_TOKEN), (0, 0)))
@@ -115,6 +121,9 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
     """Options of `train_soundstorm`. See `TrainingConfig` for the rest.
 
     Args:
+        audio_folders: Folders of audio files, or stores of `speechssm prepare token-pairs`.
+        validation_folders: Held-out folders or stores. The weights with the lowest validation loss
+            are kept. Defaults to `None`: the weights with the lowest training loss.
         tokenizer_preset: Preset of the `SemanticTokenizer`.
         codec_preset: Preset of the `SoundStream`.
         folder_weights: Weight of each audio folder among the crops. Defaults to `None`: its
@@ -129,8 +138,11 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
             such as `soundstorm_600m` (the paper's size), gives a new model of its size. Not
             together with `model_config`. Defaults to `None`: a new model of the demo's size, whose
             embeddings start as projections of the codebooks.
-        cache_dir: Folder of the token files. Defaults to `None`: `token_pairs/` in `output_dir`.
-        crop_seconds: Seconds of one training example.
+        cache_dir: Folder of the stores of token pairs that are made of folders of audio.
+            Defaults to `None`: `token_pairs/` in `output_dir`.
+        crop_seconds: Seconds of one training example. The paper's 30 s are what a window of
+            synthesis has: a voice prompt of 3 s and 27 s to speak. If all recordings are shorter,
+            crops have the length of the longest.
     """
 
     tokenizer_preset: str = DEFAULT_PRESET
@@ -139,7 +151,7 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
     level_weights: Sequence[float] | None = None
     unconditional_fraction: float = 0.1
     cache_dir: str | Path | None = None
-    crop_seconds: float = 6.0
+    crop_seconds: float = 30.0
     total_steps: int = 20_000
     beta_2: float = 0.98
 
@@ -176,7 +188,8 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
 def train_soundstorm(config: SoundStormTrainingConfig) -> SoundStorm:
     """Train a SoundStorm on folders of audio; called again, resume where it stopped.
 
-    Both kinds of tokens are computed first (see `prepare_token_pairs`).
+    Both kinds of tokens of folders of audio are computed first (see `prepare_token_pairs`). They
+    are read from disk during training, so that memory does not grow with the recordings.
 
     Args:
         config: The options. See `SoundStormTrainingConfig`.
@@ -213,21 +226,48 @@ def _batches(
     codec: SoundStream,
     held_out: bool = False,
 ) -> SoundStormBatches:
-    cache_dir = Path(config.output_dir) / "token_pairs"
-    if config.cache_dir is not None:
-        cache_dir = Path(config.cache_dir)
-    paths = prepare_token_pairs(folders, cache_dir, tokenizer, codec)
+    models = checksum_of_models(tokenizer, codec)
+    stores = [_open_token_pairs(config, Path(folder), models) for folder in folders]
+    crop_tokens = round(config.crop_seconds * TOKEN_RATE)
+    longest = int(max(store.lengths.max() for store in stores))
+    if longest < crop_tokens:
+        logger.warning(
+            "The longest recording in %s has %.1f s: crops are that long, not %g s.",
+            ", ".join(map(str, folders)),
+            longest / TOKEN_RATE,
+            config.crop_seconds,
+        )
     return SoundStormBatches(
-        [read_token_pairs(group) for group in paths],
+        stores,
         tokenizer.vocabulary_size,
         codec.codebook_size,
         config.batch_size,
-        round(config.crop_seconds * TOKEN_RATE),
+        crop_tokens,
         config.seed + held_out,
         None if held_out else config.folder_weights,
         config.level_weights,
         0.0 if held_out else config.unconditional_fraction,
     )
+
+
+def _open_token_pairs(config: SoundStormTrainingConfig, folder: Path, models: str) -> TokenStore:
+    """Open a store, or make one of a folder of audio."""
+    if is_token_store(folder):
+        store = TokenStore(folder)
+    else:
+        cache_dir = Path(config.cache_dir or Path(config.output_dir) / "token_pairs")
+        # With a hash of its path, since other folders may have the same name.
+        digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+        path = cache_dir / f"{folder.resolve().name}-{digest[:8]}"
+        presets = {"tokenizer_preset": config.tokenizer_preset, "codec_preset": config.codec_preset}
+        prepare_token_pairs([folder], path, **presets)
+        store = TokenStore(path, verify=False)
+    if store.manifest.get("models") != models:
+        raise ValueError(
+            f"The store {store.folder} was not made by this tokenizer and codec; make it with "
+            "`speechssm prepare token-pairs` and the presets that are trained with."
+        )
+    return store
 
 
 def _check_level_weights(level_weights: Sequence[float] | None, num_levels: int) -> None:

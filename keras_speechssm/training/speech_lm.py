@@ -46,7 +46,8 @@ class SpeechLMTrainingConfig(TrainingConfig):
     5e-4 and a weight decay of 0.6, a warm-up of 1,000 steps, a cosine to a twentieth, and 100,000
     steps of 128 sequences of 4 min (here 16 times 8). The recipes `paper-30s`, `paper-4min` and
     `paper-16min` have the paper's three lengths: 512 sequences of 750 tokens, 128 of 5,760, and 32
-    of 24,000.
+    of 24,000. `paper-x` is SpeechSSM-X (appendix B.4): sequences of up to 16 min, prepared with
+    `--speech spontaneous --target-seconds 960`.
 
     Args:
         token_folders: Stores of `speechssm prepare sequences`, or folders of tokens that
@@ -111,6 +112,7 @@ class SpeechLMTrainingConfig(TrainingConfig):
                 ("30s", 750, 64, 8),
                 ("4min", 5760, 8, 16),
                 ("16min", 24_000, 2, 16),
+                ("x", 24_000, 2, 16),
             )
         },
         # How the demo's language model was trained, in its second run.

@@ -74,6 +74,16 @@ def test_ten_seconds_are_dropped_of_long_sequences_only(recordings, tmp_path):
     assert counts["sequences"] == 6 and counts["unused"] == 0
 
 
+def test_the_paper_s_segments_of_sixteen_minutes_lose_nothing():
+    """Appendix B.1: 24k tokens at 16 min; only "for the 4min's" the last 10 s are dropped."""
+
+    def dropped(seconds):
+        plan = prepare_module._make_plan(shared_tiny_preset(), seconds, None, "read", None, 1)
+        return plan.drop_last_seconds
+
+    assert [dropped(seconds) for seconds in (30.0, 240.0, 960.0)] == [0.0, 10.0, 0.0]
+
+
 def test_turns_of_a_sidecar_are_kept_whole(recordings, tmp_path):
     activity = {"voice_activity": [[0.2, 1.0], [1.4, 2.8], [3.4, 6.0]], "speaker": "7"}
     (recordings / "1.json").write_text(json.dumps(activity))

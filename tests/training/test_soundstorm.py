@@ -5,11 +5,17 @@ import keras
 import numpy as np
 import pytest
 import soundfile
+
+pytest.importorskip("array_record")
+
+from broken_runs import verify_last_epoch_is_repeated
 from keras import ops
 
+from keras_speechssm.data import prepare
+from keras_speechssm.data.prepare import checksum_of_models, prepare_token_pairs
+from keras_speechssm.data.token_store import TokenSequence, TokenStore, write_manifest, write_shard
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.training import soundstorm as training
-from keras_speechssm.training.token_pairs import prepare_token_pairs, read_token_pairs
 
 LEVELS, CODES, VOCABULARY = 2, 5, 6
 
@@ -66,48 +72,66 @@ def write_recordings(folder, seconds, seed=0):
     return folder
 
 
-def test_token_pairs_cover_whole_recordings_and_resume(tmp_path):
-    folder = write_recordings(tmp_path / "speech", [1.21, 65.5, 0.02])
-    tokenizer, codec, cache = CountingTokenizer(), FrameCodec(), tmp_path / "cache"
-    (paths,) = prepare_token_pairs([folder], cache, tokenizer, codec)
-    assert tokenizer.calls == 2
-    pairs = read_token_pairs(paths)
-    assert [len(semantic) for semantic, _ in pairs] == [30, 1637]
-    for number, (semantic, acoustic) in enumerate(pairs):
-        assert semantic.dtype == acoustic.dtype == np.uint16
-        waveform, _ = soundfile.read(folder / "deep" / f"{number}.wav", dtype="float32")
-        np.testing.assert_array_equal(semantic, tokenizer.tokenize(waveform)[: len(semantic)])
-        np.testing.assert_array_equal(acoustic, codec.encode(waveform)[: 2 * len(semantic)])
-    paths[0].unlink()
-    calls = tokenizer.calls
-    prepare_token_pairs([folder], cache, tokenizer, codec)
-    assert tokenizer.calls == calls + 1
-    with pytest.raises(ValueError, match="another tokenizer or codec"):
-        prepare_token_pairs([folder], cache, tokenizer, FrameCodec(weight=2.0))
+def use_stand_ins(monkeypatch, weight=1.0):
+    def load_part(preset, part, load_weights=True):
+        return CountingTokenizer() if part == "semantic_tokenizer" else FrameCodec(weight)
+
+    for module in (training, prepare):
+        monkeypatch.setattr(module, "load_part", load_part)
+    monkeypatch.setattr(prepare, "has_weights", lambda kind, preset: True)
+    # Without the caches of the module, which would keep the stand-ins for other tests.
+    monkeypatch.setattr(prepare, "_tokenizer", lambda preset: CountingTokenizer())
+    monkeypatch.setattr(prepare, "_codec", lambda preset: FrameCodec(weight))
 
 
-def test_an_interrupt_leaves_no_half_written_pair(tmp_path, monkeypatch):
-    folder = write_recordings(tmp_path / "speech", [1.0, 1.0])
+def test_token_pairs_cover_whole_recordings_and_resume(tmp_path, monkeypatch):
+    folder = write_recordings(tmp_path / "speech", [1.21, 130.5, 0.02])
+    use_stand_ins(monkeypatch)
+    presets = {"tokenizer_preset": "tokenizer", "codec_preset": "codec"}
+    counts = prepare_token_pairs([folder], tmp_path / "store", recordings_per_shard=1, **presets)
+    assert (counts["sequences"], counts["unused"], counts["shards"]) == (3, 1, 3)
+    store = TokenStore(tmp_path / "store")
+    # The recording of more than two minutes is two sequences, and nothing is lost between them.
+    assert [store[n].recording for n in range(3)] == ["deep/0", "deep/1", "deep/1"]
+    assert store[1].start == 0 and store[1].stop == store[2].start and store[2].stop == 130.5
+    for sequence in (store[n] for n in range(3)):
+        waveform, _ = soundfile.read(folder / f"{sequence.recording}.wav", dtype="float32")
+        piece = waveform[round(sequence.start * 16000) : round(sequence.stop * 16000)]
+        count = len(piece) // 640
+        assert len(sequence.tokens) == count and sequence.acoustic.dtype == np.int32
+        np.testing.assert_array_equal(sequence.tokens, CountingTokenizer().tokenize(piece)[:count])
+        np.testing.assert_array_equal(sequence.acoustic, FrameCodec().encode(piece)[: 2 * count])
+    before = (tmp_path / "store" / "manifest.json").read_bytes()
+    (tmp_path / "store" / "shard-00001.array_record").unlink()
+    prepare_token_pairs([folder], tmp_path / "store", recordings_per_shard=1, **presets)
+    assert (tmp_path / "store" / "manifest.json").read_bytes() == before
+    use_stand_ins(monkeypatch, weight=2.0)
+    with pytest.raises(ValueError, match="started with other models; give an empty folder"):
+        prepare_token_pairs([folder], tmp_path / "store", recordings_per_shard=1, **presets)
 
-    def interrupted(*arguments, **arrays):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "savez", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_token_pairs([folder], tmp_path / "cache", CountingTokenizer(), FrameCodec())
-    assert not list((tmp_path / "cache").rglob("*.npz"))
+class MemoryStore(list):
+    """Stands for a `TokenStore`."""
+
+    @property
+    def lengths(self):
+        return np.array([len(sequence.tokens) for sequence in self])
 
 
-def make_groups(seed=0):
-    rng = np.random.default_rng(seed)
-    first = rng.integers(0, CODES, (VOCABULARY, 2))
+def make_pair(length, seed=0):
+    """Tokens whose frames' codes follow from their semantic token."""
+    first = np.random.default_rng(0).integers(0, CODES, (VOCABULARY, 2))
+    semantic = np.random.default_rng((seed, length)).integers(0, VOCABULARY, length)
+    coarse = first[semantic].reshape(-1)
+    acoustic = np.stack([coarse, (coarse + 1) % CODES], axis=-1)
+    return semantic.astype("int32"), acoustic.astype("int32")
 
-    def pair(length):
-        semantic = rng.integers(0, VOCABULARY, length).astype("uint16")
-        coarse = first[semantic].reshape(-1)
-        return semantic, np.stack([coarse, (coarse + 1) % CODES], axis=-1).astype("uint16")
 
-    return [[pair(40), pair(3)], [pair(20)]]
+def make_groups():
+    def store(*lengths):
+        return MemoryStore(TokenSequence(str(n), 0.0, n / 25, *make_pair(n)) for n in lengths)
+
+    return [store(40, 3), store(20)]
 
 
 def make_batches(groups, batch_size=4, seed=0, **settings):
@@ -127,7 +151,8 @@ def test_batches_are_aligned_crops_and_repeatable():
     assert len(np.unique(weight)) == 2
     # The frames' codes follow from their semantic token, so misaligned crops would show.
     coarse = {}
-    for semantic, acoustic in [pair for group in groups for pair in group]:
+    for sequence in [sequence for group in groups for sequence in group]:
+        semantic, acoustic = sequence.tokens, sequence.acoustic
         coarse.update(zip(semantic, map(tuple, acoustic[:, 0].reshape(-1, 2)), strict=True))
     codes = np.array([[coarse[t] for t in row] for row in inputs["semantic_tokens"]])
     codes = codes.reshape(64, 16)
@@ -142,11 +167,11 @@ def test_batches_are_aligned_crops_and_repeatable():
 
 def test_group_weights_choose_the_source():
     groups = make_groups()
-    groups[1][0][0][:] = 4
-    batches = make_batches(groups, batch_size=16, group_weights=[0.0, 1.0])
+    groups[1][0].tokens[:] = 4
+    batches = make_batches(groups, batch_size=16, store_weights=[0.0, 1.0])
     assert (batches(0)[0]["semantic_tokens"] == 4).all()
     with pytest.raises(ValueError, match="no recording as long as one token"):
-        make_batches([groups[0], []])
+        make_batches([groups[0], MemoryStore()])
 
 
 def test_a_share_of_the_crops_has_no_words():
@@ -179,11 +204,6 @@ def record_batches(monkeypatch):
 
     monkeypatch.setattr(training, "SoundStormBatches", Recorded)
     return made
-
-
-def use_stand_ins(monkeypatch):
-    stand_ins = {"semantic_tokenizer": CountingTokenizer, "soundstream": FrameCodec}
-    monkeypatch.setattr(training, "load_part", lambda preset, part: stand_ins[part]())
 
 
 def test_a_preset_without_weights_gives_a_new_model_of_its_size(tmp_path):
@@ -219,7 +239,7 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
         tokenizer_preset="tokenizer",
         codec_preset="codec",
         validation_folders=[held_out],
-        model_config=dict(num_layers=1, hidden_dim=16, intermediate_dim=32),  # and the demo's
+        model_config=dict(num_layers=1, hidden_dim=16, intermediate_dim=32, dropout=0.1),
         batch_size=16,
         crop_seconds=0.4,
         steps_per_epoch=20,
@@ -232,6 +252,7 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
     assert len(held_out_batches) == 8
     assert not any((tokens == VOCABULARY).any() for tokens in held_out_batches)
     model = train(**arguments, total_steps=60)
+    verify_last_epoch_is_repeated(tmp_path / "run", lambda: train(**arguments, total_steps=60))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["val_loss"] for line in lines]
     assert len(losses) == 3
@@ -272,21 +293,57 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, settings, m
     assert not (tmp_path / "run").exists()
 
 
-def test_a_cache_knows_its_models_whatever_the_order_of_their_weights(tmp_path):
+def test_a_store_is_used_as_it_is_and_must_be_of_the_same_models(tmp_path, monkeypatch):
+    speech = write_recordings(tmp_path / "speech", [2.0, 1.0])
+    use_stand_ins(monkeypatch)
+    prepare_token_pairs([speech], tmp_path / "store", tokenizer_preset="t", codec_preset="c")
+    for path in (speech / "deep").iterdir():
+        path.unlink()  # the store is enough
+    config = dict(audio_folders=[tmp_path / "store"], output_dir=tmp_path / "run")
+    batches = training._batches(
+        training.SoundStormTrainingConfig(**config),
+        config["audio_folders"],
+        CountingTokenizer(),
+        FrameCodec(),
+    )
+    inputs, target, _ = batches(0)
+    assert batches.crop_tokens == 50  # the longest recording; not 30 s of padding
+    assert inputs["acoustic_tokens"].shape == (8, 100, LEVELS) and target.shape == (8, 100)
+    assert not (tmp_path / "run").exists()
+    use_stand_ins(monkeypatch, weight=2.0)
+    with pytest.raises(ValueError, match="not made by this tokenizer and codec"):
+        train(**config)
+
+
+def test_crops_are_as_long_as_what_is_spoken_at_a_time(tmp_path):
+    """The voice prompt and the part of a window that is new: 3 s + 27 s."""
+    config = training.SoundStormTrainingConfig(audio_folders=[tmp_path], output_dir=tmp_path)
+    assert config.crop_seconds == 30.0
+
+
+def test_a_store_is_read_on_demand(tmp_path, monkeypatch):
+    """A batch reads no more than its crops' sequences, so that memory does not grow."""
+    sequences = [TokenSequence(str(n), 0.0, 0.4, *make_pair(10)) for n in range(50)]
+    shard = write_shard(tmp_path / "shard-00000.array_record", sequences, VOCABULARY, CODES)
+    write_manifest(tmp_path, {"vocabulary_size": VOCABULARY}, [shard])
+    store, read = TokenStore(tmp_path), []
+    monkeypatch.setattr(
+        TokenStore, "__getitem__", lambda self, n: read.append(int(n)) or sequences[int(n)]
+    )
+    make_batches([store])(0)
+    assert len(read) == 4
+
+
+def test_a_checksum_knows_its_models_whatever_the_order_of_their_weights():
     weights = [np.arange(3.0), np.ones((2, 2))]
 
     def model(*weights):
         return SimpleNamespace(get_weights=lambda: list(weights))
 
-    def prepare(tokenizer, codec):
-        prepare_token_pairs([], tmp_path, tokenizer, codec)
-
-    prepare(model(*weights), model(np.zeros(1)))
-    prepare(model(*weights[::-1]), model(np.zeros(1)))
-    with pytest.raises(ValueError, match="another tokenizer or codec"):
-        prepare(model(weights[0], weights[1] + 1), model(np.zeros(1)))
-    with pytest.raises(ValueError, match="another tokenizer or codec"):
-        prepare(model(np.zeros(1)), model(*weights))
+    expected = checksum_of_models(model(*weights), model(np.zeros(1)))
+    assert checksum_of_models(model(*weights[::-1]), model(np.zeros(1))) == expected
+    assert checksum_of_models(model(weights[0], weights[1] + 1), model(np.zeros(1))) != expected
+    assert checksum_of_models(model(np.zeros(1)), model(*weights)) != expected
 
 
 def test_another_vocabulary_changes_the_semantic_table_only():

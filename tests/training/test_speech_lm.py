@@ -312,7 +312,12 @@ def test_the_recipe_is_the_papers():
 
 @pytest.mark.parametrize(
     ("recipe", "tokens", "sequences"),
-    [("paper-30s", 750, 512), ("paper-4min", 5760, 128), ("paper-16min", 24_000, 32)],
+    [
+        ("paper-30s", 750, 512),
+        ("paper-4min", 5760, 128),
+        ("paper-16min", 24_000, 32),
+        ("paper-x", 24_000, 32),
+    ],
 )
 def test_the_recipes_have_the_papers_segments(recipe, tokens, sequences):
     config = SpeechLMTrainingConfig.from_recipe(recipe, token_folders=["x"], output_dir="x")
