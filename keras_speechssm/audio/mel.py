@@ -195,5 +195,26 @@ def whisper_log_mel(waveform, filters: np.ndarray, padding_mask=None, mirror_end
     return (ops.maximum(log, loudest - 8.0) + 4.0) / 4.0
 
 
+def kaldi_log_mel(waveform: np.ndarray, num_bands: int = 80) -> np.ndarray:
+    """Compute Kaldi's log-mel features ("fbank") of a NumPy waveform, without dither.
+
+    Windows of 25 ms every 10 ms, without their mean, with pre-emphasis and Kaldi's "povey"
+    window. An incomplete last window is dropped.
+
+    Args:
+        waveform: float (samples,) in [-1, 1] at 16 kHz, at least 400 samples.
+        num_bands: Number of mel bands, from 20 Hz to 8 kHz. Defaults to `80`.
+
+    Returns:
+        float32 (frames, num_bands), frames = (samples - 400) // 160 + 1.
+    """
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WHISPER_WINDOW)[::WHISPER_HOP]
+    frames = frames - frames.mean(axis=-1, keepdims=True, dtype="float64")
+    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=-1)
+    powers = np.abs(np.fft.rfft(frames * np.hanning(WHISPER_WINDOW) ** 0.85, 512, axis=-1)) ** 2
+    mel = powers @ _mel_filters(num_bands, 512, 20.0, SAMPLE_RATE / 2)
+    return np.log(np.maximum(mel, np.finfo("float32").eps)).astype("float32")
+
+
 def _to_mel(hertz):
     return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)

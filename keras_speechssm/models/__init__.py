@@ -3,6 +3,7 @@
 from keras_speechssm.models.descript_audio_codec.descript_audio_codec import DescriptAudioCodec
 from keras_speechssm.models.griffin.griffin_backbone import GriffinBackbone
 from keras_speechssm.models.hubert_tokenizer.hubert_tokenizer import HubertTokenizer
+from keras_speechssm.models.s3_gen.s3_gen import S3Gen
 from keras_speechssm.models.s3_tokenizer.s3_tokenizer import S3Tokenizer
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
@@ -16,6 +17,7 @@ __all__ = [
     "DescriptAudioCodec",
     "GriffinBackbone",
     "HubertTokenizer",
+    "S3Gen",
     "S3Tokenizer",
     "SemanticTokenizer",
     "SoundStorm",
