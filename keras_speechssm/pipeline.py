@@ -1,6 +1,9 @@
 """`SpeechContinuation`: all models in a row, from a recording to its continuation."""
 
+import dataclasses
+import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +12,12 @@ import numpy as np
 
 from keras_speechssm.audio.io import read_speech
 from keras_speechssm.config import draw_seed
+from keras_speechssm.files import atomic_write, open_arrays
+from keras_speechssm.models.generation import (
+    GenerationState,
+    load_generation_state,
+    save_generation_state,
+)
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.presets import (
     DEFAULT_PRESET,
@@ -19,7 +28,13 @@ from keras_speechssm.presets import (
     save_parts,
 )
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
-from keras_speechssm.synthesis import SynthesisConfig, Synthesizer, read_synthesis_config
+from keras_speechssm.synthesis import (
+    SynthesisConfig,
+    SynthesisState,
+    Synthesizer,
+    VoicePrompt,
+    read_synthesis_config,
+)
 
 _VOICE_RECORDING_SECONDS = 30.0
 """Seconds of a voice recording to tokenize: one tokenizer window."""
@@ -40,6 +55,106 @@ class Sampling(NamedTuple):
     top_p: float | None = None
 
 
+@dataclasses.dataclass
+class ContinuationState:
+    """All that the rest of a continuation depends on, besides the models.
+
+    Attributes:
+        generation: A `GenerationState` of the language model after the tokens that have arrived.
+            The prompt's tokens, int32 (time,), if the model has only `stream`.
+        synthesis: State of the synthesis: tokens of the next windows.
+        voice: Voice to speak in.
+        config: Settings of the synthesis.
+        sampling: `temperature`, `top_k` and `top_p` of the language model.
+        seed: Seed of the continuation.
+        num_prompt_tokens: Length of the prompt in tokens.
+        num_samples: Number of samples that have been returned.
+        num_skipped: How many of them belong to the next window, which is synthesized again.
+    """
+
+    generation: GenerationState | np.ndarray
+    synthesis: SynthesisState
+    voice: VoicePrompt
+    config: SynthesisConfig
+    sampling: dict
+    seed: int
+    num_prompt_tokens: int
+    num_samples: int = 0
+    num_skipped: int = 0
+
+
+class SpeechStream(Iterator[np.ndarray]):
+    """The blocks of a continuation, and its state after each of them.
+
+    `SpeechContinuation.stream` returns it.
+
+    Args:
+        blocks: Iterator of float32 (samples,), which changes `state` as it proceeds.
+        state: A `ContinuationState`.
+
+    Example:
+
+    ```python
+    import keras_speechssm
+
+    speech = keras_speechssm.SpeechContinuation.from_preset("speech_ssm_demo_en")
+    stream = speech.stream("examples/prompt.flac", seed=0)
+    block = next(stream)
+    stream.save_state("state.npz")
+    following = next(speech.resume("state.npz"))  # what next(stream) returns
+    ```
+    """
+
+    def __init__(self, blocks: Iterator[np.ndarray], state: ContinuationState):
+        self._blocks = blocks
+        self.state = state
+
+    def __next__(self) -> np.ndarray:
+        return next(self._blocks)
+
+    def close(self) -> None:
+        """End the continuation."""
+        self._blocks.close()
+
+    def save_state(self, path: str | os.PathLike) -> None:
+        """Save the state after the last block to one `.npz` file, atomically.
+
+        Args:
+            path: Path of the file, for `SpeechContinuation.resume`.
+
+        Raises:
+            ValueError: The language model has no state that can be saved.
+        """
+        state = self.state
+        if not isinstance(state.generation, GenerationState):
+            raise ValueError(
+                "The state cannot be saved: this language model has no `start_generation`."
+            )
+        settings = {
+            "synthesis": state.config.get_config(),
+            "sampling": state.sampling,
+            "seed": state.seed,
+            "num_prompt_tokens": state.num_prompt_tokens,
+            "num_samples": state.num_samples,
+            "num_skipped": state.num_skipped,
+            "start": state.synthesis.start,
+            "num_windows": state.synthesis.num_windows,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            generation = Path(folder) / "generation.npz"
+            save_generation_state(state.generation, generation)
+            content = generation.read_bytes()
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file,
+                settings=np.frombuffer(json.dumps(settings).encode(), "uint8"),
+                generation=np.frombuffer(content, "uint8"),
+                tokens=state.synthesis.tokens,
+                voice_semantic=state.voice.semantic_tokens,
+                voice_acoustic=state.voice.acoustic_tokens,
+            )
+
+
 class SpeechContinuation:
     """Continues a recording of speech in the same voice, for any length.
 
@@ -49,7 +164,8 @@ class SpeechContinuation:
 
     Args:
         semantic_tokenizer: A `SemanticTokenizer`.
-        speech_lm: A `SpeechSSM`, or another model with its `stream`.
+        speech_lm: A `SpeechSSM`, or another model with its `stream`. A continuation can be saved
+            and resumed if it has `start_generation` and `continue_generation`, too.
         soundstorm: A `SoundStorm`.
         soundstream: A `SoundStream`.
         synthesis: A `SynthesisConfig`, or a dict of its settings. Defaults to `None` (the
@@ -210,7 +326,7 @@ class SpeechContinuation:
             seed: Non-negative int. The same seed gives the same audio, and a longer continuation
                 starts with the shorter one. Defaults to `None`: drawn from the generator that
                 `keras.utils.set_random_seed` seeds.
-            **options: `temperature`, `top_k`, `top_p`, and `sample_rate`; see `stream`.
+            **options: `temperature`, `top_k`, `top_p`, `windows`, and `sample_rate`; see `stream`.
 
         Returns:
             float32 (round(seconds * 16000),), in [-1, 1]; for a list of prompts, a list of these.
@@ -236,7 +352,8 @@ class SpeechContinuation:
         top_p: float | None = None,
         seconds: float | None = None,
         sample_rate: float = SAMPLE_RATE,
-    ) -> Iterator[np.ndarray]:
+        windows: str | None = None,
+    ) -> SpeechStream:
         """Continue a recording block by block, in constant memory.
 
         Args:
@@ -249,9 +366,13 @@ class SpeechContinuation:
             seconds: Length of the new speech. Defaults to `None`: endless, or up to the
                 `max_length` of a `SpeechTransformer`.
             sample_rate: Sample rate of a waveform in Hz. Defaults to `16000`.
+            windows: Plan of the windows, `"growing"` or `"paper"`; see `SynthesisConfig`. With
+                `"paper"` and `seconds`, the last window ends where the speech ends, so a longer
+                continuation differs in it. Defaults to `None` (the preset's).
 
         Returns:
-            Iterator of float32 (samples,): by default blocks of 8 s, then 23 s each.
+            Iterator of float32 (samples,), a `SpeechStream`: by default blocks of 3, 5, and 12 s,
+            then 23 s each.
         """
         num_samples = _num_samples(seconds)
         prompt = read_speech(prompt, sample_rate=sample_rate)
@@ -260,16 +381,76 @@ class SpeechContinuation:
         prompt = prompt[len(prompt) % SAMPLES_PER_TOKEN :]
         seed = draw_seed() if seed is None else seed
         tokens = np.asarray(self.semantic_tokenizer.tokenize(prompt), "int32")
-        blocks = self.speech_lm.stream(
-            tokens[None],
-            block_size=self.synthesis.first_window + 1,  # One more token completes the window.
+        config = self.synthesis
+        if windows is not None:
+            config = dataclasses.replace(config, windows=windows)
+        state = ContinuationState(
+            generation=tokens,
+            synthesis=SynthesisState(),
+            voice=self.synthesizer.encode_voice(prompt, tokens),
+            config=config,
+            sampling=self._sampling_options(temperature, top_k, top_p),
             seed=seed,
-            **self._sampling_options(temperature, top_k, top_p),
-            **self._length_limit(num_samples, len(tokens)),
+            num_prompt_tokens=len(tokens),
         )
-        new_tokens = (np.asarray(block)[0] for block in blocks)
-        voice = self.synthesizer.encode_voice(prompt, tokens)
-        return _truncate(self.synthesizer.stream(new_tokens, voice, seed), num_samples)
+        limit = self._token_limit(state, num_samples)
+        if hasattr(self.speech_lm, "start_generation"):
+            state.generation = self.speech_lm.start_generation(tokens[None], seed=seed)
+        return self._stream_from(state, num_samples, limit)
+
+    def resume(self, path: str | os.PathLike, seconds: float | None = None) -> SpeechStream:
+        """Resume a continuation whose state `SpeechStream.save_state` wrote.
+
+        With the same models, the audio is that of the uninterrupted continuation.
+
+        Args:
+            path: Path of the state.
+            seconds: Length of the whole continuation, what was returned before the state was
+                saved included. Defaults to `None`: as in `stream`.
+
+        Returns:
+            The rest of the continuation, as `stream` returns it.
+
+        Raises:
+            ValueError: The file is damaged, or was saved with other models.
+        """
+        num_samples = _num_samples(seconds)
+        state = _load_state(path, self.speech_lm)
+        return self._stream_from(state, num_samples, self._token_limit(state, num_samples))
+
+    def _stream_from(
+        self, state: ContinuationState, num_samples: int | None, limit: int | None
+    ) -> SpeechStream:
+        synthesizer = Synthesizer(self.soundstorm, self.soundstream, state.config)
+        tokens = self._token_blocks(state, limit)
+        blocks = synthesizer.stream(tokens, state.voice, state.seed, state.synthesis)
+        return SpeechStream(_count_samples(blocks, state, num_samples), state)
+
+    def _token_blocks(self, state: ContinuationState, limit: int | None) -> Iterator[np.ndarray]:
+        """Generate what each window needs, and no more."""
+        plan = state.config.plan(
+            num_tokens=state.synthesis.num_tokens, num_returned=state.synthesis.num_windows
+        )
+        if not isinstance(state.generation, GenerationState):
+            blocks = self.speech_lm.stream(
+                state.generation[None],
+                block_size=plan.num_missing,
+                seed=state.seed,
+                **({} if limit is None else {"num_tokens": limit}),
+                **state.sampling,
+            )
+            yield from (np.asarray(block)[0] for block in blocks)
+            return
+        plan.feed(0)
+        while limit is None or plan.num_tokens < limit:
+            size = plan.num_missing
+            if limit is not None:
+                size = min(size, limit - plan.num_tokens)
+            block, state.generation = self.speech_lm.continue_generation(
+                state.generation, size, **state.sampling
+            )
+            plan.feed(size)
+            yield block[0]
 
     # === Work with tokens ===
 
@@ -339,18 +520,43 @@ class SpeechContinuation:
             options["top_p"] = None  # Exactly all tokens, whatever their sum rounds to.
         return options
 
-    def _length_limit(self, num_samples: int | None, num_prompt_tokens: int) -> dict:
-        """Limit `num_tokens` for a model with a `max_length`, so that windows can look ahead."""
+    def _token_limit(self, state: ContinuationState, num_samples: int | None) -> int | None:
+        """Return how many tokens to generate. Windows look ahead as far as the model can."""
+        needed = None if num_samples is None else -(-num_samples // SAMPLES_PER_TOKEN)
+        limit = needed if state.config.windows == "paper" else None
         max_length = getattr(self.speech_lm, "max_length", None)
-        if max_length is None or num_samples is None:
-            return {}
-        max_new_tokens = max_length - num_prompt_tokens
-        if num_samples > max_new_tokens * SAMPLES_PER_TOKEN:
+        if max_length is None:
+            return limit
+        room = max_length - state.num_prompt_tokens
+        if needed is not None and needed > room:
             raise ValueError(
-                f"seconds={num_samples / SAMPLE_RATE:g} exceeds the "
-                f"{max_new_tokens / TOKEN_RATE:g} s that fit in this model's `max_length`."
+                f"seconds={num_samples / SAMPLE_RATE:g} exceeds the {room / TOKEN_RATE:g} s that "
+                "fit in this model's `max_length`."
             )
-        return {"num_tokens": max_new_tokens}
+        return room if limit is None else limit
+
+
+def _load_state(path: str | os.PathLike, speech_lm) -> ContinuationState:
+    path = os.fspath(path)
+    with open_arrays(path, "the state of a continuation") as arrays:
+        settings = json.loads(arrays["settings"].tobytes())
+        generation = arrays["generation"].tobytes()
+        synthesis = SynthesisState(arrays["tokens"], settings["start"], settings["num_windows"])
+        state = ContinuationState(
+            generation=None,
+            synthesis=synthesis,
+            voice=VoicePrompt(arrays["voice_semantic"], arrays["voice_acoustic"]),
+            config=SynthesisConfig.from_config(settings["synthesis"]),
+            sampling=_read_sampling(settings["sampling"])._asdict(),
+            seed=settings["seed"],
+            num_prompt_tokens=settings["num_prompt_tokens"],
+            num_samples=settings["num_samples"],
+            num_skipped=settings["num_skipped"],
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "generation.npz").write_bytes(generation)
+        state.generation = load_generation_state(speech_lm, Path(folder) / "generation.npz")
+    return state
 
 
 def _read_sampling(sampling: Sampling | dict | None) -> Sampling:
@@ -405,12 +611,21 @@ def _num_samples(seconds: float | None) -> int | None:
     return max(1, round(seconds * SAMPLE_RATE))
 
 
-def _truncate(blocks: Iterator[np.ndarray], num_samples: int | None) -> Iterator[np.ndarray]:
-    for block in blocks:
-        if num_samples is None:
-            yield block
-            continue
-        yield block[:num_samples]
-        num_samples -= len(block)
-        if num_samples <= 0:
+def _count_samples(
+    blocks: Iterator[np.ndarray], state: ContinuationState, num_samples: int | None
+) -> Iterator[np.ndarray]:
+    """Yield the rest of a continuation, up to `num_samples` in total."""
+    while num_samples is None or state.num_samples < num_samples:
+        before = dataclasses.replace(state.synthesis), state.generation
+        block = next(blocks, None)
+        if block is None:
             return
+        skipped, state.num_skipped = state.num_skipped, 0
+        block = block[skipped:]
+        if num_samples is not None and state.num_samples + len(block) >= num_samples:
+            # If the continuation is resumed and becomes longer, it needs this window again.
+            block = block[: num_samples - state.num_samples]
+            state.synthesis, state.generation = before
+            state.num_skipped = skipped + len(block)
+        state.num_samples += len(block)
+        yield block

@@ -17,10 +17,11 @@ from keras_speechssm.windows import (
     StreamingWindows,
     Window,
     crop_window,
+    growing_windows,
 )
 
-_LENGTH_STEP = 125
-"""Windows are padded to multiples of 5 s, so few shapes have to be compiled."""
+WINDOW_PLANS = ("growing", "paper")
+"""Plans of the windows of a continuation."""
 
 _TOKEN_SETTINGS = {
     "window": "window_seconds",
@@ -48,6 +49,32 @@ class VoicePrompt(NamedTuple):
     acoustic_tokens: np.ndarray
 
 
+@dataclasses.dataclass
+class SynthesisState:
+    """Where a stream of windows is: what the next windows need.
+
+    Attributes:
+        tokens: int32 (time,), the semantic tokens from the start of the next window on.
+        start: Position of the first of these tokens in the whole sequence.
+        num_windows: Number of windows whose audio has been returned.
+    """
+
+    tokens: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, "int32"))
+    start: int = 0
+    num_windows: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that have arrived."""
+        return self.start + len(self.tokens)
+
+    def finish_window(self, next_start: int) -> None:
+        """Count a window, and forget the tokens before the start of the next one."""
+        self.tokens = self.tokens[next_start - self.start :]
+        self.start = next_start
+        self.num_windows += 1
+
+
 @dataclasses.dataclass(frozen=True)
 class SynthesisConfig:
     """Settings of the synthesis. Lengths are multiples of 0.04 s, one semantic token.
@@ -56,9 +83,11 @@ class SynthesisConfig:
         window_seconds: Length of a synthesis window. Defaults to `27.0`.
         overlap_seconds: Length that neighboring windows share; each contributes half of it.
             Defaults to `4.0`.
-        first_window_seconds: Length of the first window of a continuation. A short first window
-            reduces latency. Defaults to `None`: 10 s, but at least `2 * overlap_seconds` and at
-            most `window_seconds`.
+        windows: Plan of the windows of a continuation. `"growing"`: the first one is short, which
+            reduces latency, and each later one twice as long, up to `window_seconds`. `"paper"`:
+            all are `window_seconds` long, with seams after 25, 48, 71 s and so on. Defaults to
+            `"growing"`.
+        first_window_seconds: Length of the first of growing windows. Defaults to `4.0`.
         voice_seconds: Length of the voice prompt before each window, taken from the beginning of
             the prompt. Defaults to `3.0`.
         temperature: Temperature of SoundStorm's samples. Defaults to `1.0`.
@@ -86,7 +115,8 @@ class SynthesisConfig:
 
     window_seconds: float = SYNTHESIS_WINDOW / TOKEN_RATE
     overlap_seconds: float = OVERLAP / TOKEN_RATE
-    first_window_seconds: float | None = None
+    windows: str = "growing"
+    first_window_seconds: float = FIRST_WINDOW / TOKEN_RATE
     voice_seconds: float = PROMPT_TOKENS / TOKEN_RATE
     temperature: float = 1.0
     guidance_scale: float = 1.0
@@ -96,9 +126,11 @@ class SynthesisConfig:
     def __post_init__(self):
         for name in _TOKEN_SETTINGS.values():
             seconds = getattr(self, name)
-            if seconds is not None and not 0 <= seconds < float("inf"):
+            if not 0 <= seconds < float("inf"):
                 raise ValueError(f"{name} is {seconds}; expected a number of seconds.")
-        self.windows()
+        if self.windows not in WINDOW_PLANS:
+            raise ValueError(f"windows is {self.windows!r}; expected 'growing' or 'paper'.")
+        self.plan()
         if self.voice_tokens < 1:
             raise ValueError(f"voice_seconds is {self.voice_seconds}; expected at least 0.04.")
         if self.windows_per_batch < 1:
@@ -120,20 +152,26 @@ class SynthesisConfig:
         return _tokens(self.overlap_seconds)
 
     @property
-    def first_window(self) -> int:
-        """Length of the first window of a continuation in tokens."""
-        if self.first_window_seconds is None:
-            return min(self.window, max(FIRST_WINDOW, 2 * self.overlap))
-        return _tokens(self.first_window_seconds)
+    def first_windows(self) -> tuple[int, ...]:
+        """Lengths in tokens of the growing windows that are shorter than `window`."""
+        return growing_windows(self.window, _tokens(self.first_window_seconds))
 
     @property
     def voice_tokens(self) -> int:
         """Length of the voice prompt in tokens."""
         return _tokens(self.voice_seconds)
 
-    def windows(self, streaming: bool = True) -> StreamingWindows:
-        """Start a plan of windows; with a short first window if `streaming`."""
-        return StreamingWindows(self.window, self.overlap, self.first_window if streaming else None)
+    def plan(self, streaming: bool = True, num_tokens: int = 0, num_returned: int = 0):
+        """Start or resume a plan of windows.
+
+        Args:
+            streaming: Whether the first windows may be short. Defaults to `True`.
+            num_tokens: See `StreamingWindows`, as `num_returned`.
+            num_returned: Number of windows that need not be returned again.
+        """
+        growing = streaming and self.windows == "growing"
+        first_windows = self.first_windows if growing else ()
+        return StreamingWindows(self.window, self.overlap, first_windows, num_tokens, num_returned)
 
     def get_config(self) -> dict:
         """Return the settings as JSON values."""
@@ -155,6 +193,8 @@ class SynthesisConfig:
             if name in _TOKEN_SETTINGS:
                 name = _TOKEN_SETTINGS[name]
                 value = None if value is None else value / TOKEN_RATE
+            if name == "first_window_seconds" and value is None:
+                continue  # the default of older presets
             settings[_RENAMED_SETTINGS.get(name, name)] = value
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(settings) - set(known)):
@@ -224,11 +264,15 @@ class Synthesizer:
         Returns:
             float32 (640 * time,).
         """
-        windows = self.config.windows(streaming=False)
-        return np.concatenate(list(self._synthesize([tokens], windows, voice, seed)))
+        state = SynthesisState()
+        return np.concatenate(list(self._synthesize([tokens], voice, seed, state, False)))
 
     def stream(
-        self, blocks: Iterable[np.ndarray], voice: VoicePrompt, seed: int
+        self,
+        blocks: Iterable[np.ndarray],
+        voice: VoicePrompt,
+        seed: int,
+        state: SynthesisState | None = None,
     ) -> Iterator[np.ndarray]:
         """Synthesize blocks of tokens as they arrive, in bounded memory.
 
@@ -236,42 +280,57 @@ class Synthesizer:
             blocks: int32 (time,) each, in order; may be endless.
             voice: The voice to speak in.
             seed: Seed of SoundStorm's samples. Each window draws from it and its own index.
+            state: State of an earlier stream, to resume from its next window. The stream changes
+                it as it proceeds. Defaults to `None`: from the beginning.
 
         Returns:
             Iterator of float32 (samples,), one for each window.
         """
-        return self._synthesize(blocks, self.config.windows(), voice, seed)
+        return self._synthesize(blocks, voice, seed, state or SynthesisState())
 
-    def _synthesize(self, blocks, windows: StreamingWindows, voice, seed):
-        tokens, offset = np.zeros(0, "int32"), 0  # What later windows need, and where it starts.
-        batch, index = [], 0
-        for block in itertools.chain(blocks, [None]):
-            length = windows.next_window
+    def _synthesize(self, blocks, voice, seed, state, streaming=True):
+        windows = self.config.plan(streaming, state.num_tokens, state.num_windows)
+        pending: list[Window] = []
+        for block in itertools.chain([np.zeros(0, "int32")], blocks, [None]):
             if block is None:
-                complete = windows.finish()
+                pending += windows.finish()
             else:
-                tokens = np.concatenate([tokens, block])
-                complete = windows.feed(len(block))
-            for window in complete:
-                batch.append((window, tokens[window.start - offset :][:length], [seed, index]))
-                index, length = index + 1, windows.window
-                # Synthesize the first window on its own to keep latency low.
-                if index == 1 or len(batch) == self.config.windows_per_batch:
-                    yield from self._synthesize_batch(batch, voice)
-                    batch = []
-            tokens, offset = tokens[windows.next_start - offset :], windows.next_start
-        if batch:
-            yield from self._synthesize_batch(batch, voice)
+                state.tokens = np.concatenate([state.tokens, block])
+                pending += windows.feed(len(block))
+            # Synthesize the first window on its own to keep latency low.
+            while pending:
+                size = self.config.windows_per_batch if state.num_windows else 1
+                if block is not None and len(pending) < size:
+                    break
+                batch, pending = pending[:size], pending[size:]
+                following = [window.start for window in [*batch, *pending][1:]]
+                following = [*following, windows.next_start][: len(batch)]
+                waveforms = self._synthesize_batch(batch, windows, state, voice, seed)
+                for waveform, start in zip(waveforms, following, strict=True):
+                    state.finish_window(start)
+                    yield waveform
 
     def _synthesize_batch(
-        self, batch: list[tuple[Window, np.ndarray, list[int]]], voice: VoicePrompt
-    ) -> Iterator[np.ndarray]:
-        """Synthesize windows, given as (window, tokens, seeds), and crop the results."""
-        longest = max(len(tokens) for _, tokens, _ in batch)
-        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.config.window)
+        self,
+        batch: list[Window],
+        windows: StreamingWindows,
+        state: SynthesisState,
+        voice: VoicePrompt,
+        seed: int,
+    ) -> list[np.ndarray]:
+        """Synthesize the next windows of a stream, and crop the results."""
+        indices = range(state.num_windows, state.num_windows + len(batch))
+        contents = [
+            state.tokens[window.start - state.start :][: windows.length_of(index)]
+            for index, window in zip(indices, batch, strict=True)
+        ]
+        longest = max(map(len, contents))
+        # Few lengths have to be compiled: those of the growing windows.
+        lengths = (*self.config.first_windows, self.config.window)
+        length = next(length for length in lengths if length >= longest)
         semantic_tokens = np.zeros((len(batch), longest), "int32")
         padding_mask = np.zeros(semantic_tokens.shape, bool)
-        for row, (_, tokens, _) in enumerate(batch):
+        for row, tokens in enumerate(contents):
             semantic_tokens[row, : len(tokens)], padding_mask[row, : len(tokens)] = tokens, True
         acoustic_tokens = self.soundstorm.generate(
             semantic_tokens,
@@ -280,7 +339,9 @@ class Synthesizer:
             temperature=self.config.temperature,
             guidance_scale=self.config.guidance_scale,
             iterations=self.config.iterations,
-            seed=[int(np.random.SeedSequence(seeds).generate_state(1)[0]) for *_, seeds in batch],
+            seed=[
+                int(np.random.SeedSequence([seed, index]).generate_state(1)[0]) for index in indices
+            ],
             padding_mask=padding_mask,
             pad_to=len(voice.semantic_tokens) + length,
         )
@@ -291,9 +352,14 @@ class Synthesizer:
         frames = np.pad(frames, ((0, 0), (0, padding), (0, 0)))
         waveforms = np.asarray(self.soundstream.decode(frames), "float32")
         start = len(voice.semantic_tokens) * SAMPLES_PER_TOKEN
-        for waveform, (window, tokens, _) in zip(waveforms, batch, strict=True):
-            content = waveform[start : start + len(tokens) * SAMPLES_PER_TOKEN]
-            yield crop_window(content, window, SAMPLES_PER_TOKEN)
+        contents = [
+            waveform[start : start + len(tokens) * SAMPLES_PER_TOKEN]
+            for waveform, tokens in zip(waveforms, contents, strict=True)
+        ]
+        return [
+            crop_window(content, window, SAMPLES_PER_TOKEN)
+            for content, window in zip(contents, batch, strict=True)
+        ]
 
 
 def _tokens(seconds: float) -> int:

@@ -26,8 +26,8 @@ PROMPT_TOKENS = 3 * TOKEN_RATE
 SYNTHESIS_WINDOW = TOKENIZER_WINDOW - PROMPT_TOKENS
 """Length of a synthesis window in tokens (675 = 27 s; 30 s with the voice prompt)."""
 
-FIRST_WINDOW = 10 * TOKEN_RATE
-"""Length of the first synthesis window in tokens (250 = 10 s); short, to reduce latency."""
+FIRST_WINDOW = 4 * TOKEN_RATE
+"""Length of the first of growing synthesis windows in tokens (100 = 4 s); short, for latency."""
 
 OVERLAP = 4 * TOKEN_RATE
 """Number of tokens that neighboring windows share (100 = 4 s)."""
@@ -47,25 +47,53 @@ class Window(NamedTuple):
     keep_end: int
 
 
+def growing_windows(window: int, first_window: int = FIRST_WINDOW) -> tuple[int, ...]:
+    """Compute the lengths of the first windows of a stream, each twice as long as the one before.
+
+    Args:
+        window: Length of all later windows.
+        first_window: Length of the first window.
+
+    Returns:
+        The lengths below `window`, for `plan_windows` and `StreamingWindows`.
+
+    Example:
+
+    ```python
+    from keras_speechssm.windows import growing_windows
+
+    growing_windows(675, 100)  # (100, 200, 400)
+    ```
+    """
+    if first_window < 1:
+        raise ValueError(f"first_window is {first_window}; expected at least 1.")
+    lengths = []
+    while first_window < window:
+        lengths.append(first_window)
+        first_window *= 2
+    return tuple(lengths)
+
+
 def plan_windows(
-    num_tokens: int, window: int, overlap: int, first_window: int | None = None
+    num_tokens: int, window: int, overlap: int, first_windows: Sequence[int] = ()
 ) -> list[Window]:
     """Plan overlapping windows over a sequence, each keeping its own part.
 
     With hop H = window - overlap, window k starts at k * H. Neighbors are cut in the middle of
     their overlap, so each kept token that is not near an end of the sequence has at least
-    `overlap // 2` tokens of context on each side.
+    `overlap // 2` tokens of context on each side, or a quarter of a short first window.
 
     Args:
         num_tokens: Length of the sequence. 0 gives no windows.
         window: Length of a window.
         overlap: Number of tokens that neighbors share; at most half a window.
-        first_window: Length of the first window, from `2 * overlap` to `window`. A short first
-            window reduces latency. Defaults to `window`.
+        first_windows: Lengths of the first windows, in increasing order and at most `window`.
+            Short first windows reduce latency. One that is shorter than `2 * overlap` shares
+            half of its length with the next. Defaults to none.
 
     Returns:
-        A list of `Window` tuples `(start, keep_start, keep_end)`. Each window covers
-        `[start, start + window)`; the last one may extend past the end. The kept parts
+        A list of `Window` tuples `(start, keep_start, keep_end)`. Window k covers `window` tokens
+        from `start`, or `first_windows[k]`; the last one may extend past the end. The kept parts
         `[keep_start, keep_end)` follow each other from 0 to `num_tokens` without gaps.
 
     Raises:
@@ -79,19 +107,10 @@ def plan_windows(
     plan_windows(16, window=10, overlap=4)  # [(0, 0, 8), (6, 8, 16)]
     ```
     """
-    _check_lengths(window, overlap, first_window)
     if num_tokens < 0:
         raise ValueError(f"num_tokens is {num_tokens}; expected 0 or more.")
-    if num_tokens == 0:
-        return []
-    hop = window - overlap
-    # Plan as if the sequence had started this many tokens earlier.
-    missing = window - (first_window or window)
-    reach = num_tokens + missing
-    count = 1 if reach <= window else -(-(reach - overlap) // hop)
-    starts = [max(0, k * hop - missing) for k in range(count)]
-    cuts = [0, *(start + overlap // 2 for start in starts[1:]), num_tokens]
-    return [Window(starts[k], cuts[k], cuts[k + 1]) for k in range(count)]
+    windows = StreamingWindows(window, overlap, first_windows)
+    return windows.feed(num_tokens) + windows.finish()
 
 
 @dataclass
@@ -104,9 +123,10 @@ class StreamingWindows:
 
     Args:
         window: Length of a window in tokens.
-        overlap: Number of tokens that neighbors share; at most half a window.
-        first_window: Length of the first window, from `2 * overlap` to `window`.
-            Defaults to `window`.
+        overlap: Number of tokens that neighboring windows share; at most half a window.
+        first_windows: Lengths of the first windows, see `plan_windows`. Defaults to none.
+        num_tokens: Number of tokens that have arrived, to resume a plan. Defaults to `0`.
+        num_returned: Number of windows that need not be returned again. Defaults to `0`.
 
     Raises:
         ValueError: A length is out of range.
@@ -125,24 +145,49 @@ class StreamingWindows:
 
     window: int
     overlap: int
-    first_window: int | None = None
-    num_tokens: int = field(default=0, init=False)
-    _num_returned: int = field(default=0, init=False)
+    first_windows: Sequence[int] = ()
+    num_tokens: int = 0
+    num_returned: int = 0
     _finished: bool = field(default=False, init=False)
 
     def __post_init__(self):
-        _check_lengths(self.window, self.overlap, self.first_window)
+        window, overlap, first_windows = self.window, self.overlap, tuple(self.first_windows)
+        if window < 1 or overlap < 0 or 2 * overlap > window:
+            raise ValueError(
+                f"window {window} with overlap {overlap}: expected a window of at least 1 and an "
+                "overlap from 0 to half the window."
+            )
+        if list(first_windows) != sorted(first_windows) or not all(
+            1 <= length <= window for length in first_windows
+        ):
+            raise ValueError(
+                f"first_windows {first_windows}: expected lengths from 1 to {window} (the window) "
+                "in increasing order."
+            )
 
     @property
     def next_start(self) -> int:
         """Start of the next window. Earlier tokens are no longer needed."""
-        missing = self.window - (self.first_window or self.window)
-        return max(0, self._num_returned * (self.window - self.overlap) - missing)
+        growing = min(self.num_returned, len(self.first_windows))
+        hops = [self.length_of(k) - self._overlap_after(k) for k in range(growing)]
+        return sum(hops) + (self.num_returned - growing) * (self.window - self.overlap)
 
     @property
     def next_window(self) -> int:
         """Length of the next window if the sequence does not end in it."""
-        return self.window if self._num_returned else self.first_window or self.window
+        return self.length_of(self.num_returned)
+
+    @property
+    def num_missing(self) -> int:
+        """Number of tokens until `feed` returns the next window."""
+        return max(0, self.next_start + self.next_window + 1 - self.num_tokens)
+
+    def length_of(self, index: int) -> int:
+        """Return the length of a window of the plan."""
+        return self.first_windows[index] if index < len(self.first_windows) else self.window
+
+    def _overlap_after(self, index: int) -> int:
+        return min(self.overlap, self.length_of(index) // 2)
 
     def feed(self, num_tokens: int) -> list[Window]:
         """Announce more tokens and return the windows that are now complete.
@@ -160,10 +205,7 @@ class StreamingWindows:
         complete = []
         # One token beyond a window shows that it is not the last.
         while self.next_start + self.next_window < self.num_tokens:
-            start, middle = self.next_start, self.overlap // 2
-            keep_start = start + middle if self._num_returned else 0
-            self._num_returned += 1
-            complete.append(Window(start, keep_start, self.next_start + middle))
+            complete.append(self._next_window(last=False))
         return complete
 
     def finish(self) -> list[Window]:
@@ -174,8 +216,14 @@ class StreamingWindows:
         """
         self._check_not_finished()
         self._finished = True
-        plan = plan_windows(self.num_tokens, self.window, self.overlap, self.first_window)
-        return plan[self._num_returned :]
+        return [self._next_window(last=True)] if self.num_tokens else []
+
+    def _next_window(self, last: bool) -> Window:
+        start, index = self.next_start, self.num_returned
+        keep_start = start + self._overlap_after(index - 1) // 2 if index else 0
+        self.num_returned += 1
+        keep_end = self.next_start + self._overlap_after(index) // 2
+        return Window(start, keep_start, self.num_tokens if last else keep_end)
 
     def _check_not_finished(self) -> None:
         if self._finished:
@@ -281,16 +329,3 @@ def merge_windows(
     return np.concatenate(
         [crop_window(np.asarray(r), window, size) for r, window in zip(results, plan, strict=True)]
     )
-
-
-def _check_lengths(window: int, overlap: int, first_window: int | None = None) -> None:
-    if window < 1 or overlap < 0 or 2 * overlap > window:
-        raise ValueError(
-            f"window {window} with overlap {overlap}: expected a window of at least 1 and an "
-            "overlap from 0 to half the window."
-        )
-    if first_window is not None and not max(1, 2 * overlap) <= first_window <= window:
-        raise ValueError(
-            f"first_window {first_window}: expected a length from {max(1, 2 * overlap)} (twice "
-            f"the overlap) to {window} (the window)."
-        )

@@ -110,23 +110,40 @@ def test_continuation_is_exactly_what_follows(seconds):
     np.testing.assert_array_equal(speech, paint(251, 4000, samples))
 
 
-def test_first_block_ends_at_8_seconds_and_one_every_23_after():
+def test_blocks_grow_up_to_23_seconds():
     speech = painted()
-    blocks = list(itertools.islice(speech.stream(PROMPT), 4))
-    assert [len(block) / SAMPLE_RATE for block in blocks] == [8, 23, 23, 23]
-    assert [window[0] - 251 for window in speech.soundstorm.windows] == [0, 150, 725, 1300]
-    assert [len(window) for window in speech.soundstorm.windows] == [250, 675, 675, 675]
-    np.testing.assert_array_equal(np.concatenate(blocks), paint(251, 77 * 25))
+    blocks = list(itertools.islice(speech.stream(PROMPT), 5))
+    assert [len(block) / SAMPLE_RATE for block in blocks] == [3, 5, 12, 23, 23]
+    assert [window[0] - 251 for window in speech.soundstorm.windows] == [0, 50, 150, 450, 1025]
+    assert [len(window) for window in speech.soundstorm.windows] == [100, 200, 400, 675, 675]
+    np.testing.assert_array_equal(np.concatenate(blocks), paint(251, 66 * 25))
+
+
+def test_the_paper_s_windows_have_seams_at_25_seconds_and_every_23_after():
+    for speech, options in ((painted(), {"windows": "paper"}), (painted(windows="paper"), {})):
+        blocks = list(itertools.islice(speech.stream(PROMPT, **options), 3))
+        assert [len(block) / SAMPLE_RATE for block in blocks] == [25, 23, 23]
+        assert {len(window) for window in speech.soundstorm.windows} == {675}
+    with pytest.raises(ValueError, match="windows is 'long'; expected 'growing' or 'paper'"):
+        painted().stream(PROMPT, windows="long")
+
+
+@pytest.mark.parametrize("seconds", [1, 7, 26.99, 27, 60])
+def test_the_paper_s_last_window_is_no_longer_than_the_speech(seconds):
+    speech = painted()
+    speech.speech_lm = BoundedModel()  # stops where it is told to
+    spoken = speech.continue_speech(PROMPT, seconds, windows="paper")
+    np.testing.assert_array_equal(spoken, paint(251, 1500, round(seconds * SAMPLE_RATE)))
+    assert speech.soundstorm.windows[-1][-1] == 250 + np.ceil(seconds * 25)
 
 
 @pytest.mark.parametrize("minutes, windows", [(4, 11), (16, 42)])
-@pytest.mark.parametrize("first_window_seconds", [27.0, 10.0])
-def test_number_of_windows_is_the_paper_s_or_one_more(minutes, windows, first_window_seconds):
-    speech = painted(first_window_seconds=first_window_seconds)
+@pytest.mark.parametrize("plan, extra", [("paper", [0]), ("growing", [2, 3])])
+def test_number_of_windows_is_the_paper_s_or_few_more(minutes, windows, plan, extra):
+    speech = painted(windows=plan)
     for _ in speech.stream(PROMPT, seconds=60 * minutes):
         pass
-    extra = len(speech.soundstorm.windows) - windows
-    assert extra in ([0] if first_window_seconds == 27.0 else [0, 1])
+    assert len(speech.soundstorm.windows) - windows in extra
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
@@ -165,12 +182,12 @@ def test_sampling_of_the_language_model_has_defaults_that_arguments_override():
 
 def test_config_of_the_synthesis_is_in_seconds_and_reads_older_ones():
     config = SynthesisConfig(window_seconds=12.0, overlap_seconds=2.0, iterations=[4, 1])
-    assert (config.window, config.overlap, config.first_window) == (300, 50, 250)
+    assert (config.window, config.overlap, config.first_windows) == (300, 50, (100, 200))
     saved = json.loads(json.dumps(config.get_config()))
     assert SynthesisConfig.from_config(saved) == config
     defaults = SynthesisConfig()
     assert (defaults.window, defaults.overlap) == (675, 100)
-    assert (defaults.first_window, defaults.voice_tokens) == (250, 75)
+    assert (defaults.first_windows, defaults.voice_tokens) == ((100, 200, 400), 75)
     old = dict(
         pipeline="SpeechContinuation",
         parts={},
@@ -202,7 +219,7 @@ def test_config_of_the_synthesis_is_in_seconds_and_reads_older_ones():
         (dict(overlap_seconds=-1.0), "overlap_seconds is -1.0"),
         (dict(overlap_seconds=float("nan")), "overlap_seconds is nan"),
         (dict(voice_seconds=0.0), "at least 0.04"),
-        (dict(first_window_seconds=1.0), "first_window 25"),
+        (dict(first_window_seconds=0.0), "first_window is 0"),
         (dict(windows_per_batch=0), "windows_per_batch is 0"),
         (dict(temperature=-1.0), "temperature is -1.0"),
         (dict(guidance_scale=-1.0), "guidance_scale must be"),
@@ -274,7 +291,7 @@ def test_voice_prompt_is_three_seconds_or_the_whole_prompt():
     speech = painted()
     speech.continue_speech(PROMPT, 1)
     speech.continue_speech(PROMPT[-SAMPLE_RATE:], 1)
-    assert speech.soundstorm.shapes == {75 + 250, 25 + 250}
+    assert speech.soundstorm.shapes == {75 + 100, 25 + 100}
 
 
 @pytest.mark.parametrize("window, overlap", [(10, 0), (10, 5), (11, 5), (7, 3), (300, 100)])
@@ -322,7 +339,7 @@ def test_short_windows_share_shapes():
     speech = painted()
     for tokens in range(80, 675, 7):
         speech.resynthesize(paint(1, tokens))
-    assert len(speech.soundstorm.shapes) <= 6
+    assert speech.soundstorm.shapes == {75 + 100, 75 + 200, 75 + 400, 75 + 675}
 
 
 def test_windows_draw_different_numbers_and_seeds_repeat():
@@ -336,7 +353,10 @@ def test_windows_draw_different_numbers_and_seeds_repeat():
     speech = painted(soundstorm=Recording())
     for seed in (0, 0, 1, None, None):
         speech.continue_speech(PROMPT, 30, seed=seed)
-    first, again, other, fresh, fresher = (tuple(seen[i : i + 2]) for i in range(0, 10, 2))
+    count = len(seen) // 5
+    first, again, other, fresh, fresher = (
+        tuple(seen[i : i + count]) for i in range(0, len(seen), count)
+    )
     assert first == again and first[0] != first[1]
     assert len({first, other, fresh, fresher}) == 4
 
@@ -359,8 +379,7 @@ def test_memory_stays_bounded():
     pending = []
     for _ in range(20):
         next(stream)
-        frame = stream.gi_frame.f_locals["blocks"].gi_frame
-        pending.append(len(frame.f_locals["tokens"]))
+        pending.append(len(stream.state.synthesis.tokens))
     assert max(pending) <= 675 + 250
 
 
@@ -410,6 +429,51 @@ def test_real_stages_continue(tiny, speech_like):
     start = np.concatenate([next(endless) for _ in range(3)])
     np.testing.assert_array_equal(start[: len(speech)], speech)
     assert not np.array_equal(speech, tiny.continue_speech(speech_like, seconds=4.2, seed=4))
+
+
+@pytest.mark.parametrize("windows", ["growing", "paper"])
+def test_a_saved_continuation_resumes_to_the_same_audio(tiny, speech_like, tmp_path, windows):
+    path = tmp_path / "state.npz"
+    options = {"seed": 3, "top_p": 0.9, "windows": windows}
+    stream = tiny.stream(speech_like, **options)
+    blocks = [next(stream) for _ in range(4)]
+    for number in range(3):  # before the first block, and after some
+        stream = tiny.stream(speech_like, **options)
+        for _ in range(number):
+            next(stream)
+        stream.save_state(path)
+        resumed = tiny.resume(path)
+        for block in blocks[number:]:
+            np.testing.assert_array_equal(next(resumed), block)
+
+
+def test_a_finished_continuation_can_become_longer(tiny, speech_like, tmp_path):
+    path = tmp_path / "state.npz"
+    whole = tiny.continue_speech(speech_like, seconds=4.2, seed=3)
+    stream = tiny.stream(speech_like, seed=3, seconds=2.51)  # ends inside of a window
+    parts = list(stream)
+    for seconds in (3.0, 4.2):
+        stream.save_state(path)
+        assert list(tiny.resume(path, seconds=1.0)) == []
+        stream = tiny.resume(path, seconds=seconds)
+        parts += list(stream)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_states_that_cannot_be_resumed(tiny, tmp_path):
+    path = tmp_path / "state.npz"
+    with pytest.raises(ValueError, match="has no `start_generation`"):
+        painted().stream(PROMPT).save_state(path)
+    assert not path.exists()
+    for content in (b"", b"text", b"PK"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged or is not the state of a continuation"):
+            tiny.resume(path)
+    tiny.stream(PROMPT, seed=0).save_state(path)
+    other = GriffinBackbone(12, 3, 16, 8, 2, attention_window=16, use_rotary=False)
+    speech = SpeechContinuation(*tiny_models()[:1], SpeechSSM(other), *tiny_models()[2:])
+    with pytest.raises(ValueError, match="does not fit this model"):
+        speech.resume(path)
 
 
 def test_real_stages_resynthesize_and_tokenize(tiny, speech_like, tmp_path):

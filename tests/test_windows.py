@@ -9,6 +9,7 @@ from keras_speechssm import windows
 from keras_speechssm.windows import (
     StreamingWindows,
     crop_window,
+    growing_windows,
     merge_windows,
     plan_windows,
     slice_window,
@@ -134,29 +135,46 @@ def test_streaming_gives_a_window_as_soon_as_one_token_is_beyond_it(sizes, num_t
 
 @settings(deadline=None)
 @given(LENGTHS, WINDOW_SIZES, st.data())
-def test_a_short_first_window_moves_all_others_forward(num_tokens, sizes, data):
+def test_short_first_windows_keep_every_promise(num_tokens, sizes, data):
     window, overlap = sizes
-    first = data.draw(st.integers(max(1, 2 * overlap), window))
+    first = sorted(data.draw(st.lists(st.integers(1, window), max_size=4)))
     plan = plan_windows(num_tokens, *sizes, first)
-    assert [start for start, _, _ in plan[1:]] == [
-        first - overlap + n * (window - overlap) for n in range(len(plan) - 1)
-    ]
     kept = [position for _, begin, end in plan for position in range(begin, end)]
     assert kept == list(range(num_tokens))
+    lengths = [*first, *[window] * len(plan)]
     for number, (start, begin, end) in enumerate(plan):
-        assert start <= begin and end <= start + (window if number else first)
+        assert start <= begin < end <= start + lengths[number]
+        if number:
+            shared = plan[number - 1].start + lengths[number - 1] - start
+            assert shared == min(overlap, lengths[number - 1] // 2)
+            # The cut is in the middle of what is shared.
+            assert begin == start + shared // 2 == plan[number - 1].keep_end
     stream, found = StreamingWindows(*sizes, first), []
-    for _ in range(num_tokens):
+    for count in range(num_tokens):
+        # A saved stream resumes anywhere.
+        stream = StreamingWindows(*sizes, first, count, stream.num_returned)
         assert stream.num_tokens - stream.next_start <= stream.next_window
-        found += stream.feed(1)
+        missing = stream.num_missing
+        new = stream.feed(1)
+        assert bool(new) == (missing == 1)
+        found += new
     assert found + stream.finish() == plan
-    assert plan_windows(num_tokens, *sizes, window) == plan_windows(num_tokens, *sizes)
+    assert plan_windows(num_tokens, *sizes, [window]) == plan_windows(num_tokens, *sizes)
 
 
-@pytest.mark.parametrize("first", [0, 3, 11])
+def test_growing_windows_double():
+    assert growing_windows(675) == (100, 200, 400)
+    assert growing_windows(100) == () and growing_windows(101) == (100,)
+    plan = plan_windows(3000, 675, 100, growing_windows(675))
+    assert [end / 25 for _, _, end in plan[:5]] == [3, 8, 20, 43, 66]
+
+
+@pytest.mark.parametrize("first", [[0], [11], [5, 4]])
 def test_impossible_first_windows_are_refused(first):
-    with pytest.raises(ValueError, match="first_window"):
+    with pytest.raises(ValueError, match="first_windows"):
         plan_windows(100, 10, 2, first)
+    with pytest.raises(ValueError, match="first_window is 0"):
+        growing_windows(10, 0)
 
 
 def test_numbers_of_the_paper():

@@ -56,7 +56,7 @@ def bench_synthesis(
     for size in sorted(windows_per_batch):
         config = dataclasses.replace(
             speech.synthesis,
-            first_window_seconds=speech.synthesis.window_seconds,
+            windows="paper",
             temperature=1.0,
             windows_per_batch=size,
         )

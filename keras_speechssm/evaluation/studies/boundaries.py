@@ -21,7 +21,7 @@ from keras_speechssm.evaluation.models.mean_opinion_score import (
     load_mos_predictor,
 )
 from keras_speechssm.shapes import SAMPLE_RATE, TOKEN_RATE
-from keras_speechssm.windows import FIRST_WINDOW, OVERLAP, SYNTHESIS_WINDOW, StreamingWindows
+from keras_speechssm.windows import OVERLAP, SYNTHESIS_WINDOW, StreamingWindows
 
 STUDY_SECONDS = 5.0
 
@@ -34,7 +34,7 @@ def evaluate_boundaries(
     *,
     window: int = SYNTHESIS_WINDOW,
     overlap: int = OVERLAP,
-    first_window: int = FIRST_WINDOW,
+    first_windows: Sequence[int] = (),
     mos_predictor: str = DNSMOS,
     limit: int | None = None,
 ) -> dict:
@@ -44,7 +44,8 @@ def evaluate_boundaries(
         audio_folders: Continuations of this package, without their prompts.
         window: Tokens per synthesis window, as the continuations were made with.
         overlap: Tokens that neighboring windows share.
-        first_window: Tokens of the first window.
+        first_windows: Tokens of the first windows. Defaults to none, the paper's plan, as in
+            `evaluate generate`; `100 200 400` are the growing windows of `continue`.
         mos_predictor: `dnsmos` or `distillmos`.
         limit: Use only the first files.
 
@@ -53,7 +54,10 @@ def evaluate_boundaries(
     """
     check_at_least(1, limit=limit)
     continuations = (
-        (waveform, synthesis_boundaries(len(waveform) / SAMPLE_RATE, window, overlap, first_window))
+        (
+            waveform,
+            synthesis_boundaries(len(waveform) / SAMPLE_RATE, window, overlap, first_windows),
+        )
         for waveform in map(read_audio, find_audio(audio_folders)[:limit])
     )
     return compare_boundaries(continuations, load_mos_predictor(mos_predictor))
@@ -63,7 +67,7 @@ def synthesis_boundaries(
     seconds: float,
     window: int = SYNTHESIS_WINDOW,
     overlap: int = OVERLAP,
-    first_window: int = FIRST_WINDOW,
+    first_windows: Sequence[int] = (),
 ) -> list[float]:
     """Compute where the windows of a continuation meet, in seconds from its start.
 
@@ -71,9 +75,9 @@ def synthesis_boundaries(
         seconds: Length of the continuation.
         window: Tokens per synthesis window, as in `SpeechContinuation`.
         overlap: Tokens that neighboring windows share.
-        first_window: Tokens of the first window.
+        first_windows: Tokens of the first windows.
     """
-    windows = StreamingWindows(window, overlap, first_window)
+    windows = StreamingWindows(window, overlap, first_windows)
     plan = windows.feed(round(seconds * TOKEN_RATE))
     ends = [keep_end / TOKEN_RATE for _, _, keep_end in plan]
     return [end for end in ends if end < seconds]

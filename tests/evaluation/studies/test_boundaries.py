@@ -22,9 +22,9 @@ def noise(seconds, level=0.1, seed=0):
 
 def test_boundaries_are_the_papers():
     # A window of 27 s, 4 s shared: 25 s, then each 23 s, as in section 7.3.
-    assert synthesis_boundaries(100.0, 675, 100, 675) == [25.0, 48.0, 71.0, 94.0]
+    assert synthesis_boundaries(100.0) == [25.0, 48.0, 71.0, 94.0]
     # The first window of 10 s gives its first 8.
-    assert synthesis_boundaries(60.0) == [8.0, 31.0, 54.0]
+    assert synthesis_boundaries(60.0, first_windows=(100, 200, 400)) == [3.0, 8.0, 20.0, 43.0]
     assert synthesis_boundaries(5.0) == []
 
 
