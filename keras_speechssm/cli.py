@@ -72,6 +72,9 @@ WRAPPED = {
     ),
     ("evaluate", "checkpoints"): "evaluation.studies.checkpoints:evaluate_checkpoints",
     ("evaluate", "listening-test"): "evaluation.listening_test:write_listening_test",
+    ("evaluate", "boundary-listening-test"): (
+        "evaluation.listening_test:write_boundary_listening_test"
+    ),
     ("evaluate", "listening-test-scores"): "evaluation.listening_test:score_listening_test",
     ("evaluate", "zero-speech"): "evaluation.studies.zero_speech:evaluate_zero_speech",
     ("evaluate", "boundaries"): "evaluation.studies.boundaries:evaluate_boundaries",

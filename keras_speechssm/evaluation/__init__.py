@@ -29,6 +29,7 @@ _MODULES = {
     "JudgeOptions": "compare",
     "evaluate_continuations": "compare",
     "score_listening_test": "listening_test",
+    "write_boundary_listening_test": "listening_test",
     "write_listening_test": "listening_test",
     "evaluate_boundaries": "studies.boundaries",
     "evaluate_checkpoints": "studies.checkpoints",

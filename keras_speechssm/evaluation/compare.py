@@ -111,7 +111,7 @@ SCALARS = (
 """Measures with one number per item."""
 
 # Raise it whenever a measure of an item changes, so that cached measures are not used.
-_DEFINITIONS = 3
+_DEFINITIONS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +144,10 @@ class EvaluationModelNames:
 
     Attributes:
         transcriber: `moonshine-tiny`, `whisper-base`, `whisper-tiny-en` or `pocketsphinx`; a
-            preset of KerasHub such as `moonshine_base_en`; or a name or folder of a speech
-            recognizer of `transformers`, such as `wav2vec2-base-960h`, the paper's.
+            preset of KerasHub such as `moonshine_base_en`; a name or folder of a speech
+            recognizer of `transformers`, such as `wav2vec2-base-960h`, the paper's; or the address
+            of an OpenAI-compatible service and its model, such as
+            `http://localhost:8000/v1#whisper-1`.
         text_model: Scores transcripts: `pocketsphinx-trigram`, or a preset, folder or handle of a
             `keras_hub.models.CausalLM`, such as `gemma_2b_en`, the paper's.
         embedder: Compares transcripts with the true text: `all-MiniLM-L6-v2`, or a name or folder
@@ -176,11 +178,14 @@ class JudgeOptions:
         judge_template: Text file with the question to the judge, with the places `{text_a}` and
             `{text_b}`, for instance the paper's (appendix D). Defaults to our own question with
             the same criteria, scale and labels.
+        truncate_short_form: Cut both transcripts to the words of the shorter one in short form
+            (up to 15 s) as well. The paper cuts them in long form only.
     """
 
     judge: str = OFFLINE_JUDGE
     judge_model: str | None = None
     judge_template: str | None = None
+    truncate_short_form: bool = False
 
 
 DEFAULT_COMPARISON = ComparisonOptions()
@@ -279,7 +284,8 @@ def evaluate_continuations(
         for folder in (output, output / "transcripts", output / "verdicts"):
             remove_partial_files(folder)
         measured = _measure_all(compared, loaded, output)
-        verdicts = _side_by_side(compared, measured, next(iter(folders)), cached_judge)
+        first = next(iter(folders))
+        verdicts = _side_by_side(compared, measured, first, cached_judge, judge.truncate_short_form)
     report = {
         "benchmark": Path(benchmark_folder).resolve().name,
         "prompt_seconds": comparison.prompt_seconds,
@@ -327,6 +333,11 @@ class ComparedItem:
     def judged_samples(self) -> int:
         """Number of samples of a continuation that are compared."""
         return round((self.until_seconds - self.prompt_seconds) * SAMPLE_RATE)
+
+    @property
+    def is_long_form(self) -> bool:
+        """Whether continuations are longer than those that are rated as a whole."""
+        return self.until_seconds - self.prompt_seconds > SHORT_FORM_SECONDS
 
     @property
     def has_reference(self) -> bool:
@@ -480,14 +491,17 @@ def measure_item(
         planned_seconds: The same for all systems; the truth's `judged_seconds` may be shorter.
 
     Returns:
-        Numbers, lists over time or length, and the transcripts `text` and `prompt_text`.
-        Measures that are undefined, such as the voice of silence, are `None`.
+        Numbers, lists over time or length, and transcripts: `text` of the continuation,
+        `prompt_text`, and `joint_text` of both together, which is what judges read: no word is cut
+        in two between them. It is empty if the continuation is. Measures that are undefined, such
+        as the voice of silence, are `None`.
     """
     prompt_text = words_to_text(models.transcriber(prompt))
     turns = speech_turns(continuation) if len(continuation) else []
     # Recognizers hear words in digital silence too, with high confidence.
     words = models.transcriber(continuation) if turns else []
     text = words_to_text(words)
+    joint = models.transcriber(np.concatenate([prompt, continuation])) if words else []
     plain = plain_words(text)
     nats, units = models.text_model.negative_log_likelihood(text)
     seconds = len(prompt) / SAMPLE_RATE
@@ -499,6 +513,7 @@ def measure_item(
     return {
         "text": text,
         "prompt_text": prompt_text,
+        "joint_text": words_to_text(joint),
         "seconds": len(continuation) / SAMPLE_RATE,
         "num_words": len(words),
         "words_per_minute": len(words) / (judged_seconds / MINUTE),
@@ -609,6 +624,7 @@ def _side_by_side(
     measured: Mapping[str, Mapping[str, dict]],
     first: str,
     judge: Judge,
+    truncate_short_form: bool,
 ) -> dict:
     """Win rates of each system against the ground truth and against the first system.
 
@@ -620,13 +636,14 @@ def _side_by_side(
         rates = {}
         for system in (name for name in measured if name != other):
             needs_truth = GROUND_TRUTH in (system, other)
-            names = [e.item.name for e in compared if e.has_reference or not needs_truth]
-            if names:
+            chosen = [entry for entry in compared if entry.has_reference or not needs_truth]
+            if chosen:
                 ours, theirs = (
-                    [measured[side][name]["text"] for name in names] for side in (system, other)
+                    [measured[side][entry.item.name]["joint_text"] for entry in chosen]
+                    for side in (system, other)
                 )
-                prompts = [measured[system][name]["prompt_text"] for name in names]
-                rates[system] = win_rates(judge_pairs(judge, ours, theirs, prompts))
+                truncated = [entry.is_long_form or truncate_short_form for entry in chosen]
+                rates[system] = win_rates(judge_pairs(judge, ours, theirs, truncated))
         if rates:
             report[f"against {other}"] = rates
     return report

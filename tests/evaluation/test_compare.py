@@ -104,6 +104,25 @@ def test_the_truth_and_a_perfect_copy_are_alike_and_beat_what_jumps(folders):
     assert report["instruments"]["transcriber"] == "levels"
 
 
+def test_judges_read_prompt_and_continuation_together_and_short_form_as_it_is(folders, monkeypatch):
+    seen = []
+
+    def judged(judge, ours, theirs, truncated):
+        seen.append((ours, truncated))
+        return [(0, 0)] * len(ours)
+
+    monkeypatch.setattr(comparison, "judge_pairs", judged)
+    run(folders, systems=["good"])
+    run(folders, systems=["good"], judge=JudgeOptions(truncate_short_form=True))
+    assert [text.split() for text in seen[0][0]] == [PROMPT + TRUE] * 2
+    assert [truncated for _, truncated in seen] == [[False] * 2] * 2 + [[True] * 2] * 2
+    compared, _ = compare_folders(
+        [f"good={folders / 'good'}"], folders / "benchmark", ComparisonOptions(prompt_seconds=2.0)
+    )
+    longer = dataclasses.replace(compared[0], prompt_seconds=10.0, until_seconds=25.1)
+    assert longer.is_long_form
+
+
 def test_what_is_written_can_be_read_and_heard(folders, monkeypatch):
     monkeypatch.setattr(report_module, "plot_curves", plot_curves)
     run(folders, players=1)

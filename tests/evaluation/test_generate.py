@@ -312,3 +312,20 @@ def test_sampling_options_reach_the_language_model(benchmark, tmp_path, monkeypa
         generate_continuations(benchmark, tmp_path / "given", sampling=other, **options)
     with pytest.raises(ValueError, match=r"top_p 0\.95"):
         generate_continuations(benchmark, tmp_path / "default", sampling=sampling, **options)
+
+
+def test_the_windows_are_the_paper_s_unless_chosen(benchmark, tmp_path, monkeypatch):
+    used = []
+
+    class Pipeline(FakePipeline):
+        def stream(self, prompt, **options):
+            used.append(options["windows"])
+            return super().stream(prompt, **options)
+
+    monkeypatch.setattr(generation, "SpeechContinuation", Pipeline)
+    options = {"preset": shared_tiny_preset(), "subset": 1, **SHORT}
+    generate_continuations(benchmark, tmp_path / "paper", **options)
+    generate_continuations(benchmark, tmp_path / "growing", windows="growing", **options)
+    assert used == ["paper", "growing"]
+    with pytest.raises(ValueError, match="started with windows 'paper'"):
+        generate_continuations(benchmark, tmp_path / "paper", windows="growing", **options)

@@ -40,6 +40,8 @@ def test_a_continuation_by_hand():
     found = measure(fakes.speak(said))
     assert found["prompt_text"] == "sea " * 9 + "sea"
     assert found["text"].split() == said
+    # Prompt and continuation in one go: a word that is cut between them is read as one.
+    assert found["joint_text"].split() == ["sea"] * 10 + said
     assert found["num_words"] == 20 and found["seconds"] == 20.0
     assert found["words_per_minute"] == pytest.approx(60.0)
     # Steps of one, and each round but the last one more from ship back to sea.
@@ -66,7 +68,7 @@ def test_the_continuation_alone_is_measured_not_the_prompt():
 
 def test_silence_has_no_words_no_voice_and_no_likelihood():
     found = measure(np.zeros(20 * 16000, "float32"), fakes.speak(["sea"] * 20))
-    assert found["text"] == "" and found["nll_nats_per_unit"] is None
+    assert found["text"] == found["joint_text"] == "" and found["nll_nats_per_unit"] is None
     assert found["speaker_similarity"] is None and found["semantic_similarity"] == 0.0
     assert found["over_time"][0]["non_speech_fraction"] == 1.0
     assert found["over_time"][0]["silence_fraction"] == 1.0

@@ -10,7 +10,9 @@ from keras_speechssm import cli
 from keras_speechssm.audio.io import read_audio, write_audio
 from keras_speechssm.evaluation.compare import ComparisonOptions
 from keras_speechssm.evaluation.listening_test import (
+    ISSUES,
     score_listening_test,
+    write_boundary_listening_test,
     write_clips,
     write_listening_test,
 )
@@ -191,3 +193,44 @@ def test_other_instructions_can_be_read_from_a_file(tmp_path):
     (tmp_path / "paper.txt").write_text("Listen.")
     write_listening_test(*arguments, instructions=tmp_path / "paper.txt")
     assert (tmp_path / "sheets" / "instructions.txt").read_text() == "Listen."
+
+
+def test_the_boundary_study_is_blind_and_gives_the_paper_s_table(tmp_path):
+    """Appendix A.2: 5 s around boundaries and centers, six flags, one row for each place."""
+    ramp = np.linspace(0, 0.9, 80 * 16000, dtype="float32")  # a sample tells its time
+    (tmp_path / "ours").mkdir()
+    write_audio(tmp_path / "ours" / "x.flac", ramp)
+    out = tmp_path / "study"
+    # Windows of 30 s with a prompt of 3 s and overlaps of 4 s meet at 25, 48 and 71 s.
+    assert write_boundary_listening_test([tmp_path / "ours"], out) == {"clips": 6}
+    places = {"boundary": set(), "center": set()}
+    for row in rows(out / "key.csv"):
+        heard = read_audio(out / "clips" / row["clip"])
+        assert len(heard) == 5 * 16000
+        places[row["system"]].add(round(float(heard.mean()) / 0.9 * 80, 1))
+    assert places == {"boundary": {25.0, 48.0, 71.0}, "center": {12.5, 36.5, 59.5}}
+    sheet = rows(out / "sheet.csv")
+    assert list(sheet[0]) == ["clip", "rating", *ISSUES] and len(ISSUES) == 6
+    assert "boundary" not in (out / "sheet.csv").read_text()
+    assert all(issue in (out / "instructions.txt").read_text() for issue in ISSUES)
+
+    kinds = {row["clip"]: row["system"] for row in rows(out / "key.csv")}
+    lines = [",".join(["clip", "rating", *ISSUES])]
+    for clip, kind in kinds.items():
+        lines.append(f"{clip},4,x,,,1,0," if kind == "boundary" else f"{clip},4.5,,,,,,X")
+    (out / "one.csv").write_text("\n".join(lines))
+    scores = score_listening_test(out / "key.csv", [out / "one.csv"], table=out / "table.md")
+    assert scores["boundary"]["issues"] == dict.fromkeys(ISSUES, 0) | {"artifacts": 3, "prosody": 3}
+    assert scores["center"]["issues"]["other"] == 3 and scores["center"]["all"]["mean"] == 4.5
+    header, _, *lines_of_table = (out / "table.md").read_text().splitlines()
+    assert header == f"| clips | MOS | ratings | {' | '.join(ISSUES)} |"
+    assert lines_of_table == [
+        "| boundary | 4.00 ± 0.00 | 3 | 3 | 0 | 0 | 3 | 0 | 0 |",
+        "| center | 4.50 ± 0.00 | 3 | 0 | 0 | 0 | 0 | 0 | 3 |",
+    ]
+    (out / "one.csv").write_text("\n".join(lines).replace(",x,", ",maybe,"))
+    with pytest.raises(ValueError, match="artifacts of .* is 'maybe'; expected an x or nothing"):
+        score_listening_test(out / "key.csv", [out / "one.csv"])
+    write_audio(tmp_path / "ours" / "x.flac", ramp[:16000])
+    with pytest.raises(ValueError, match="has a boundary"):
+        write_boundary_listening_test([tmp_path / "ours"], tmp_path / "short")

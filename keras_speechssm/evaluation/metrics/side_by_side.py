@@ -47,18 +47,18 @@ def judge_pairs(
     judge: Callable[[str, str], str],
     ours: Sequence[str],
     theirs: Sequence[str],
-    prompts: Sequence[str] | None = None,
+    truncated: Sequence[bool] | None = None,
 ) -> list[Comparison]:
     """Compare texts pair by pair, in both orders.
 
-    Both texts are cut to the words of the shorter one. An empty text loses both comparisons to a
-    text with words; the judge is not asked.
+    An empty text loses both comparisons to a text with words; the judge is not asked.
 
     Args:
         judge: A `Judge`.
-        ours: Transcripts of our continuations.
-        theirs: Transcripts of the other continuations, in the same order.
-        prompts: Transcripts of the prompts, put before both texts. Defaults to `None`.
+        ours: Our transcripts, of prompt and continuation together.
+        theirs: The other transcripts, in the same order.
+        truncated: For each pair, whether both texts are cut to the words of the shorter one, as
+            the paper does in long form only. Defaults to `None`: all are cut.
 
     Returns:
         For each pair the verdicts of both comparisons, as how much better our text is.
@@ -66,16 +66,16 @@ def judge_pairs(
     Raises:
         ValueError: The numbers of texts differ.
     """
-    prompts = [""] * len(ours) if prompts is None else prompts
-    if not len(ours) == len(theirs) == len(prompts):
+    truncated = [True] * len(ours) if truncated is None else truncated
+    if not len(ours) == len(theirs) == len(truncated):
         raise ValueError(f"Expected pairs of texts; got {len(ours)} and {len(theirs)}.")
     comparisons: list[Comparison] = []
-    for one, other, prompt in zip(ours, theirs, prompts, strict=True):
+    for one, other, is_cut in zip(ours, theirs, truncated, strict=True):
         if not one.split() or not other.split():
             verdict = 2 * (bool(one.split()) - bool(other.split()))
             comparisons.append((verdict, verdict))
             continue
-        texts = [f"{prompt} {text}".strip() for text in truncate_to_shorter(one, other)]
+        texts = truncate_to_shorter(one, other) if is_cut else (one, other)
         first, second = parse_verdict(judge(*texts)), parse_verdict(judge(*reversed(texts)))
         comparisons.append((first, None if second is None else -second))
     return comparisons

@@ -4,11 +4,15 @@ import hashlib
 import json
 import logging
 import os
-import time
-import urllib.parse
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from keras_speechssm.evaluation.models.openai_service import (
+    RequestRefusedError,
+    is_address,
+    open_session,
+    request_reply,
+)
 from keras_speechssm.evaluation.models.text_models import (
     TextModel,
     load_causal_lm,
@@ -59,17 +63,8 @@ Its criteria, scale and labels are those of the paper (appendix D). The paper's 
 read from a file: see `read_judge_template`.
 """
 
-# These may concern one question only: it is too long, or filtered.
-_REFUSED_STATUSES = {400, 413, 422}
-
-# The address, the key or the model is wrong: sending the question again does not help.
-_FINAL_STATUSES = {401, 403, 404, 405, 410}
-
 _CUT = {"length", "max_tokens"}
 """Why a service ended a reply before its end."""
-
-_MAX_REASON = 300
-"""Characters of a service's own words in a message."""
 
 # A service that refuses so many questions before it has answered any is misconfigured.
 _MAX_REFUSALS = 3
@@ -104,7 +99,7 @@ def load_judge(
     """
     if name == OFFLINE_JUDGE:
         return LikelihoodJudge(load_text_model())
-    if name.startswith(("http://", "https://")):
+    if is_address(name):
         if not model:
             raise ValueError(f"The judge {name} needs the name of a model: set --judge-model.")
         return EndpointJudge(name, model, os.environ.get("OPENAI_API_KEY"), template=template)
@@ -271,18 +266,6 @@ class EndpointJudge:
         timeout: float = 120.0,
         attempts: int = 6,
     ):
-        import requests
-
-        try:
-            parts = urllib.parse.urlsplit(address)
-            is_address = bool(parts.hostname) and " " not in address and (parts.port or 1) > 0
-        except ValueError:
-            is_address = False
-        if not is_address:
-            raise ValueError(f"{address!r} is not an address; expected http://host:port/v1.")
-        key = (key or "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError("OPENAI_API_KEY contains characters that a key cannot have.")
         self.name = model
         self._template = template
         self._num_refused, self._has_answered = 0, False
@@ -290,49 +273,32 @@ class EndpointJudge:
         self._address = address.rstrip("/") + "/chat/completions"
         self._timeout = timeout
         self._attempts = attempts
-        self._session = requests.Session()
-        if key:
-            self._session.headers["Authorization"] = f"Bearer {key}"
+        self._session = open_session(address, key)
 
     def __call__(self, text_a: str, text_b: str) -> str:
-        import requests
-
         question = fill_template(self._template, text_a, text_b)
         content: dict[str, Any] = {
             "model": self.name,
             "messages": [{"role": "user", "content": question}],
         }
-        for attempt in range(self._attempts):
-            if attempt:
-                time.sleep(2.0 ** (attempt - 1))
-            try:
-                response = self._post(content)
-                if response.status_code in (_REFUSED_STATUSES | _FINAL_STATUSES):
-                    break
-                if not response.ok:
-                    reason = _service_words(response)
-                    continue
-                choice = response.json()["choices"][0]
-                text = _text(choice["message"].get("content"))
-                finish = choice.get("finish_reason")
-            except (requests.RequestException, LookupError, TypeError, AttributeError) as error:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                continue
-            if finish in _CUT:
-                self._refuse(f"its reply was cut at its maximum length, finish_reason {finish!r}")
-            if not text:
-                self._refuse("an empty reply")
-            self._has_answered = True
-            return text
-        else:
-            raise ValueError(f"The judge at {self._address} gave no reply ({reason}).")
-        reason = _service_words(response)
-        if response.status_code in _FINAL_STATUSES:
-            raise ValueError(
-                f"The judge at {self._address} cannot be used ({reason}); check the address, "
-                "--judge-model and OPENAI_API_KEY."
+        name = f"The judge at {self._address}"
+        try:
+            text, finish = request_reply(
+                lambda: self._post(content), _read_choice, name, self._attempts
             )
-        self._refuse(reason)
+        except RequestRefusedError as error:
+            if error.is_final:
+                raise ValueError(
+                    f"{name} cannot be used ({error}); check the address, --judge-model and "
+                    "OPENAI_API_KEY."
+                ) from error
+            self._refuse(str(error))
+        if finish in _CUT:
+            self._refuse(f"its reply was cut at its maximum length, finish_reason {finish!r}")
+        if not text:
+            self._refuse("an empty reply")
+        self._has_answered = True
+        return text
 
     def _post(self, content: dict) -> Any:
         """Send a question, without a temperature if the model refuses that."""
@@ -352,24 +318,14 @@ class EndpointJudge:
         raise RefusedPairError(f"The judge refuses a pair ({reason}).")
 
 
+def _read_choice(reply: Any) -> tuple[str, str | None]:
+    """Return the text of a reply, and why it ended."""
+    choice = reply["choices"][0]
+    return _text(choice["message"].get("content")), choice.get("finish_reason")
+
+
 def _text(content: Any) -> str:
     """Join the text of a reply, which may be a string or a list of parts."""
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content)
     return str(content or "")
-
-
-def _service_words(response: Any) -> str:
-    """Return the status of a response and what the service says about it, in one line."""
-    words = response.text
-    try:
-        body = response.json()
-        error = body.get("error", body.get("detail", body.get("message", words)))
-        words = error.get("message", error) if isinstance(error, dict) else error
-    except (ValueError, AttributeError):
-        pass
-    words = " ".join(str(words).split())
-    if len(words) > _MAX_REASON:
-        words = words[:_MAX_REASON] + "..."
-    status = f"HTTP {response.status_code} {response.reason}".strip()
-    return f"{status}: {words}" if words else status

@@ -2,16 +2,24 @@
 
 import dataclasses
 import hashlib
+import io
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from keras_speechssm.evaluation.models.keras_hub_transcriber import KerasHubTranscriber
 from keras_speechssm.evaluation.models.moonshine import MOONSHINE, MoonshineTranscriber
-from keras_speechssm.evaluation.models.transcript import Word, transcribe_pieces
+from keras_speechssm.evaluation.models.openai_service import (
+    RequestRefusedError,
+    is_address,
+    open_session,
+    request_reply,
+)
+from keras_speechssm.evaluation.models.transcript import Word, place_words, transcribe_pieces
 from keras_speechssm.evaluation.models.whisper import (
     WHISPER_BASE,
     WHISPER_TINY,
@@ -117,6 +125,88 @@ class TransformersTranscriber:
         return words
 
 
+class ServiceTranscriber:
+    """A service with OpenAI's audio transcriptions, on pieces that end at pauses.
+
+    Words have the times that the service gives. If it gives none, they are spread over their piece.
+
+    Args:
+        address: Address up to and including `/v1`.
+        model: Model to request.
+        key: Bearer token, or `None`. It is never written anywhere.
+        piece_seconds: Longest piece. Defaults to `180.0`, the paper's; that is 6 MB.
+        timeout: Seconds to wait for each reply. Defaults to `600.0`.
+        attempts: How often a failing request is sent, with pauses of 1, 2, 4, ... s.
+
+    Raises:
+        ValueError: `address` or `key` is malformed, the service refuses a piece, or no attempt was
+            answered.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        key: str | None = None,
+        *,
+        piece_seconds: float = 180.0,
+        timeout: float = 600.0,
+        attempts: int = 6,
+    ):
+        self.name = model
+        self.piece_seconds = piece_seconds
+        self._session = open_session(address, key)
+        self._address = address.rstrip("/") + "/audio/transcriptions"
+        self._timeout = timeout
+        self._attempts = attempts
+        self._options = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+
+    def __call__(self, waveform: np.ndarray) -> list[Word]:
+        return transcribe_pieces(waveform, self.piece_seconds, self._transcribe)
+
+    def _transcribe(self, piece: np.ndarray, offset: float) -> list[Word]:
+        import soundfile
+
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.clip(piece, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
+        name = f"The transcriber at {self._address}"
+        try:
+            text, words = request_reply(
+                lambda: self._post(buffer.getvalue()), _read_transcript, name, self._attempts
+            )
+        except RequestRefusedError as error:
+            raise ValueError(
+                f"{name} refuses audio ({error}); check the address, the model {self.name!r} and "
+                "OPENAI_API_KEY."
+            ) from error
+        if words:
+            return [Word(word, offset + start, offset + end) for word, start, end in words]
+        end = offset + len(piece) / SAMPLE_RATE
+        return place_words([(word, 1.0) for word in text.lower().split()], offset, end)
+
+    def _post(self, audio: bytes) -> Any:
+        """Send audio, and ask for no times of words if the model has none."""
+        response = self._session.post(
+            self._address,
+            data={"model": self.name, "temperature": "0", **self._options},
+            files={"file": ("audio.wav", audio, "audio/wav")},
+            timeout=self._timeout,
+        )
+        if response.status_code == 400 and self._options and "response_format" in response.text:
+            self._options = {}
+            return self._post(audio)
+        return response
+
+
+def _read_transcript(reply: Any) -> tuple[str, list[tuple[str, float, float]]]:
+    """Return the text of a reply, and its words in lower case with their times."""
+    words = [
+        (word["word"].strip().lower(), float(word["start"]), float(word["end"]))
+        for word in reply.get("words") or ()
+    ]
+    return str(reply["text"]), words
+
+
 TRANSCRIBERS: dict[str, Callable[[], Transcriber]] = {
     MOONSHINE: MoonshineTranscriber,
     WHISPER_BASE: partial(WhisperTranscriber, WHISPER_BASE),
@@ -131,12 +221,20 @@ def load_transcriber(name: str = DEFAULT_TRANSCRIBER) -> Transcriber:
 
     Args:
         name: One of `TRANSCRIBERS`; a preset of KerasHub such as `moonshine_tiny_en` or
-            `whisper_base_en`; a folder with a Whisper model in CTranslate2's format; or a name
-            or folder of a speech recognizer of `transformers`, such as `wav2vec2-base-960h`.
+            `whisper_base_en`; a folder with a Whisper model in CTranslate2's format; a name or
+            folder of a speech recognizer of `transformers`, such as `wav2vec2-base-960h`; or the
+            address of an OpenAI-compatible service and its model, such as
+            `http://localhost:8000/v1#whisper-1`, with its key in the environment variable
+            `OPENAI_API_KEY`.
 
     Raises:
-        ValueError: The weights are not installed.
+        ValueError: The weights are not installed, or an address has no model.
     """
+    if is_address(name):
+        address, _, model = name.partition("#")
+        if not model:
+            raise ValueError(f"The transcriber {name} needs the name of a model: {name}#model.")
+        return ServiceTranscriber(address, model, os.environ.get("OPENAI_API_KEY"))
     if name in TRANSCRIBERS:
         return TRANSCRIBERS[name]()
     if name.startswith(("moonshine_", "whisper_")):

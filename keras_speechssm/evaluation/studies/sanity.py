@@ -198,9 +198,13 @@ class _ShuffledWords:
         words = self._transcriber(waveform)
         if waveform is self._prompt:
             return words
-        order = np.random.default_rng(self._seed).permutation(len(words))
+        kept = 0  # of the prompt, if it is transcribed together with the continuation
+        if np.array_equal(waveform[: len(self._prompt)], self._prompt):
+            kept = sum(word.start < len(self._prompt) / SAMPLE_RATE for word in words)
+        order = kept + np.random.default_rng(self._seed).permutation(len(words) - kept)
+        places = [*range(kept), *order]
         return [
-            replace(word, text=words[place].text) for word, place in zip(words, order, strict=True)
+            replace(word, text=words[place].text) for word, place in zip(words, places, strict=True)
         ]
 
 
@@ -244,8 +248,8 @@ def _compare_numbers(name: str, truths: Sequence[dict], corrupted: Sequence[dict
 
 def _compare_texts(truths: Sequence[dict], corrupted: Sequence[dict], judge: Judge) -> dict:
     """Win rates of both, and how often the truth wins in both orders."""
-    ours, theirs = ([found["text"] for found in side] for side in (truths, corrupted))
-    verdicts = judge_pairs(judge, ours, theirs, [found["prompt_text"] for found in truths])
+    ours, theirs = ([found["joint_text"] for found in side] for side in (truths, corrupted))
+    verdicts = judge_pairs(judge, ours, theirs)
     won = win_rates(verdicts)["win_rate"]
     caught = [all(verdict is not None and verdict > 0 for verdict in pair) for pair in verdicts]
     return {"truth": won, "corrupted": 100.0 - won, "caught": float(np.mean(caught))}

@@ -60,15 +60,11 @@ def test_each_is_first_once_and_both_are_cut():
     assert judge_pairs(Longer(), ["?"], ["b"]) == [(None, None)]
 
 
-def test_the_prompt_stands_before_both():
-    class Holds:
-        name = "holds"
-
-        def __call__(self, text_a, text_b):
-            assert text_a.startswith("once upon ") and text_b.startswith("once upon ")
-            return "[[A=B]]"
-
-    assert judge_pairs(Holds(), ["a"], ["b"], prompts=["once upon"]) == [(0, 0)]
+def test_only_what_is_of_long_form_is_cut():
+    ours, theirs = ["aa a a", "aa a a"], ["aaaa", "aaaa"]
+    assert judge_pairs(Longer(), ours, theirs, [True, False]) == [(-1, -1), (1, 1)]
+    with pytest.raises(ValueError, match="pairs of texts"):
+        judge_pairs(Longer(), ours, theirs, [True])
 
 
 def test_who_says_nothing_loses_without_a_game():

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from keras_speechssm.evaluation.metrics.side_by_side import parse_verdict
-from keras_speechssm.evaluation.models import judges
+from keras_speechssm.evaluation.models import judges, openai_service
 from keras_speechssm.evaluation.models.judges import (
     JUDGE_TEMPLATE,
     CachedJudge,
@@ -41,7 +41,7 @@ class Service(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service(monkeypatch):
-    monkeypatch.setattr(judges.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(openai_service.time, "sleep", lambda seconds: None)
     server = HTTPServer(("127.0.0.1", 0), Service)
     Service.replies, Service.requests = [], []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -111,7 +111,7 @@ def test_a_service_that_never_replies_is_one_clear_line(service):
     "reply", [b"garbage", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nx"]
 )
 def test_a_service_that_speaks_nonsense_is_one_clear_line(monkeypatch, reply):
-    monkeypatch.setattr(judges.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(openai_service.time, "sleep", lambda seconds: None)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve():

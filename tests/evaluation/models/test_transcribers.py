@@ -1,14 +1,18 @@
+import io
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from keras_speechssm.audio.io import read_audio
-from keras_speechssm.evaluation.models import transcribers
+from keras_speechssm.evaluation.models import openai_service, transcribers
 from keras_speechssm.evaluation.models.transcribers import (
     TRANSCRIBERS,
     PocketsphinxTranscriber,
+    ServiceTranscriber,
     TransformersTranscriber,
     load_transcriber,
 )
@@ -105,3 +109,60 @@ def test_names_lead_to_their_transcribers(monkeypatch, tmp_path):
     assert load_transcriber(str(tmp_path)) == ("whisper", str(tmp_path))
     monkeypatch.setattr(transcribers, "TransformersTranscriber", lambda name: ("hub", name))
     assert load_transcriber("wav2vec2-base-960h") == ("hub", "wav2vec2-base-960h")
+
+
+class Session:
+    """Stands for `requests.Session`: replies in order, and keeps what it was sent."""
+
+    def __init__(self, *replies):
+        self.replies, self.sent = list(replies), []
+
+    def post(self, address, data, files, timeout):
+        import requests
+
+        name, audio, kind = files["file"]
+        self.sent.append((address, data, *soundfile.read(io.BytesIO(audio))))
+        assert (name, kind) == ("audio.wav", "audio/wav")
+        status, content = self.replies.pop(0)
+        response = requests.Response()
+        response.status_code = status
+        response._content = json.dumps(content).encode()
+        return response
+
+
+def service(*replies, **options):
+    transcriber = load_transcriber("http://localhost:1/v1/#whisper-1")
+    assert isinstance(transcriber, ServiceTranscriber) and transcriber.name == "whisper-1"
+    vars(transcriber).update({f"{name}": value for name, value in options.items()})
+    transcriber._session = Session(*replies)
+    return transcriber
+
+
+def test_a_service_transcribes_pieces_with_their_times(monkeypatch):
+    pytest.importorskip("requests")
+    monkeypatch.setattr(openai_service.time, "sleep", lambda seconds: None)
+    first = {"text": "Hi, you", "words": [{"word": " Hi", "start": 0.5, "end": 0.75}]}
+    transcriber = service((503, {}), (200, first), (200, {"text": "Two more"}), piece_seconds=4.0)
+    waveform = np.full(6 * 16000, 0.25, "float32")
+    waveform[58000:62000] = 0.0  # the pause to cut at
+    words = transcriber(waveform)
+    assert words[0] == Word("hi", 0.5, 0.75)
+    # Without times of words they are spread over their piece.
+    assert [word.text for word in words[1:]] == ["two", "more"]
+    assert words[1].start == pytest.approx(3.75, abs=0.1) and words[2].end == pytest.approx(6.0)
+    (address, data, audio, rate), *_ = transcriber._session.sent
+    assert address == "http://localhost:1/v1/audio/transcriptions" and rate == 16000
+    assert data["model"] == "whisper-1" and data["response_format"] == "verbose_json"
+    assert audio[0] == pytest.approx(0.25, abs=1e-4) and len(transcriber._session.sent) == 3
+
+
+def test_a_service_without_times_is_asked_for_text_only_and_refusals_are_one_line():
+    pytest.importorskip("requests")
+    refusal = (400, {"error": {"message": "response_format 'verbose_json' is not compatible"}})
+    transcriber = service(refusal, (200, {"text": "hello"}), (401, {"error": "bad key"}))
+    assert words_to_text(transcriber(np.ones(16000, "float32"))) == "hello"
+    assert "response_format" not in transcriber._session.sent[1][1]
+    with pytest.raises(ValueError, match=r"refuses audio \(HTTP 401.*bad key\); check the address"):
+        transcriber(np.ones(16000, "float32"))
+    with pytest.raises(ValueError, match="needs the name of a model: http://localhost:1/v1#model"):
+        load_transcriber("http://localhost:1/v1")
