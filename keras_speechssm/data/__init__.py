@@ -31,6 +31,7 @@ _MODULES = {
     "TokenStore": "token_store",
     "open_tokens": "token_store",
     "read_tokens": "token_store",
+    "read_transcripts": "transcripts",
     "write_token_store": "token_store",
     "write_tokens": "token_store",
 }

@@ -1,4 +1,4 @@
-"""Crops of speech with their phonemes, for training the semantic tokenizer."""
+"""Crops of speech with their transcripts, for training the semantic tokenizer."""
 
 import itertools
 import logging
@@ -11,12 +11,12 @@ import numpy as np
 
 from keras_speechssm.audio.io import read_audio
 from keras_speechssm.data.corpora import (
-    PHONEMES,
     Segment,
     find_audio,
     read_durations,
     read_segments,
 )
+from keras_speechssm.data.transcripts import CTCLabels, PhonemeLabels, read_transcripts
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ class CropBatches:
             augmented separately, as `PairAgreement` expects. Defaults to `False`.
         outputs: Names of the model's outputs that learn the labels.
         known_durations: See `read_durations`. Defaults to `None`.
+        labels: What the transcripts become. Text comes from sidecars, or from the transcripts of a
+            corpus (see `read_transcripts`). Defaults to `None`: `PhonemeLabels`, from sidecars.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class CropBatches:
         paired: bool = False,
         outputs: Sequence[str] = ("phoneme_logits",),
         known_durations: str | Path | None = None,
+        labels: CTCLabels | None = None,
     ):
         if paired and batch_size % 2:
             raise ValueError(f"batch_size is {batch_size}; expected an even number, for pairs.")
@@ -127,10 +130,13 @@ class CropBatches:
         self.augmented = augmented
         self.views = 2 if paired else 1
         self.outputs = tuple(outputs)
-        self.ids = {phoneme: number for number, phoneme in enumerate(PHONEMES, start=1)}
+        self.labels = labels or PhonemeLabels()
         paths = find_audio(folders)
         durations = read_durations(paths, known_durations)
-        recordings = [_describe(*about) for about in zip(paths, durations, strict=True)]
+        texts = {} if isinstance(self.labels, PhonemeLabels) else read_transcripts(folders)
+        recordings = [
+            _describe(*about, texts, self.labels) for about in zip(paths, durations, strict=True)
+        ]
         self.plain = [r for r in recordings if not r.segments]
         self.transcribed = [r for r in recordings if r.segments]
         self.untranscribed_fraction = untranscribed_fraction
@@ -152,12 +158,12 @@ class CropBatches:
         waveform = np.zeros((size[0], size[1] * SAMPLES_PER_TOKEN), dtype="float32")
         padding_mask, labels = np.zeros(size, dtype=bool), np.zeros((size[0], 2, size[1]), "int32")
         for first in range(0, self.batch_size, self.views):
-            samples, phonemes, spans = draw_readable(lambda: self._draw(rng))
+            samples, ids, spans = draw_readable(lambda: self._draw(rng))
             rows = slice(first, first + self.views)
             for row in range(first, first + self.views):
                 waveform[row, : len(samples)] = augment(samples, rng) if self.augmented else samples
             padding_mask[rows, : -(-len(samples) // SAMPLES_PER_TOKEN)] = True
-            labels[rows, 0, : len(phonemes)] = phonemes
+            labels[rows, 0, : len(ids)] = ids
             for phoneme, start, end in spans:
                 labels[rows, 1, start:end] = phoneme
         inputs = {"waveform": waveform, "padding_mask": padding_mask}
@@ -179,18 +185,22 @@ class CropBatches:
         if self.augmented:
             samples = change_speed(samples, speed)
         samples = samples[: self.crop_steps * SAMPLES_PER_TOKEN]
-        phonemes = [self.ids[name] for segment in chosen for name in segment.phonemes]
+        ids = self.labels.encode(chosen)
         # CTC needs a step for each label and one between equal neighbors.
-        repeats = sum(a == b for a, b in itertools.pairwise(phonemes))
-        if len(phonemes) + repeats > len(samples) // SAMPLES_PER_TOKEN:
+        repeats = sum(a == b for a, b in itertools.pairwise(ids))
+        if len(ids) + repeats > len(samples) // SAMPLES_PER_TOKEN:
             return samples, [], []
+        if not isinstance(self.labels, PhonemeLabels):
+            return samples, ids, []
         rate = SAMPLE_RATE / SAMPLES_PER_TOKEN / speed
         spans = [
-            (self.ids[name], round((first - start) * rate), round((last - start) * rate))
+            (number, round((first - start) * rate), round((last - start) * rate))
             for segment in chosen
-            for name, (first, last) in zip(segment.phonemes, segment.phoneme_spans, strict=False)
+            for number, (first, last) in zip(
+                self.labels.encode([segment]), segment.phoneme_spans, strict=False
+            )
         ]
-        return samples, phonemes, spans
+        return samples, ids, spans
 
     def _choose_segments(self, recording: Recording, span: float, rng):
         """Return start and end of consecutive segments that fit `span` seconds, and these."""
@@ -211,7 +221,7 @@ class CropBatches:
         start = segments[first].start - lead
         end = min(start + span, max(after, segments[last].end))
         chosen = segments[first : last + 1]
-        if not all(segment.phonemes for segment in chosen):
+        if not all(map(self.labels.has, chosen)):
             return start, end, ()  # Without a complete transcript, CTC would mislead.
         return start, end, chosen
 
@@ -231,9 +241,11 @@ class CropBatches:
         return np.stack(rows[:count])
 
 
-def _describe(path: Path, duration: float) -> Recording:
+def _describe(path: Path, duration: float, texts: dict[str, str], labels: CTCLabels) -> Recording:
     segments = tuple(read_segments(path) or ())
-    if not any(segment.phonemes for segment in segments):
+    if not segments and path.stem in texts:
+        segments = (Segment(0.0, duration, texts[path.stem]),)
+    if not any(map(labels.has, segments)):
         segments = ()
     return Recording(path, duration, segments)
 

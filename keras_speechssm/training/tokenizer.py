@@ -5,6 +5,7 @@ compile it with `PhonemeLoss`.
 """
 
 import inspect
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,15 @@ from typing import ClassVar
 import keras
 from keras import ops
 
+from keras_speechssm.data.corpora import PHONEMES, find_audio, read_segments
+from keras_speechssm.data.transcripts import (
+    CharacterLabels,
+    CTCLabels,
+    PhonemeLabels,
+    SentencePieceLabels,
+    normalize_text,
+    read_transcripts,
+)
 from keras_speechssm.models.preset_mixin import initialize_from_preset
 from keras_speechssm.models.semantic_tokenizer.convert_whisper import load_whisper_frames
 from keras_speechssm.models.semantic_tokenizer.log_mel_frames import LogMelFrames
@@ -21,7 +31,7 @@ from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import Semanti
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer_pretraining import (
     SemanticTokenizerPretraining,
 )
-from keras_speechssm.presets import has_weights
+from keras_speechssm.presets import fetch_folder, has_weights, read_json_file
 from keras_speechssm.training.callbacks import Progress
 from keras_speechssm.training.config import (
     AudioTrainingConfig,
@@ -32,6 +42,8 @@ from keras_speechssm.training.config import (
 from keras_speechssm.training.distribution import distributed
 from keras_speechssm.training.speech_crops import CropBatches
 from keras_speechssm.training.trainer import fit_resumable, make_optimizer
+
+logger = logging.getLogger(__name__)
 
 PRETRAINING_ARGUMENTS = tuple(inspect.signature(SemanticTokenizerPretraining).parameters)[1:-1]
 """Arguments of `SemanticTokenizerPretraining`, without the tokenizer."""
@@ -113,8 +125,12 @@ class TokenizerTrainingConfig(AudioTrainingConfig):
             not match start from random weights.
         crop_seconds: Seconds of one training example.
         batch_size: Crops per batch, an even number for a model with `agreement_weight`.
-        best_rq_weight: Weight of masked prediction.
-        ctc_weight: Weight of the two phoneme losses, from all tokens and from each one alone.
+        labels: What the auxiliary recognition loss reads: `phonemes` of sidecars; `characters` of
+            transcripts; or the path of a SentencePiece model for them. Transcripts are those of
+            LibriSpeech, MLS, Common Voice or VoxPopuli in `audio_folders`, or of sidecars.
+        best_rq_weight: Weight of masked prediction. The model's `mask_start_rate` must be above 0
+            as well.
+        ctc_weight: Weight of the two recognition losses, from all tokens and from each one alone.
         untranscribed_fraction: Fraction of crops without transcripts.
         quantize_from: Fraction of the run after which the quantizer is phased in at the latest.
             It is phased in earlier when the phoneme loss has fallen.
@@ -122,6 +138,7 @@ class TokenizerTrainingConfig(AudioTrainingConfig):
 
     whisper: str | Path | None = None
     initial_weights: str | Path | None = None
+    labels: str = "phonemes"
     best_rq_weight: float = 0.1
     ctc_weight: float = 1.0
     untranscribed_fraction: float = 0.2
@@ -132,7 +149,12 @@ class TokenizerTrainingConfig(AudioTrainingConfig):
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
 
-    fixed: ClassVar[tuple[str, ...]] = ("whisper", "initial_weights", *TrainingConfig.fixed)
+    fixed: ClassVar[tuple[str, ...]] = (
+        "whisper",
+        "initial_weights",
+        "labels",
+        *TrainingConfig.fixed,
+    )
 
     def validate(self) -> None:
         super().validate()
@@ -156,9 +178,10 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
             options.
     """
     config.check_resumed()
+    labels = open_labels(config)
     keras.utils.set_random_seed(config.seed)
     with distributed(config.device_mesh, None, config.batch_size):
-        model = _initial_model(config)
+        model = _initial_model(config, labels)
         tokenizer, outputs = model.tokenizer, phoneme_outputs(model)
         durations = Path(config.output_dir) / "durations.json"
         make_batch = CropBatches(
@@ -170,6 +193,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
             paired=model.agreement_weight > 0,
             outputs=outputs,
             known_durations=durations,
+            labels=labels,
         )
         untrained = config.preset is None or not has_weights(SemanticTokenizer, config.preset)
         if untrained and isinstance(tokenizer.front_end, LogMelFrames):
@@ -184,6 +208,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
                 augmented=False,
                 outputs=outputs,
                 known_durations=durations,
+                labels=labels,
             )
             validation_batches = [held_out(step) for step in range(config.validation_steps)]
         compile_tokenizer(model, make_optimizer(config), config.ctc_weight)
@@ -201,7 +226,33 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
     return tokenizer
 
 
-def _initial_model(config: TokenizerTrainingConfig) -> SemanticTokenizerPretraining:
+def open_labels(config: TokenizerTrainingConfig) -> CTCLabels:
+    """Return the classes of the recognition loss of a run.
+
+    Args:
+        config: Options of the run.
+
+    Raises:
+        ValueError: If there are no transcripts, or no such SentencePiece model.
+    """
+    if config.labels == "phonemes":
+        return PhonemeLabels()
+    texts = list(read_transcripts(config.audio_folders).values())
+    texts += [s.text for p in find_audio(config.audio_folders) for s in read_segments(p) or ()]
+    if not any(map(normalize_text, texts)):
+        raise ValueError(
+            f"labels is {config.labels!r}, but {', '.join(map(str, config.audio_folders))} has no "
+            "transcripts; expected those of LibriSpeech, MLS, Common Voice or VoxPopuli, or .json "
+            "files next to the recordings."
+        )
+    if config.labels == "characters":
+        return CharacterLabels(texts)
+    return SentencePieceLabels(config.labels)
+
+
+def _initial_model(
+    config: TokenizerTrainingConfig, labels: CTCLabels
+) -> SemanticTokenizerPretraining:
     sizes = {} if config.preset else demo_arguments("semantic_tokenizer")
     sizes.pop("masked_loss_weight", None)  # `best_rq_weight`
     sizes.pop("front_end", None)  # without its weights it would be of no use
@@ -209,6 +260,11 @@ def _initial_model(config: TokenizerTrainingConfig) -> SemanticTokenizerPretrain
         # They perturb a spectrum, which Whisper's features do not have.
         sizes = {k: v for k, v in sizes.items() if k not in ("max_warp", "coloration")}
     sizes |= {**({"dtype": config.dtype} if config.dtype else {}), **(config.model_config or {})}
+    trained = config.preset is not None and has_weights(SemanticTokenizer, config.preset)
+    if trained and config.whisper is None:
+        _check_labels(config, labels)
+    if config.labels != "phonemes":
+        sizes |= {"num_phonemes": len(labels.names), "labels": labels.names}
     pretraining = {"masked_loss_weight": config.best_rq_weight, "seed": config.seed}
     pretraining |= {name: sizes.pop(name) for name in PRETRAINING_ARGUMENTS if name in sizes}
     if config.whisper is not None:
@@ -222,7 +278,26 @@ def _initial_model(config: TokenizerTrainingConfig) -> SemanticTokenizerPretrain
         tokenizer = SemanticTokenizer.from_preset(config.preset, load_weights=False, **sizes)
     if config.initial_weights is not None:
         tokenizer.load_weights(str(config.initial_weights), skip_mismatch=True)
-    return SemanticTokenizerPretraining(tokenizer, **pretraining)
+    model = SemanticTokenizerPretraining(tokenizer, **pretraining)
+    tokenizer.masked_prediction = model.masked_loss_weight > 0 and model.mask_start_rate > 0
+    if not tokenizer.masked_prediction:
+        logger.info(
+            "Masked prediction is off: best_rq_weight is %g, the model's mask_start_rate %g.",
+            model.masked_loss_weight,
+            model.mask_start_rate,
+        )
+    return model
+
+
+def _check_labels(config: TokenizerTrainingConfig, labels: CTCLabels) -> None:
+    folder = Path(fetch_folder(config.preset, SemanticTokenizer.preset_part))
+    names = read_json_file(folder)["config"].get("labels")
+    if tuple(names or PHONEMES) != labels.names:
+        raise ValueError(
+            f"labels is {config.labels!r}, but the preset {config.preset!r} reads other classes. "
+            "Keep its labels, or pass its weights file as initial_weights: all layers except the "
+            "recognition head start from it."
+        )
 
 
 def compile_tokenizer(

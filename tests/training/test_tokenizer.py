@@ -4,6 +4,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from broken_runs import verify_last_epoch_is_repeated
 from keras import ops
 
 from keras_speechssm.audio.io import write_audio
@@ -15,6 +16,8 @@ from keras_speechssm.training.tokenizer import (
     PhonemeLoss,
     QuantizerPhaseIn,
     TokenizerTrainingConfig,
+    _initial_model,
+    open_labels,
     train_tokenizer,
 )
 
@@ -208,8 +211,8 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
         )
         return train_tokenizer(config)
 
-    train(4)
     model = train(6)
+    verify_last_epoch_is_repeated(tmp_path / "run", lambda: train(6))
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert all(np.isfinite(line["loss"]) and line["val_loss"] > 0 for line in lines)
@@ -219,6 +222,54 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     np.testing.assert_array_equal(loaded.tokenize(waveform), model.tokenize(waveform))
     # The front end was fitted to the corpus.
     assert not np.allclose(ops.convert_to_numpy(loaded.front_end.mean), -3.0)
+
+
+def test_a_tokenizer_learns_the_characters_of_librispeech(tmp_path):
+    chapter = tmp_path / "84" / "121"
+    chapter.mkdir(parents=True)
+    write_audio(chapter / "84-121-0000.flac", np.linspace(-0.1, 0.1, 16000))
+    (chapter / "84-121.trans.txt").write_text("84-121-0000 HE BEGAN\n84-121-0001 GONE\n")
+    options = dict(audio_folders=[tmp_path / "84"], crop_seconds=1.2, batch_size=2, total_steps=1)
+    options |= dict(steps_per_epoch=1, warmup_steps=0, best_rq_weight=0.5, labels="characters")
+    config = {**TINY, "mask_start_rate": 0.04}  # the demo's, the default size, has 0
+    options |= dict(output_dir=tmp_path / "run", model_config=config)
+    train_tokenizer(TokenizerTrainingConfig(**options))
+    loaded = SemanticTokenizer.from_preset(str(tmp_path / "run" / "preset"))
+    assert loaded.labels == (" ", *"abeghno") and loaded.num_phonemes == 8
+    assert loaded.masked_prediction is True  # the config says how it was trained
+    labels = open_labels(TokenizerTrainingConfig(**options))
+    batches = CropBatches([chapter], 1.2, 2, augmented=False, labels=labels)
+    ids = batches(0)[1]["phoneme_logits"][0, 0]
+    assert "".join(labels.names[number - 1] for number in ids[ids > 0]) == "he began"
+    for changes, message in (
+        ({"labels": "phonemes", "preset": str(tmp_path / "run" / "preset")}, "reads other classes"),
+        ({"audio_folders": [tmp_path / "empty"]}, "empty has no transcripts"),
+    ):
+        write_audio(
+            (tmp_path / "empty").mkdir(exist_ok=True) or tmp_path / "empty" / "a.wav", ids * 0.1
+        )
+        changed = options | {"output_dir": tmp_path / "other", "model_config": None} | changes
+        with pytest.raises(ValueError, match=message):
+            train_tokenizer(TokenizerTrainingConfig(**changed))
+
+
+@pytest.mark.parametrize(
+    ("weight", "rate", "expected"), [(0.1, 0.04, True), (0.0, 0.04, False), (0.1, 0.0, False)]
+)
+def test_the_config_says_whether_masked_prediction_was_on(tmp_path, weight, rate, expected):
+    config = TokenizerTrainingConfig(
+        audio_folders=[tmp_path],
+        output_dir=tmp_path / "run",
+        best_rq_weight=weight,
+        model_config={**TINY, "mask_start_rate": rate},
+    )
+    tokenizer = _initial_model(config, open_labels(config)).tokenizer
+    assert tokenizer.get_config()["masked_prediction"] is expected
+
+
+def test_the_demo_says_that_it_was_trained_without_masked_prediction():
+    tokenizer = SemanticTokenizer.from_preset("speech_ssm_demo_en", load_weights=False)
+    assert tokenizer.masked_prediction is False and tokenizer.labels is None
 
 
 @pytest.mark.any_backend

@@ -6,6 +6,7 @@ from keras_speechssm.audio.io import read_duration
 from keras_speechssm.data.corpora import find_audio, read_segments
 from keras_speechssm.data.recipes.synthesized.texts import plain_text
 from keras_speechssm.data.recipes.synthesized.voices import check_programs, pronounce
+from keras_speechssm.data.transcripts import read_transcripts
 from keras_speechssm.files import write_json
 
 
@@ -25,7 +26,9 @@ def prepare_transcribed(
     Args:
         audio_folder: Folder of recordings.
         transcripts_file: One line `<name>|<text>` per recording, as in LJ Speech. If there are
-            more columns, the last one (the normalized text) is used.
+            more columns, the last one (the normalized text) is used. With a space or a tab as the
+            separator, as in LibriSpeech and MLS, all that follows the name is the text. Or a folder
+            of LibriSpeech, MLS, Common Voice or VoxPopuli, whose transcript files are found.
         output_folder: Folder of the links and `.json` files.
         separator: Separator of the columns.
 
@@ -38,7 +41,10 @@ def prepare_transcribed(
             is not installed.
     """
     check_programs(("flite",))
-    texts = _read_transcripts(Path(transcripts_file), separator)
+    if Path(transcripts_file).is_dir():
+        texts = read_transcripts(transcripts_file)
+    else:
+        texts = _read_transcripts(Path(transcripts_file), separator)
     recordings = find_audio([audio_folder])
     known = {path.stem: path for path in recordings if path.stem in texts}
     if not known:
@@ -68,7 +74,7 @@ def _read_transcripts(path: Path, separator: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         name, _, rest = line.partition(separator)
-        text = rest.rsplit(separator, 1)[-1].strip()
+        text = (rest if separator.isspace() else rest.rsplit(separator, 1)[-1]).strip()
         if text:
             texts[name] = text
         elif line.strip():

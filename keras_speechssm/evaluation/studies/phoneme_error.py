@@ -34,7 +34,7 @@ def evaluate_phoneme_error(
         `phoneme_error_rate`, `num_phonemes` and `num_segments`.
 
     Raises:
-        ValueError: There is no transcribed speech.
+        ValueError: There is no transcribed speech, or the tokenizer was not trained with phonemes.
     """
     check_at_least(1, max_segments=max_segments)
     check_at_least(0, margin=margin)
@@ -49,6 +49,8 @@ def evaluate_phoneme_error(
         raise ValueError(f"No recording in {folders} has phonemes in a sidecar file.")
     chosen = segments[:: max(1, -(-len(segments) // max_segments))]
     tokenizer = SemanticTokenizer.from_preset(preset)
+    if tokenizer.labels is not None:
+        raise ValueError(f"The tokenizer {preset!r} was trained with text, not with phonemes.")
     ids = {phoneme: number for number, phoneme in enumerate(PHONEMES, start=1)}
     references, hypotheses = [], []
     for path, segment in chosen:

@@ -145,4 +145,6 @@ def read_phonemes(tokenizer: SemanticTokenizer, tokens: np.ndarray) -> list[list
     Returns:
         The names of the phonemes of each row, by greedy CTC decoding.
     """
+    if tokenizer.labels is not None:
+        raise ValueError("The tokenizer was trained with text; word cover needs phonemes.")
     return [[PHONEMES[number - 1] for number in row] for row in tokenizer.phonemes(tokens)]

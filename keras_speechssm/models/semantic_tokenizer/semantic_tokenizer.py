@@ -1,6 +1,7 @@
 """Waveform -> semantic tokens at 25 Hz."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -55,6 +56,10 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         num_heads: int. Attention heads (USM 0.6 B: 8).
         intermediate_dim: int. Width inside the feed-forwards (USM 0.6 B: 4096).
         num_phonemes: int. CTC classes without the blank, which is class 0.
+        labels: tuple of str or None. Names of the CTC classes if they are not phonemes: characters,
+            or pieces of SentencePiece. Defaults to `None`: `keras_speechssm.data.PHONEMES`.
+        masked_prediction: bool or None. Whether masked prediction was on in training; `None` if
+            unknown. It changes nothing else. Defaults to `None`.
         code_dim: int. Dimension of the codes. Defaults to `16`.
         num_mels: int. Mel bands of the default front end. Defaults to `80`.
         kernel_size: int. Taps of the Conformers' convolutions. Defaults to `5`.
@@ -106,9 +111,14 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         attention_context: int | None = None,
         dropout: float = 0.0,
         front_end: keras.layers.Layer | dict | None = None,
+        labels: Sequence[str] | None = None,
+        masked_prediction: bool | None = None,
         dtype=None,
         **kwargs,
     ):
+        if labels is not None and len(labels) != num_phonemes:
+            raise ValueError(f"labels has {len(labels)} names for {num_phonemes} classes.")
+
         # === Layers ===
         def conformer(name):
             return ConformerBlock(
@@ -171,6 +181,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
         self.kernel_size = kernel_size
         self.attention_context = attention_context
         self.dropout = dropout
+        self.labels = None if labels is None else tuple(labels)
+        self.masked_prediction = masked_prediction
         self._inference = CompiledFunctions(self)
 
     @property
@@ -212,7 +224,7 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
 
         Returns:
             Phoneme ids, 1 to `num_phonemes`: a list, or for a batch a list of lists. The name of
-            id `i` is `keras_speechssm.data.PHONEMES[i - 1]`.
+            id `i` is `keras_speechssm.data.PHONEMES[i - 1]`, or that of `labels`.
 
         Raises:
             ValueError: There are no tokens, or one is not in the vocabulary.
@@ -275,6 +287,8 @@ class SemanticTokenizer(PresetMixin, keras_hub.models.Backbone):
             kernel_size=self.kernel_size,
             attention_context=self.attention_context,
             dropout=self.dropout,
+            labels=None if self.labels is None else list(self.labels),
+            masked_prediction=self.masked_prediction,
             front_end=keras.layers.serialize(self.front_end),
         )
         return config

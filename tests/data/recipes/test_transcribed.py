@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -72,3 +74,25 @@ def test_without_flite(recordings, monkeypatch):
     monkeypatch.setattr(voices.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="flite"):
         prepare_transcribed(recordings / "in", recordings / "t.csv", recordings / "out")
+
+
+def test_a_folder_of_librispeech_is_its_own_transcript(tmp_path, monkeypatch):
+    monkeypatch.setattr(transcribed, "check_programs", lambda programs: None)
+    monkeypatch.setattr(transcribed, "pronounce", lambda text: text.split())
+    (tmp_path / "84" / "1").mkdir(parents=True)
+    write_audio(tmp_path / "84" / "1" / "84-1-0000.flac", np.full(16000, 0.1))
+    (tmp_path / "84" / "1" / "84-1.trans.txt").write_text("84-1-0000 HH AX\n84-1-0001 GONE\n")
+    found = prepare_transcribed(tmp_path / "84", tmp_path / "84", tmp_path / "out")
+    assert found == {"recordings": 1, "without_transcript": 0}
+    content = json.loads((tmp_path / "out" / "84-1-0000.json").read_text())
+    assert content["segments"][0]["text"].lower() == "hh ax"
+
+
+def test_a_space_separates_the_name_from_the_whole_text(tmp_path):
+    """LibriSpeech's `.trans.txt`: the last word is not the transcript."""
+    (tmp_path / "84-1.trans.txt").write_text("84-1-0000 HE BEGAN A CONFUSED\n")
+    (tmp_path / "mls.txt").write_text("84-1-0000\tHE BEGAN A CONFUSED\n")
+    (tmp_path / "lj.csv").write_text("84-1-0000|Dr. He|HE BEGAN A CONFUSED\n")
+    for name, separator in (("84-1.trans.txt", " "), ("mls.txt", "\t"), ("lj.csv", "|")):
+        found = transcribed._read_transcripts(tmp_path / name, separator)
+        assert found == {"84-1-0000": "HE BEGAN A CONFUSED"}

@@ -20,6 +20,8 @@ AA, AE, AH, AO = PHONEMES[:4]
 class Tokenizer:
     """Each run of equal tokens is the phoneme of that number; token 0 is silence."""
 
+    labels = None
+
     @classmethod
     def from_preset(cls, preset):
         return cls()
