@@ -210,6 +210,9 @@ class KerasHubJudge:
         name: Name to report. Defaults to `"keras_hub"`.
         template: Question with the places `{text_a}` and `{text_b}`.
         reply_tokens: Maximal length of a reply in tokens. Defaults to `1024`.
+
+    Raises:
+        RefusedPairError: The reply is cut at its maximal length.
     """
 
     def __init__(
@@ -228,11 +231,16 @@ class KerasHubJudge:
 
     def __call__(self, text_a: str, text_b: str) -> str:
         question = fill_template(self._template, text_a, text_b)
-        tokens = len(self._model.preprocessor.tokenizer(question)) + self._reply_tokens
+        tokenizer = self._model.preprocessor.tokenizer
+        num_asked = len(tokenizer(question))
         # Each length is compiled, so there are few of them.
-        length = -(-tokens // 512) * 512
+        length = -(-(num_asked + self._reply_tokens) // 512) * 512
         # The question contains the labels, so only what follows it is the reply.
-        return self._model.generate(question, max_length=length, strip_prompt=True)
+        reply = self._model.generate(question, max_length=length, strip_prompt=True)
+        # KerasHub does not say whether the end token was reached. A few tokens of it are special.
+        if len(tokenizer(reply)) >= length - num_asked - 8:
+            raise RefusedPairError(f"The reply of {self.name} was cut at its maximum length.")
+        return reply
 
 
 class EndpointJudge:

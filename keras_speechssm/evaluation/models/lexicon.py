@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from keras_speechssm.data.corpora import PHONEMES
+from keras_speechssm.evaluation.models.transcript import APOSTROPHES
 
 COMMON_WORDS = "common"
 STORY_WORDS = "stories"
@@ -51,7 +52,7 @@ def parse_lexicon(text: str, source: str) -> Lexicon:
     """Parse lines of `word` or `word phoneme phoneme ...`.
 
     Args:
-        text: The lines.
+        text: The lines. Typographic apostrophes are read as typewriter ones.
         source: Where they come from, for error messages.
 
     Raises:
@@ -59,7 +60,7 @@ def parse_lexicon(text: str, source: str) -> Lexicon:
     """
     known, found, silent = frozenset(PHONEMES), set(), []
     for number, line in enumerate(text.splitlines(), start=1):
-        word, *phonemes = line.split() or [""]
+        word, *phonemes = line.translate(APOSTROPHES).split() or [""]
         unknown = [phoneme for phoneme in phonemes if phoneme not in known]
         if unknown:
             raise ValueError(

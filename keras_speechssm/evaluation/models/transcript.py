@@ -10,7 +10,8 @@ import numpy as np
 from keras_speechssm.data.segmentation import cut_at_pauses
 from keras_speechssm.shapes import SAMPLE_RATE
 
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u2032\uff07`", "'"))
+APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u2032\uff07`", "'"))
+"""Table for `str.translate`: apostrophes of all kinds to that of a typewriter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ def plain_words(text: str) -> list[str]:
     Words are the same with typographic and typewriter apostrophes, and with composed and
     decomposed letters.
     """
-    text = unicodedata.normalize("NFC", text.lower()).translate(_APOSTROPHES)
+    text = unicodedata.normalize("NFC", text.lower()).translate(APOSTROPHES)
     # Vowel signs and accents that have no composed letter are parts of words.
     marks = "".join({char for char in text if unicodedata.category(char)[0] == "M"})
     letter = rf"(?:[^\W_]|[{re.escape(marks)}])" if marks else r"[^\W_]"

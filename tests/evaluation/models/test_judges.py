@@ -177,8 +177,20 @@ def test_long_transcripts_fit_a_local_model():
     assert other == long  # compiled once
 
 
+def test_a_local_reply_that_fills_its_length_is_no_verdict():
+    model = LocalModel()
+    judge = KerasHubJudge(model, reply_tokens=64)
+    judge("x", "y")
+    room = model.lengths[0] - model.num_asked
+    model.reply = "[[A>B]] " + "because " * (room - 2)
+    with pytest.raises(judges.RefusedPairError, match="keras_hub was cut at its maximum length"):
+        judge("x", "y")
+
+
 class LocalModel:
     """Its tokens are words."""
+
+    reply = "Text B is better: [[B>A]]"
 
     def __init__(self):
         self.lengths = []
@@ -189,8 +201,9 @@ class LocalModel:
 
     def generate(self, question, max_length, strip_prompt):
         self.lengths.append(max_length)
+        self.num_asked = len(question.split())
         assert strip_prompt and "[[A=B]]" in question
-        return "Text B is better: [[B>A]]"
+        return self.reply
 
 
 class Lengths:

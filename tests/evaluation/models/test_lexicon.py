@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from keras_speechssm.data.corpora import PHONEMES
+from keras_speechssm.evaluation.models import lexicon
 from keras_speechssm.evaluation.models.lexicon import load_lexicon, parse_lexicon, pronounce_words
 
 pytestmark = pytest.mark.any_backend
@@ -36,6 +37,13 @@ def test_a_bad_file_is_refused(text, message):
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="'nowhere' is neither a file nor one of common, stories"):
         load_lexicon("nowhere")
+
+
+def test_typographic_apostrophes_are_those_that_flite_reads(monkeypatch):
+    asked = []
+    monkeypatch.setattr(lexicon, "pronounce_words", lambda words: asked.extend(words) or set())
+    parse_lexicon("don\u2019t\nit's", "words")
+    assert asked == ["don't", "it's"]
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
