@@ -7,7 +7,7 @@ nor an interruption changes what is sampled.
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -27,13 +27,13 @@ class GenerationState(NamedTuple):
         model: State of the model, a nested structure of arrays.
         logits: float32 (batch, vocabulary), logits of the next token.
         num_generated: Number of tokens sampled so far per session.
-        seed: Seed of the whole generation.
+        seed: Seed of the whole generation, or a tuple with one for each session.
     """
 
     model: Any
     logits: Any
     num_generated: int
-    seed: int
+    seed: int | tuple[int, ...]
 
 
 def copy_generation_state(state: GenerationState) -> GenerationState:
@@ -72,7 +72,7 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         batch = arrays["leaf_0"].shape[0]
-        num_generated, seed = int(arrays["num_generated"]), int(arrays["seed"])
+        num_generated, seed = int(arrays["num_generated"]), arrays["seed"].tolist()
     except (ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile):
         raise ValueError(
             f"{os.fspath(path)!r} is damaged or is not the state of a generation."
@@ -92,6 +92,7 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
         for number, leaf in enumerate(leaves)
     ]
     state, logits = keras.tree.pack_sequence_as(like, loaded)
+    seed = tuple(seed) if isinstance(seed, list) else seed
     return GenerationState(state, logits, num_generated, seed)
 
 
@@ -112,23 +113,25 @@ def reorder_state(state: Any, indices: Any) -> Any:
     return keras.tree.map_structure(lambda leaf: ops.take(leaf, indices, axis=0), state)
 
 
-def draw_uniforms(seed: int, batch_size: int, start: int, count: int) -> np.ndarray:
+def draw_uniforms(seed: int | Sequence[int], batch_size: int, start: int, count: int) -> np.ndarray:
     """Draws uniform numbers in (0, 1] for tokens `start` to `start + count` of each session.
 
     Args:
-        seed: Seed of the generation.
+        seed: Seed of the generation, or one for each session.
         batch_size: Number of sessions.
         start: Index of the first token.
         count: Number of tokens.
 
     Returns:
-        float32 (count, batch_size). Column b depends on (seed, b) only.
+        float32 (count, batch_size). Column b depends on (seed, b) only; with one seed for each
+        session, it is the first column of `seed[b]`.
     """
     # One counter of Philox gives four numbers, and a float32 in (0, 1] has 24 bits.
     first, skip = start // 4, start % 4
     columns = []
     for row in range(batch_size):
-        key = np.random.SeedSequence((seed, row)).generate_state(2, np.uint64)
+        session = (seed, row) if np.ndim(seed) == 0 else (seed[row], 0)
+        key = np.random.SeedSequence(session).generate_state(2, np.uint64)
         generator = np.random.Philox(key=key, counter=[first, 0, 0, 0])
         columns.append(generator.random_raw(skip + count)[skip:])
     bits = np.stack(columns, axis=1) >> np.uint64(40)

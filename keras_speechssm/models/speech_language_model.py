@@ -4,7 +4,7 @@ import dataclasses
 import math
 import operator
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -176,6 +176,29 @@ def read_seed(seed: Any) -> int:
     return number
 
 
+def read_seeds(seed: Any, batch_size: int) -> int | tuple[int, ...]:
+    """Returns one seed, or a tuple with one for each prompt.
+
+    Args:
+        seed: int, a sequence of `batch_size` ints, or `None` for a new seed that
+            `keras.utils.set_random_seed` determines.
+        batch_size: Number of prompts.
+
+    Raises:
+        ValueError: If a seed is out of range, or the number of seeds is another one.
+    """
+    if seed is None:
+        return draw_seed()
+    if not isinstance(seed, Sequence | np.ndarray) or np.ndim(seed) == 0:
+        return read_seed(seed)
+    if len(seed) != batch_size:
+        raise ValueError(
+            f"seed has {len(seed)} numbers for {batch_size} prompts; expected one number, or one "
+            "for each prompt."
+        )
+    return tuple(read_seed(number) for number in seed)
+
+
 def _to_int(name: str, value: Any) -> int:
     try:
         return operator.index(value)
@@ -190,10 +213,9 @@ class SpeechLanguageModel(OptionalInputs):
     -> (hidden states, state) and `project(hidden)` -> logits. The model holds nothing of a
     generation: the caller holds the state. It is a `keras_speechssm.layers.StreamingLayer`.
 
-    In KerasHub's `CausalLM` the corresponding names are `generate(max_length=, strip_prompt=)`,
-    `compile(sampler=)` and `score(scoring_mode="loss")`. The first two are accepted here too;
-    `score` here returns the log-likelihood of each sequence, and `log_probabilities` that of each
-    token.
+    The arguments of KerasHub's `CausalLM` are accepted too: `generate(max_length=, strip_prompt=)`,
+    `compile(sampler=)` and `score(scoring_mode=, target_ids=)`. Without a `scoring_mode`, `score`
+    returns the log-likelihood of each sequence; `log_probabilities` returns that of each token.
     """
 
     _sampler: Sampling | None = None
@@ -221,11 +243,12 @@ class SpeechLanguageModel(OptionalInputs):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         padding_mask=None,
         max_length: int | None = None,
         strip_prompt: bool = True,
-    ) -> np.ndarray:
+        stop_token_ids=None,
+    ) -> np.ndarray | list[np.ndarray]:
         """Continues each prompt of a batch.
 
         If none of `temperature`, `top_k` and `top_p` is given, the `sampler` of `compile` is
@@ -233,29 +256,39 @@ class SpeechLanguageModel(OptionalInputs):
 
         Args:
             token_ids: int (batch, time) or (time,), the prompts; or a list of prompts of any
-                lengths, or recordings (paths or waveforms) that the preprocessor tokenizes.
+                lengths, or recordings (paths or waveforms) that the preprocessor tokenizes. All
+                prompts are continued as one batch.
             num_tokens: Number of new tokens per prompt.
             temperature: At least 0; 0 takes the most likely token each time. Defaults to `1.0`.
             top_k: Samples from the k most likely tokens. Defaults to `None`: from all.
             top_p: Nucleus sampling: samples from the smallest set of tokens whose probabilities
                 sum to at least `top_p` (Holtzman et al. 2019, arXiv 1904.09751). Defaults to
                 `None`: from all.
-            seed: The same seed gives the same tokens. Defaults to `None`: a new seed that
-                `keras.utils.set_random_seed` determines.
+            seed: The same seed gives the same tokens. With one seed, each prompt of a batch draws
+                its own random numbers. A list has a seed for each prompt: each is then continued
+                as it would be alone with that seed, up to rounding errors. Defaults to `None`: a
+                new seed that `keras.utils.set_random_seed` determines.
             padding_mask: bool, of the shape of `token_ids`, `True` at real tokens, for prompts of
                 different lengths. Defaults to `None`: all tokens are real.
             max_length: Number of tokens of the longest prompt and its continuation together,
                 instead of `num_tokens`.
             strip_prompt: If `False`, the prompts are returned before the new tokens. Defaults to
                 `True`.
+            stop_token_ids: `None` only: no token ends speech. KerasHub has this argument.
 
         Returns:
-            int32 (batch, num_tokens), or (num_tokens,) for a single prompt.
+            int32 (batch, num_tokens), or (num_tokens,) for a single prompt. With
+            `strip_prompt=False`, a list of prompts of different lengths gives a list of arrays.
 
         Raises:
             ValueError: If an argument is out of range, or neither or both of `num_tokens` and
                 `max_length` are given.
         """
+        if stop_token_ids not in (None, "auto"):
+            raise ValueError(
+                "generate got stop_token_ids, but no token ends speech; pass num_tokens or "
+                "max_length only."
+            )
         prompts = self._read_prompts(token_ids, padding_mask)
         if (num_tokens is None) == (max_length is None):
             raise ValueError("generate takes either num_tokens or max_length; give one of them.")
@@ -272,7 +305,11 @@ class SpeechLanguageModel(OptionalInputs):
         state = self._start(prompts, seed)
         tokens = self._continue_in_place(state, num_tokens, sampling)[0]
         if not strip_prompt:
-            tokens = np.concatenate([prompts.token_ids, tokens], axis=1)
+            whole = np.concatenate([prompts.token_ids, tokens], axis=1)
+            if padding_mask is None and not prompts.mask.all():  # a list of different lengths
+                real = np.pad(prompts.mask, ((0, 0), (0, num_tokens)), constant_values=True)
+                return [row[kept] for row, kept in zip(whole, real, strict=True)]
+            tokens = whole
         return tokens if prompts.batched else tokens[0]
 
     def stream(
@@ -282,7 +319,7 @@ class SpeechLanguageModel(OptionalInputs):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         num_tokens: int | None = None,
         padding_mask=None,
         state: GenerationState | None = None,
@@ -292,7 +329,7 @@ class SpeechLanguageModel(OptionalInputs):
         With the same seed the tokens are those of `generate`, for any `block_size`.
 
         Args:
-            token_ids: int (batch, time) or (time,), the prompts; `None` if `state` is given.
+            token_ids: See `generate`; `None` if `state` is given.
             block_size: Number of tokens per block. Defaults to `250`, which is 10 s.
             temperature: See `generate`.
             top_k: See `generate`.
@@ -333,14 +370,14 @@ class SpeechLanguageModel(OptionalInputs):
             num_tokens = None if num_tokens is None else num_tokens - size
 
     def start_generation(
-        self, token_ids, seed: int | None = None, padding_mask=None
+        self, token_ids, seed: int | Sequence[int] | None = None, padding_mask=None
     ) -> GenerationState:
         """Reads the prompts; `continue_generation` continues from the state it returns.
 
         `keras_speechssm.models.generation` has functions to save, load and reorder the state.
 
         Args:
-            token_ids: int (batch, time), or (time,) for a batch of one.
+            token_ids: See `generate`; a single prompt gives a batch of one.
             seed: See `generate`.
             padding_mask: See `generate`.
         """
@@ -356,8 +393,8 @@ class SpeechLanguageModel(OptionalInputs):
             token_ids, padding_mask = prompts["token_ids"], prompts["padding_mask"]
         return read_prompts(token_ids, padding_mask, self.backbone.vocabulary_size)
 
-    def _start(self, prompts: Prompts, seed: int | None) -> GenerationState:
-        seed = draw_seed() if seed is None else read_seed(seed)
+    def _start(self, prompts: Prompts, seed: int | Sequence[int] | None) -> GenerationState:
+        seed = read_seeds(seed, len(prompts.token_ids))
         # Padding goes to the left, so that the last chunk ends in real tokens. Chunks of one
         # size, so that a prompt of another length is not compiled again.
         token_ids, mask = align(prompts.token_ids, prompts.mask, "right", BLOCK_SIZE)
@@ -453,40 +490,66 @@ class SpeechLanguageModel(OptionalInputs):
         prompts = self._read_prompts(token_ids, padding_mask)
         # Each token needs the real token before it: real tokens first, padding after them.
         tokens, mask = align(prompts.token_ids, prompts.mask, "left", BLOCK_SIZE, extra=1)
+        scores = self._score_targets(tokens[:, :-1], tokens[:, 1:], mask[:, :-1], mask)
+        return _restore(np.pad(scores, ((0, 0), (1, 0))), prompts)
+
+    def _score_targets(self, tokens, targets, padding_mask, mask) -> np.ndarray:
+        """Log-probability of `targets[b, t]` after `tokens[b, :t + 1]`, chunk by chunk."""
         state = self.initial_state(tokens.shape[0])
         self._check_capacity(state, int(mask.sum(axis=1).max()))
         score_chunk = self._compiled("score", lambda: make_score_chunk(self))
         scores = []
-        for start in range(0, tokens.shape[1] - 1, BLOCK_SIZE):
+        for start in range(0, tokens.shape[1], BLOCK_SIZE):
             chunk = slice(start, start + BLOCK_SIZE)
-            following = slice(start + 1, start + BLOCK_SIZE + 1)
             state, picked = score_chunk(
                 state,
                 ops.convert_to_tensor(tokens[:, chunk]),
-                ops.convert_to_tensor(tokens[:, following]),
-                ops.convert_to_tensor(mask[:, chunk]),
+                ops.convert_to_tensor(targets[:, chunk]),
+                ops.convert_to_tensor(padding_mask[:, chunk]),
             )
             scores.append(ops.convert_to_numpy(picked))
-        scores = np.pad(np.concatenate(scores, axis=1), ((0, 0), (1, 0)))
-        order = np.maximum(np.cumsum(prompts.mask, axis=1) - 1, 0)
-        scores = np.take_along_axis(scores, order, axis=1)
-        scores = np.where(prompts.mask, scores, 0.0).astype("float32")
-        return scores if prompts.batched else scores[0]
+        return np.concatenate(scores, axis=1)
 
-    def score(self, token_ids, padding_mask=None) -> np.ndarray:
+    def score(self, token_ids, padding_mask=None, scoring_mode: str | None = None, target_ids=None):
         """Returns the log-likelihood (nats) of each sequence after its first token.
 
-        KerasHub's `CausalLM.score` returns logits or losses of each token instead.
+        With a `scoring_mode` it returns what KerasHub's `CausalLM.score` returns in that mode.
 
         Args:
             token_ids: int (batch, time) or (time,).
             padding_mask: bool, see `log_probabilities`.
+            scoring_mode: `"logits"`, `"loss"`, or `None` for the log-likelihood. Defaults to
+                `None`.
+            target_ids: int of the shape of `token_ids`, for `"loss"`: the token that should
+                follow each one.
 
         Returns:
-            float32 (batch,), or a scalar for a single sequence.
+            float32 (batch,), or a scalar for a single sequence. With `"logits"`, the logits of
+            the next token (batch, time, vocabulary); with `"loss"`, the loss (nats) of each
+            target, of the shape of `token_ids` and 0 at padding.
+
+        Raises:
+            ValueError: If the mode is unknown, or `target_ids` are given without `"loss"` or
+                missing with it.
         """
-        log_probabilities = self.log_probabilities(token_ids, padding_mask)
-        return log_probabilities.sum(axis=-1, dtype="float64").astype("float32")
+        if scoring_mode not in (None, "logits", "loss"):
+            raise ValueError(
+                f"scoring_mode is {scoring_mode!r}; expected 'logits', 'loss' or None."
+            )
+        if (scoring_mode == "loss") != (target_ids is not None):
+            raise ValueError("score takes target_ids with scoring_mode='loss', and only then.")
+        if scoring_mode is None:
+            log_probabilities = self.log_probabilities(token_ids, padding_mask)
+            return log_probabilities.sum(axis=-1, dtype="float64").astype("float32")
+        prompts = self._read_prompts(token_ids, padding_mask)
+        if scoring_mode == "logits":
+            inputs = {"token_ids": prompts.token_ids, "padding_mask": prompts.mask}
+            logits = self(keras.tree.map_structure(ops.convert_to_tensor, inputs))
+            return logits if prompts.batched else logits[0]
+        targets = self._read_prompts(target_ids, padding_mask).token_ids
+        tokens, mask = align(prompts.token_ids, prompts.mask, "left", BLOCK_SIZE)
+        targets, _ = align(targets, prompts.mask, "left", BLOCK_SIZE)
+        return _restore(-self._score_targets(tokens, targets, mask, mask), prompts)
 
     def compile(
         self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler=None, **kwargs
@@ -512,7 +575,10 @@ class SpeechLanguageModel(OptionalInputs):
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if isinstance(weighted_metrics, str) and weighted_metrics == "auto":
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy()]
-        super().compile(optimizer=optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)
+        # Not `CausalLM.compile`, whose sampler `generate` would not use.
+        keras.Model.compile(
+            self, optimizer=optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs
+        )
 
     def get_compile_config(self) -> dict:
         config = super().get_compile_config()
@@ -705,6 +771,14 @@ class SpeechLanguageModel(OptionalInputs):
     def _compiled(self, key, make_function, donated=()):
         functions = self.__dict__.setdefault("_inference_functions", CompiledFunctions(self))
         return functions.get(key, make_function, donated)
+
+
+def _restore(scores: np.ndarray, prompts: Prompts) -> np.ndarray:
+    """Moves the scores of tokens that `align` moved to the left back to where they were."""
+    order = np.maximum(np.cumsum(prompts.mask, axis=1) - 1, 0)
+    scores = np.take_along_axis(scores, order, axis=1)
+    scores = np.where(prompts.mask, scores, 0.0).astype("float32")
+    return scores if prompts.batched else scores[0]
 
 
 def _as_list(x: Any) -> Any:

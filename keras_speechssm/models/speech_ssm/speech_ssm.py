@@ -9,10 +9,10 @@ from keras_speechssm.models.preset_mixin import PresetMixin
 from keras_speechssm.models.speech_language_model import SpeechLanguageModel
 
 
-# Not a `keras_hub.models.CausalLM`, which generates through a text preprocessor and a cache as
-# long as the sequence.
+# As a `CausalLM` it is found by `keras_hub.models.CausalLM.from_preset`. Compiling, generating and
+# scoring are those of `SpeechLanguageModel`.
 @keras.saving.register_keras_serializable(package="keras_speechssm")
-class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.Task):
+class SpeechSSM(PresetMixin, SpeechLanguageModel, keras_hub.models.CausalLM):
     """A language model of semantic tokens on a `GriffinBackbone`.
 
     It continues speech, given as semantic tokens at 25 Hz, for any length of time. Memory, and the
