@@ -113,6 +113,7 @@ PRESETS: dict[str, dict] = {
         "weights": True,
         "handle": "kaggle://google/recurrentgemma/flax/2b",
         "other_handle": "hf://google/recurrentgemma-2b",
+        "sizes": "speech_ssm_2b",
     },
     "recurrent_gemma_2b_it_en": {
         "classes": ("GriffinBackbone",),
@@ -122,6 +123,7 @@ PRESETS: dict[str, dict] = {
         "weights": True,
         "handle": "kaggle://google/recurrentgemma/flax/2b-it",
         "other_handle": "hf://google/recurrentgemma-2b-it",
+        "sizes": "speech_ssm_2b",
     },
     "recurrent_gemma_9b_en": {
         "classes": ("GriffinBackbone",),
@@ -131,6 +133,7 @@ PRESETS: dict[str, dict] = {
         "weights": True,
         "handle": "kaggle://google/recurrentgemma/flax/9b",
         "other_handle": "hf://google/recurrentgemma-9b",
+        "sizes": "speech_ssm_9b",
     },
     "recurrent_gemma_9b_it_en": {
         "classes": ("GriffinBackbone",),
@@ -140,6 +143,7 @@ PRESETS: dict[str, dict] = {
         "weights": True,
         "handle": "kaggle://google/recurrentgemma/flax/9b-it",
         "other_handle": "hf://google/recurrentgemma-9b-it",
+        "sizes": "speech_ssm_9b",
     },
 }
 """Name -> classes that load it, description, number of parameters, license, and:
@@ -149,6 +153,8 @@ PRESETS: dict[str, dict] = {
 - `handle`: where the weights are downloaded from. If the preset is not trained, they are those of
   a text model, and all but the embeddings of its tokens are used.
 - `other_handle`: the same model on the other hub.
+- `sizes`: of a text model that is not distributed with the package, the preset that has its sizes,
+  apart from the vocabulary and the rotary positions.
 """
 
 _HERE = Path(__file__).resolve().parent
@@ -178,7 +184,7 @@ def presets_of(class_name: str) -> dict[str, dict]:
     """
     return {
         name: {
-            **{key: copy.copy(value) for key, value in preset.items() if key != "classes"},
+            **{k: copy.copy(v) for k, v in preset.items() if k not in ("classes", "sizes")},
             "handle": preset.get("handle"),
         }
         for name, preset in PRESETS.items()

@@ -37,6 +37,15 @@ def model():
 
 
 @pytest.fixture(scope="module")
+def transformer():
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.GemmaBackbone(VOCABULARY, 1, 1, 1, 8, 8, 8)
+    model = SpeechTransformer(backbone, max_length=16)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), weighted_metrics=[])
+    return model
+
+
+@pytest.fixture(scope="module")
 def tokens():
     return np.random.default_rng(0).integers(0, VOCABULARY, (8, 12)).astype("int32")
 
@@ -151,12 +160,72 @@ def test_evaluate_takes_what_fit_takes(model, tokens):
     assert model.evaluate(tokens, batch_size=4, verbose=0) == pytest.approx(expected, rel=1e-5)
 
 
-def test_prompts_of_any_lengths(model):
-    prompts = [[1, 2, 3, 4, 5], np.array([6, 7])]
-    both = model.generate(prompts, num_tokens=4, temperature=0.0)
-    for row, prompt in zip(both, prompts, strict=True):
+@pytest.mark.parametrize("kind", ["model", "transformer"])
+def test_prompts_of_any_lengths_are_one_batch(kind, request, monkeypatch):
+    model = request.getfixturevalue(kind)
+    make_state, batches = model.initial_state, []
+    monkeypatch.setattr(
+        type(model), "initial_state", lambda self, size: batches.append(size) or make_state(size)
+    )
+    prompts, seeds = [[1, 2, 3, 4, 5], np.array([6, 7])], [3, 2**40]
+    greedy = model.generate(prompts, num_tokens=4, temperature=0.0)
+    sampled = model.generate(prompts, num_tokens=4, seed=seeds)
+    streamed = model.stream(prompts, block_size=3, num_tokens=4, seed=seeds)
+    np.testing.assert_array_equal(np.concatenate(list(streamed), axis=1), sampled)
+    assert batches == [2, 2, 2]
+    for prompt, seed, *rows in zip(prompts, seeds, greedy, sampled, strict=True):
         alone = model.generate(np.array(prompt), num_tokens=4, temperature=0.0)
-        np.testing.assert_array_equal(row, alone)
+        np.testing.assert_array_equal(rows[0], alone)
+        alone = model.generate(np.array(prompt), num_tokens=4, seed=seed)
+        np.testing.assert_array_equal(rows[1], alone)
+    whole = model.generate(prompts, num_tokens=4, seed=seeds, strip_prompt=False)
+    for found, prompt, new in zip(whole, prompts, sampled, strict=True):
+        np.testing.assert_array_equal(found, [*prompt, *new])  # without padding
+    for options, message in (
+        ({"seed": [1]}, "seed has 1 numbers for 2 prompts"),
+        ({"seed": [1, -1]}, "seed is -1"),
+        ({"stop_token_ids": [3]}, "no token ends speech"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(prompts, num_tokens=4, **options)
+
+
+def test_score_has_the_modes_of_keras_hub(model, tokens):
+    mask = np.arange(12) >= np.array([[0], [3]])  # padding first
+    targets = np.roll(tokens[:2], -1, axis=1)
+    losses = model.score(tokens[:2], mask, scoring_mode="loss", target_ids=targets)
+    logits = model.score(tokens[:2], mask, scoring_mode="logits")
+    picked = np.take_along_axis(
+        keras.ops.convert_to_numpy(keras.ops.log_softmax(logits)), targets[..., None], axis=-1
+    )
+    np.testing.assert_allclose(losses, np.where(mask, -picked[..., 0], 0), atol=1e-5)
+    single = model.score(tokens[0], scoring_mode="loss", target_ids=targets[0])
+    np.testing.assert_allclose(single, losses[0], atol=1e-5)
+    np.testing.assert_allclose(-single[:-1].sum(), model.score(tokens[0]), rtol=1e-5)
+    for options, message in (
+        ({"scoring_mode": "nats"}, "expected 'logits', 'loss' or None"),
+        ({"scoring_mode": "loss"}, "takes target_ids with scoring_mode='loss'"),
+        ({"target_ids": targets}, "takes target_ids with scoring_mode='loss'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.score(tokens[:2], **options)
+
+
+def test_keras_hub_finds_the_model_of_a_preset(model, tokens, tmp_path):
+    model.save_to_preset(str(tmp_path / "mine"))
+    found = keras_hub.models.CausalLM.from_preset(str(tmp_path / "mine"))
+    assert isinstance(found, SpeechSSM) and isinstance(found.preprocessor, SpeechSSMPreprocessor)
+    np.testing.assert_allclose(found.score(tokens[:2]), model.score(tokens[:2]), rtol=1e-5)
+
+
+def test_sizes_of_a_text_model_need_no_download():
+    small = {"num_layers": 1, "hidden_dim": 2, "intermediate_dim": 2, "num_heads": 1}
+    small |= {"lru_width": 2, "load_weights": False}
+    found = GriffinBackbone.from_preset("recurrent_gemma_9b_it_en", **small)
+    assert found.vocabulary_size == 256_000 and found.use_rotary
+    assert found.attention_window == 2048
+    model = SpeechSSM.from_text_preset("recurrent_gemma_2b_en", 12, **small)
+    assert model.backbone.vocabulary_size == 12 and not model.backbone.use_rotary
 
 
 def test_preprocessor_pads_prompts_and_strips_them(tmp_path):
@@ -183,11 +252,8 @@ def test_tokenizer_is_in_the_preset_but_not_among_the_weights(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_transformer_fits_tokens_too(tokens):
-    backbone = keras_hub.models.GemmaBackbone(VOCABULARY, 1, 1, 1, 8, 8, 8)
-    model = SpeechTransformer(backbone, max_length=16)
-    model.compile(optimizer=keras.optimizers.SGD(0.1), weighted_metrics=[])
-    history = model.fit([tokens[0], tokens[1, :5]], batch_size=2, verbose=0)
+def test_a_transformer_fits_tokens_too(transformer, tokens):
+    history = transformer.fit([tokens[0], tokens[1, :5]], batch_size=2, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
 
 

@@ -25,7 +25,10 @@ from keras_speechssm.models.griffin.convert_recurrent_gemma import (
 )
 from keras_speechssm.models.optional_inputs import OptionalInputs
 from keras_speechssm.models.preset_mixin import PresetMixin, check_arguments
-from keras_speechssm.presets import fetch_folder
+from keras_speechssm.presets import PRESETS, fetch_folder
+
+TEXT_VOCABULARY_SIZE = 256_000
+"""Number of RecurrentGemma's text tokens."""
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -181,6 +184,13 @@ class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
         return x * ops.cast(np.sqrt(hidden_dim), x.dtype)
 
     @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
+        if not load_weights and (sizes := PRESETS.get(preset, {}).get("sizes")):
+            text = {"vocabulary_size": TEXT_VOCABULARY_SIZE, "use_rotary": True}
+            return super().from_preset(sizes, load_weights=False, **{**text, **kwargs})
+        return super().from_preset(preset, load_weights, **kwargs)
+
+    @classmethod
     def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
         checkpoint = open_recurrent_gemma(folder)
         return (
@@ -215,15 +225,14 @@ class GriffinBackbone(PresetMixin, OptionalInputs, keras_hub.models.Backbone):
         """
         check_arguments(cls, kwargs)
         changes = {"vocabulary_size": vocabulary_size, **kwargs}
-        folder = fetch_folder(preset, cls.preset_part)
-        checkpoint = open_recurrent_gemma(folder)
-        if checkpoint is not None:
-            backbone = cls._from_checkpoint(checkpoint, load_weights, changes, new_embeddings=True)
-        else:
-            text = cls.from_preset(folder, load_weights=load_weights)
+        if not load_weights:
+            backbone = cls.from_preset(preset, load_weights=False, **changes)
+        elif (checkpoint := open_recurrent_gemma(fetch_folder(preset, cls.preset_part))) is None:
+            text = cls.from_preset(preset)
             backbone = cls.from_config({**text.get_config(), **changes})
-            if load_weights:
-                copy_all_but_embeddings(text, backbone)
+            copy_all_but_embeddings(text, backbone)
+        else:
+            backbone = cls._from_checkpoint(checkpoint, True, changes, new_embeddings=True)
         if seed is not None:
             draw_embeddings(backbone, seed)
         return backbone
