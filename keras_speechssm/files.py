@@ -9,8 +9,11 @@ import math
 import os
 import shutil
 import tempfile
+import tokenize
 import uuid
-from collections.abc import Callable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,22 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
+
+DAMAGED_ARRAYS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy raises for damaged `.npy` and `.npz` files, and callers for other content."""
 
 OPTIONS = "options.json"
 """Name of the file that `save_run_config` writes into the folder of a run."""
@@ -85,6 +104,30 @@ def flush_to_disk(path: str | Path) -> None:
         except OSError as error:
             if error.errno not in _NO_FLUSH:
                 raise
+
+
+@contextmanager
+def open_arrays(path: str | os.PathLike, what: str) -> Iterator[Mapping[str, Any]]:
+    """Opens a `.npz` file that `numpy.savez` wrote.
+
+    A compressed file is refused, because it may be far larger in memory than on the disk.
+
+    Args:
+        path: Path of the file.
+        what: What the file should be, such as "the state of a generation", for messages.
+
+    Raises:
+        ValueError: If the file is damaged, or the block raises one of `DAMAGED_ARRAYS`.
+    """
+    import numpy as np  # not for every command
+
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in file.zip.infolist()):
+                raise ValueError("compressed")
+            yield file
+    except DAMAGED_ARRAYS:
+        raise ValueError(f"{os.fspath(path)!r} is damaged or is not {what}.") from None
 
 
 def write_json(path: str | Path, content: dict) -> None:

@@ -434,8 +434,10 @@ def read_json_file(folder: Path, name: str = "config.json") -> dict:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{str(folder)!r} is not a preset: it does not have a {name}.") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as JSON: {error}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as JSON: {first_line(error).rstrip('.')}."
+        ) from None
     if not isinstance(config, dict):
         raise ValueError(f"{str(path)!r} must contain a JSON object.")
     return config
@@ -492,9 +494,27 @@ def save_parts(
             write_json(partial / "metadata.json", metadata)
 
 
-def check_weight_files(folder: Path) -> None:
-    """Raises one clear `ValueError` if a weight file of a model preset is missing or truncated."""
+_SMALL = 2**20
+"""Bytes that an array of a weight file may have without being stored as such."""
+
+
+def check_weight_files(folder: Path) -> int:
+    """Raises one clear `ValueError` if a weight file of a model preset cannot be used.
+
+    Returns:
+        The number of values in the weight files.
+    """
     import h5py
+
+    num_values = 0
+
+    def count(name, item):
+        nonlocal num_values
+        if isinstance(item, h5py.Dataset):
+            stored = item.id.get_storage_size()
+            if item.external or item.is_virtual or item.nbytes > 100 * stored + _SMALL:
+                raise OSError(f"{name} has {item.nbytes} bytes, but {stored} are in the file")
+            num_values += item.size
 
     paths = sorted(Path(folder).glob("*.weights.h5"))
     if not any(path.name.startswith("model") for path in paths):
@@ -509,12 +529,14 @@ def check_weight_files(folder: Path) -> None:
         )
     for path in paths:
         try:
-            h5py.File(path, "r").close()
-        except OSError as error:
+            with h5py.File(path, "r") as file:
+                file.visititems(count)
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"The weight file {str(path)!r} is truncated or not an HDF5 file "
                 f"({first_line(error)}). Download the preset again."
             ) from None
+    return num_values
 
 
 def upload_preset(uri: str, preset: str | os.PathLike, license: str | None = None) -> None:

@@ -4,10 +4,12 @@ import importlib
 import inspect
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +169,21 @@ def test_resynthesize_keeps_the_length(capsys, tmp_path, prompt, preset):
 def test_tokenize_one_recording(capsys, tmp_path, prompt, preset):
     out = tmp_path / "tokens.npy"
     assert run(capsys, "tokenize", prompt, "-o", out, "--preset", preset)[0] == 0
+    expected = SpeechContinuation.from_preset(preset).tokenize(prompt)
+    np.testing.assert_array_equal(np.load(out, allow_pickle=False), expected)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="needs /dev/fd")
+def test_tokenize_what_a_pipe_gives(capsys, tmp_path, prompt, preset):
+    """As `/dev/stdin` and a shell's `<(...)` do; the pipe can be read only once."""
+    reader, writer = os.pipe()
+    content = Path(prompt).read_bytes()
+    feed = threading.Thread(target=lambda: os.write(writer, content) and os.close(writer))
+    feed.start()
+    out = tmp_path / "tokens.npy"
+    assert run(capsys, "tokenize", f"/dev/fd/{reader}", "-o", out, "--preset", preset)[0] == 0
+    feed.join()
+    os.close(reader)
     expected = SpeechContinuation.from_preset(preset).tokenize(prompt)
     np.testing.assert_array_equal(np.load(out, allow_pickle=False), expected)
 

@@ -49,6 +49,9 @@ _UNKNOWN_LENGTH = 2**63 - 1
 
 _MAX_CHANNELS = 8
 
+# No speech is recorded at less, and one sample per second would become 16,000.
+_MIN_SAMPLE_RATE = 1000
+
 # A mean of channels with less than this part of their power has lost sound: 12 dB.
 _CANCELED = 10**-1.2
 
@@ -506,10 +509,10 @@ def to_mono_16khz(samples: np.ndarray, sample_rate: float, name: str = "audio") 
         ValueError: The shape or the sample rate is invalid, or a sample is not finite.
     """
     samples = np.asarray(samples, dtype="float32")
-    if samples.ndim not in (1, 2) or not sample_rate > 0:
+    if samples.ndim not in (1, 2) or not _MIN_SAMPLE_RATE <= sample_rate < np.inf:
         raise ValueError(
             f"{name} has shape {samples.shape} at {sample_rate} Hz; expected (samples,) or "
-            "(samples, channels) at a positive rate."
+            f"(samples, channels) at {_MIN_SAMPLE_RATE} Hz or more."
         )
     # Before resampling, which would spread a NaN to its neighbors.
     check_finite(samples, name)

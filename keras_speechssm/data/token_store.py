@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_speechssm.checks import token_array
-from keras_speechssm.files import atomic_write, checksum, write_json
+from keras_speechssm.checks import first_line, token_array
+from keras_speechssm.files import DAMAGED_ARRAYS, atomic_write, checksum, write_json
 from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
 
 MANIFEST = "manifest.json"
@@ -361,8 +361,10 @@ def read_tokens(path: str | Path, vocabulary_size: int | None = None) -> np.ndar
         raise ValueError(f"The token file {path} does not exist; tokenize the recording first.")
     try:
         tokens = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a token file ({error}); tokenize it again.") from error
+    except (*DAMAGED_ARRAYS, OSError) as error:
+        raise ValueError(
+            f"{path} is not a token file ({first_line(error)}); tokenize it again."
+        ) from error
     return token_array(
         tokens,
         str(path),

@@ -6,7 +6,6 @@ nor an interruption changes what is sampled.
 """
 
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_speechssm.files import atomic_write
+from keras_speechssm.files import atomic_write, open_arrays
 
 BLOCK_SIZE = 256
 """Most tokens that one call of the compiled sampler makes, and tokens of a chunk of a prompt."""
@@ -68,15 +67,10 @@ def load_generation_state(model: Any, path: str | os.PathLike) -> GenerationStat
         ValueError: If the file is damaged, is something else, or belongs to a model of other
             sizes.
     """
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+    with open_arrays(path, "the state of a generation") as file:
+        arrays = {name: file[name] for name in file.files}
         batch = arrays["leaf_0"].shape[0]
         num_generated, seed = int(arrays["num_generated"]), arrays["seed"].tolist()
-    except (ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile):
-        raise ValueError(
-            f"{os.fspath(path)!r} is damaged or is not the state of a generation."
-        ) from None
     logits = ops.zeros((batch, model.backbone.vocabulary_size), dtype="float32")
     like = (model.initial_state(batch), logits)
     leaves = keras.tree.flatten(like)

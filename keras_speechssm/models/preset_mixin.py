@@ -6,7 +6,7 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -108,6 +108,7 @@ class PresetMixin:
     def __new__(cls, *args, **kwargs):
         # Keras drops unknown arguments of a functional model: `num_layer=3` would change nothing.
         check_arguments(cls, kwargs)
+        _check_magnitudes(kwargs)
         return super().__new__(cls, *args, **kwargs)
 
     @classmethod
@@ -150,7 +151,8 @@ class PresetMixin:
             changes = {name: saved[name] for name in new if name in saved}
             return cls.from_text_preset(text_model, **{**changes, **kwargs})
         if load_weights and "registered_name" in config:
-            check_weight_files(Path(folder))
+            configs = (config, _saved_task(folder))  # the task has its own copy
+            _check_sizes(preset, configs, check_weight_files(Path(folder)))
         if kwargs.get("dtype") is None and (dtype := _dtype_to_load(config)) is not None:
             kwargs["dtype"] = dtype
         try:
@@ -166,7 +168,7 @@ class PresetMixin:
                 f"Preset {preset!r} could not be loaded as {cls.__name__}: "
                 "its weight file does not fit its config."
             ) from None
-        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        except Exception as error:  # A config may hold anything.
             raise ValueError(
                 f"Preset {preset!r} could not be loaded as {cls.__name__}: {first_line(error)}"
             ) from error
@@ -274,6 +276,47 @@ def _dtype_to_load(config: dict):
         # KerasHub loads every float dtype in the current policy, but does not recognize these.
         return keras.config.dtype_policy()
     return None
+
+
+def _check_sizes(preset: str, configs: Sequence[dict], num_values: int) -> None:
+    """Raises `ValueError` for configs of a far larger model than the weights are of.
+
+    Building it would take minutes, or more memory than there is, before the weights are loaded.
+    """
+    sizes = sorted(_sizes(configs))
+    layers = max((n for name, n in _named_integers(configs) if name.startswith("num_")), default=1)
+    most = layers * math.prod(sizes[-2:])
+    if most > 256 * num_values + 2**24:
+        raise ValueError(
+            f"The sizes in the config of preset {preset!r} (such as {max([layers, *sizes])}) do not "
+            f"fit its weight files, which have {num_values} values. Download the preset again."
+        )
+
+
+def _check_magnitudes(arguments: dict) -> None:
+    """Raises `ValueError` for arguments of a model that no machine could hold."""
+    for name, number in _named_integers(arguments):
+        most = 4096 if name.startswith("num_") else 2**24
+        if number > most and name != "seed" and not name.startswith("max_"):
+            raise ValueError(f"{name} is {number}; expected at most {most}.")
+
+
+def _sizes(config) -> list[int]:
+    ends = ("dim", "size", "width", "channels")
+    integers = _named_integers(config)
+    return [n for name, n in integers if name.endswith(ends) and "window" not in name]
+
+
+def _named_integers(value, name: str = "") -> Iterator[tuple[str, int]]:
+    """Yields the integers of a nested config with the names of their arguments."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _named_integers(entry, str(key))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _named_integers(entry, name)
+    elif isinstance(value, int):
+        yield name, abs(value)
 
 
 def _load_backbone(cls, folder: str, load_weights: bool, kwargs: dict) -> dict:

@@ -270,7 +270,7 @@ def test_arrays_are_converted_as_files_are(tmp_path):
         (np.ones((3, 16_000, 2), "f"), {}, "expected one recording"),
         (np.ones(16_000, "int16"), {}, "Divide 16-bit integers"),
         (np.ones((16_000, 2), "int16"), {}, "Divide 16-bit integers"),
-        (np.ones(16_000, "f"), {"sample_rate": 0}, "positive rate"),
+        (np.ones(16_000, "f"), {"sample_rate": 0}, "at 1000 Hz or more"),
         (np.ones(16_000, "f"), {"sample_rate": 48_000}, "holds 0.33 s"),
         (np.full((16_000, 2), np.nan, "f"), {}, "NaN"),
     ],

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import soundfile
+from broken_runs import verify_last_epoch_is_repeated
 
 from keras_speechssm.models import SoundStream
 from keras_speechssm.models.soundstream.source_filter_soundstream import pitch_bins
@@ -113,10 +114,10 @@ def test_folder_without_audio_is_named(tmp_path):
 
 def test_train_codec_resumes_and_writes_a_preset(folder, tmp_path):
     arguments = dict(model_config=TINY, batch_size=2, crop_seconds=0.2, steps_per_epoch=2)
-    arguments["adversarial_weight"] = 0.0  # with discriminators: below
-    train([folder], tmp_path / "run", total_steps=2, **arguments)
-    codec = train(
-        [folder], tmp_path / "run", total_steps=4, validation_folders=[folder], **arguments
+    arguments |= dict(adversarial_weight=0.0, validation_folders=[folder], total_steps=4)
+    codec = train([folder], tmp_path / "run", **arguments)  # with discriminators: below
+    verify_last_epoch_is_repeated(
+        tmp_path / "run", lambda: train([folder], tmp_path / "run", **arguments)
     )
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
@@ -188,6 +189,9 @@ def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, t
     )
     train([folder], tmp_path / "broken", total_steps=4, **options)
     broken = train([folder], tmp_path / "broken", total_steps=8, **options)
+    verify_last_epoch_is_repeated(
+        tmp_path / "broken", lambda: train([folder], tmp_path / "broken", total_steps=8, **options)
+    )
     lines = read_metrics(tmp_path / "broken" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert all(line["discriminator_loss"] > 0 for line in lines)
@@ -196,7 +200,7 @@ def test_training_with_discriminators_resumes_and_keeps_the_codec_only(folder, t
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.any_backend
+@pytest.mark.slow_to_compile
 def test_training_begins_with_a_preset_with_or_without_weights(folder, tmp_path):
     options = dict(batch_size=2, crop_seconds=0.26, total_steps=1, steps_per_epoch=1)
     options |= dict(adversarial_weight=0.0, learning_rate=0.0)

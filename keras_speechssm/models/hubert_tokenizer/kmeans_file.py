@@ -2,21 +2,14 @@
 
 import math
 import pickletools
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-_DAMAGED = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    AttributeError,
-    zipfile.BadZipFile,
-)
+from keras_speechssm.checks import first_line
+from keras_speechssm.files import DAMAGED_ARRAYS
+
 _ADVICE = "save the centers with numpy.save(path, kmeans.cluster_centers_)"
 
 
@@ -39,9 +32,9 @@ def read_kmeans(path: str | Path) -> np.ndarray:
         raise ValueError(f"The file of centers {str(path)!r} is missing.")
     try:
         centers = _read(path)
-    except _DAMAGED as error:
+    except DAMAGED_ARRAYS as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read as a k-means ({error}); {_ADVICE}."
+            f"{str(path)!r} cannot be read as a k-means ({first_line(error)}); {_ADVICE}."
         ) from None
     if not isinstance(centers, np.ndarray) or centers.ndim != 2 or centers.dtype.kind != "f":
         raise ValueError(f"{str(path)!r} does not hold the centers of a k-means; {_ADVICE}.")

@@ -1,0 +1,346 @@
+"""Random wrong inputs, and the check that each is answered as it should be.
+
+A case is a function of a `random.Random` and an empty folder. It calls the command line or the
+public API once, inside `answered`.
+"""
+
+import contextlib
+import copy
+import functools
+import inspect
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import tempfile
+import types
+from pathlib import Path
+
+import h5py
+import numpy as np
+import soundfile
+from tiny_models import shared_tiny_preset
+
+from keras_speechssm import cli
+from keras_speechssm.audio.io import read_audio, read_duration
+from keras_speechssm.data import prepare
+from keras_speechssm.data.corpora import read_segments, read_turns
+from keras_speechssm.data.token_store import TokenStore, read_tokens
+from keras_speechssm.models.generation import load_generation_state
+from keras_speechssm.models.hubert_tokenizer.kmeans_file import read_kmeans
+from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.presets import PARTS, fetch_pipeline
+
+SECONDS, MEMORY = 30, 4 * 2**20
+"""Limits of one case: seconds, and KiB that the process grows by."""
+
+ODD_NUMBERS = (0, -1, 1, 3, 0.5, 10**4, 10**7, 10**12, 10**30, 1e300, -(2**63), float("nan"))
+ODD_VALUES = (*ODD_NUMBERS, None, True, "", "x", "\n", "é\u202e", [], [[]], [1, "a"], {}, {"a": 1})
+ODD_WORDS = (
+    *("", " ", "-1", "0", "1", "nan", "inf", "1e400", "0x10", "9" * 400, "--", "-", "\x01"),
+    *("None", "[]", "{}", '{"a"', '{"hidden_dim": 1000000000000}', "é", "\u202e", "a\nb", "x" * 5000),
+    *("/", "..", "/dev/null", "/proc/self/mem", "/nowhere/at/all", "%s%n", "$(id)", "speech_ssm"),
+)
+
+
+class Late(Exception):
+    """A case took too long."""
+
+
+@contextlib.contextmanager
+def answered(folder: Path):
+    """The block ends in time and in little memory; a `ValueError` of one line is an answer."""
+
+    def stop(*_):
+        raise Late(f"not answered within {SECONDS} s")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    handler = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    except ValueError as error:
+        assert "\n" not in str(error).strip() and str(error), repr(str(error))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY
+    assert not [path for path in folder.rglob("*") if "partial" in path.name]
+
+
+def run_command(folder: Path, argv) -> int:
+    """Runs `speechssm`; a refusal is one line, with status 2, and leaves no file."""
+    before, said = sorted(folder.rglob("*")), io.StringIO()
+    argv = [str(word) for word in argv]
+    with answered(folder), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        try:
+            status = cli.main(argv)
+        except SystemExit as leave:
+            assert leave.code == 0, argv  # --help
+            return 0
+    assert status in (0, 2), argv
+    if status == 2:
+        lines = [line for line in said.getvalue().split("\n") if line.startswith("speechssm: ")]
+        assert len(lines) == 1 and "Traceback" not in said.getvalue(), (argv, said.getvalue())
+        left = [path for path in sorted(folder.rglob("*")) if path not in before]
+        assert not left, (argv, left, said.getvalue())
+    return status
+
+
+@functools.cache
+def sound(suffix: str) -> bytes:
+    kinds = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3", "aiff": "AIFF", "w64": "W64"}
+    tone = 0.3 * np.sin(np.arange(12_000) / 9)
+    with tempfile.NamedTemporaryFile(suffix=f".{suffix}") as file:
+        soundfile.write(file.name, np.stack([tone, -tone], 1), 22_050, format=kinds[suffix])
+        return Path(file.name).read_bytes()
+
+
+def damage(rng: random.Random, content: bytes) -> bytes:
+    """Flips, cuts, repeats or inserts bytes, most often near the start, where headers are."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 6)):
+        place = rng.randrange(min(len(data), rng.choice((16, 64, 512, 10**9)))) if data else 0
+        kind = rng.randrange(5)
+        if kind == 0:
+            data[place : place + 1] = bytes([rng.randrange(256)])
+        elif kind == 1:
+            data[place : place + 4] = rng.choice((b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff"))
+        elif kind == 2:
+            del data[place:]
+        elif kind == 3:
+            data[place:place] = rng.randbytes(rng.randint(1, 40))
+        else:
+            data[place:place] = data[: rng.randint(0, 4000)]
+    return bytes(data)
+
+
+def odd_audio(rng: random.Random, folder: Path) -> None:
+    suffix = rng.choice(("wav", "flac", "ogg", "mp3", "aiff", "w64"))
+    content = damage(rng, sound(suffix)) if rng.random() < 0.9 else rng.randbytes(3000)
+    path = folder / f"a.{rng.choice((suffix, suffix, 'wav', 'mp3', 'm4a'))}"
+    path.write_bytes(content)
+    with answered(folder):
+        read_duration(path)
+    with answered(folder):
+        waveform = read_audio(path)
+        assert np.isfinite(waveform).all() and np.abs(waveform).max() <= 1
+    run_command(folder, ("tokenize", path, "-o", folder / "out.npy", "--preset", "stub"))
+
+
+def odd_words(rng: random.Random, folder: Path) -> None:
+    """Odd arguments of any command, but for those that need no input and only take time."""
+    own = {"continue": cli.continue_, "convert": cli.convert, "assemble": cli.assemble}
+    own |= {"resynthesize": cli.resynthesize, "tokenize": cli.tokenize, "finetune": cli.finetune}
+    verbs = [(name,) for name in own]
+    verbs += [words for words in cli.WRAPPED if words[0] != "bench" and "stories" not in words[1]]
+    words = rng.choice(verbs)
+    if len(words) == 1:
+        parameters = inspect.signature(own[words[0]]).parameters.values()
+    else:
+        parameters = inspect.signature(wrapped_command(words)).parameters.values()
+    (folder / "file").write_text("text")
+    (folder / "empty").mkdir()
+    pool = (*ODD_WORDS, folder / "file", folder / "empty", folder / "file" / "below")
+    argv = list(words)
+    for option in parameters:
+        is_path = option.name in ("output", "preset") or option.name.startswith("output")
+        if option.kind in (option.POSITIONAL_ONLY, option.VAR_POSITIONAL):
+            argv.append(rng.choice(pool))
+        elif option.default is option.empty or is_path or rng.random() < 0.1:
+            value = folder / "file" if is_path and rng.random() < 0.7 else rng.choice(pool)
+            argv += [f"--{option.name.replace('_', '-')}", value]
+    if rng.random() < 0.2:
+        argv.insert(rng.randrange(len(argv) + 1), rng.choice(ODD_WORDS))
+    if any(str(word) in ("--help", "-h") for word in argv):
+        return
+    here = Path.cwd()
+    os.chdir(folder / "empty")  # relative paths of odd words
+    try:
+        run_command(folder, argv)
+    finally:
+        os.chdir(here)
+
+
+@functools.cache
+def wrapped_command(words):
+    import importlib
+
+    module, name = cli.WRAPPED[words].split(":")
+    return cli.make_command(getattr(importlib.import_module(f"keras_speechssm.{module}"), name))
+
+
+def copy_part(rng: random.Random, folder: Path) -> tuple[str, Path]:
+    part = rng.choice(PARTS)
+    return part, Path(shutil.copytree(Path(shared_tiny_preset()) / part, folder / part))
+
+
+def change_leaf(rng: random.Random, content):
+    """Replaces a random entry of nested JSON, at any depth."""
+    content, place = copy.deepcopy(content), None
+    place = content
+    while True:
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        key = rng.choice(list(keys))
+        if isinstance(place[key], dict | list) and place[key] and rng.random() < 0.8:
+            place = place[key]
+            continue
+        if rng.random() < 0.1 and isinstance(place, dict):
+            del place[key]
+        else:
+            place[key] = rng.choice(ODD_VALUES)
+        return content
+
+
+def odd_config(rng: random.Random, folder: Path) -> None:
+    part, path = copy_part(rng, folder)
+    files = sorted(path.glob("*.json"))
+    for _ in range(rng.choice((1, 1, 2))):
+        file = rng.choice([file for file in files if file.name != "metadata.json"])
+        file.write_text(json.dumps(change_leaf(rng, json.loads(file.read_text()))))
+    with answered(folder):
+        load_part(str(path), part)
+
+
+def odd_bytes(rng: random.Random, folder: Path) -> None:
+    part, path = copy_part(rng, folder)
+    file = rng.choice(sorted(path.iterdir()))
+    file.write_bytes(damage(rng, file.read_bytes()))
+    with answered(folder):
+        load_part(str(path), part)
+
+
+def odd_pipeline(rng: random.Random, folder: Path) -> None:
+    path = Path(shutil.copytree(shared_tiny_preset(), folder / "preset"))
+    file = path / "config.json"
+    if rng.random() < 0.3:
+        file.write_bytes(damage(rng, file.read_bytes()))
+    else:
+        file.write_text(json.dumps(change_leaf(rng, json.loads(file.read_text()))))
+    with answered(folder):
+        fetch_pipeline(path)
+    run_command(folder, ("assemble", "-o", folder / "out", "--preset", path))
+
+
+def odd_data(rng: random.Random, folder: Path) -> None:
+    """Files of tokens, manifests, sidecars, saved states, and k-means."""
+    kinds = {
+        "tokens.npy": read_tokens,
+        "a.json": lambda path: (read_segments(path.with_suffix(".wav")), read_turns(path)),
+        "state.npz": load_no_state,
+        "kmeans.npy": read_kmeans,
+        "kmeans.npz": read_kmeans,
+        "kmeans.pkl": read_kmeans,
+        "manifest.json": lambda path: TokenStore(path.parent),
+    }
+    name = rng.choice(list(kinds))
+    path = folder / name
+    if name.endswith(".json"):
+        segment = {"start": 0, "end": 1.5, "text": "a", "phonemes": ["hh"]}
+        content = {"segments": [segment], "format": "token_store", "vocabulary_size": 8}
+        content |= {"shards": [{"file": "a", "lengths": [1], "bytes": 1, "sha256": ""}]}
+        text = json.dumps(change_leaf(rng, content))
+        path.write_bytes(text.encode() if rng.random() < 0.7 else damage(rng, text.encode()))
+    else:
+        memory = io.BytesIO()
+        array = np.arange(40, dtype="int32").reshape(8, 5) / 7
+        if name.endswith(".npz"):
+            np.savez(memory, leaf_0=array, num_generated=1, seed=0)
+        else:
+            np.save(memory, array)
+        path.write_bytes(damage(rng, memory.getvalue()))
+    with answered(folder):
+        kinds[name](path)
+
+
+def bombs(folder: Path) -> dict:
+    """Files that are far larger in memory than on the disk, and configs of enormous models."""
+    part = shutil.copytree(Path(shared_tiny_preset()) / "speech_lm", folder / "part")
+    def load():
+        load_part(str(part), "speech_lm")
+
+    def enormous(name, value):
+        def write():
+            for file in (part / "config.json", part / "task.json"):
+                config = json.loads(file.read_text())
+                backbone = config["config"].get("backbone", config)
+                assert name in backbone["config"]
+                backbone["config"][name] = value
+                file.write_text(json.dumps(config))
+            load()
+
+        return write
+
+    def hdf5(**options):
+        def write():
+            with h5py.File(part / "model.weights.h5", "r+") as file:
+                name = next(iter(_datasets(file)))
+                del file[name]
+                file.create_dataset(name, (200_000, 100_000), "float32", **options)
+            load()
+
+        return write
+
+    def deep():
+        (part / "config.json").write_text("[" * 200_000)
+        load()
+
+    def zipped():
+        np.savez_compressed(folder / "state.npz", leaf_0=np.zeros((2**10, 2**13), "float32"))
+        load_no_state(folder / "state.npz")
+
+    def long_claim():
+        header = b"\x93NUMPY\x01\x00\x76\x00"
+        about = b"{'descr': '<i4', 'fortran_order': False, 'shape': (4000000000,), }"
+        (folder / "tokens.npy").write_bytes(header + about.ljust(117) + b"\n" + b"\0" * 64)
+        read_tokens(folder / "tokens.npy")
+
+    def slow_rate():
+        soundfile.write(folder / "a.wav", np.zeros(400_000, "int16"), 1)
+        read_audio(folder / "a.wav")
+
+    large = {"hidden_dim": 10**9, "num_layers": 10**6, "vocabulary_size": 10**10}
+    large |= {"intermediate_dim": 60_000_000, "attention_window": 10**12, "num_heads": 10**8}
+    return {
+        **{f"{name} {str(value)[:12]}": enormous(name, value) for name, value in large.items()},
+        "an array without content": hdf5(),
+        "an array of zeros": hdf5(chunks=(2000, 2000), compression="gzip"),
+        "JSON of many brackets": deep,
+        "a compressed state": zipped,
+        "tokens that claim to be many": long_claim,
+        "one sample per second": slow_rate,
+    }
+
+
+def _datasets(file) -> list[str]:
+    names = []
+    file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+    return names
+
+
+def load_no_state(path: Path) -> None:
+    """No file is the state of this model."""
+    backbone = types.SimpleNamespace(vocabulary_size=99)
+    model = types.SimpleNamespace(backbone=backbone, initial_state=lambda batch: [])
+    load_generation_state(model, path)
+
+
+class StubTokenizer:
+    vocabulary_size = 8
+
+    def tokenize(self, waveform):
+        return np.zeros(len(waveform) // 640, "int32")
+
+
+def use_stub_tokenizer(monkeypatch) -> None:
+    """`tokenize --preset stub` reads the recording and loads nothing."""
+    load = prepare.load_part
+    monkeypatch.setattr(
+        prepare, "load_part", lambda p, *a, **k: StubTokenizer() if p == "stub" else load(p, *a, **k)
+    )
+
+
+CASES = (odd_audio, odd_words, odd_config, odd_bytes, odd_data, odd_pipeline)
