@@ -285,3 +285,15 @@ def test_of_spontaneous_speech_the_monologues_are_kept(recordings, tmp_path, mon
     store = TokenStore(tmp_path / "out")
     assert counts["unused"] == 1 and len(store) == 1
     assert (store[0].recording, store[0].start, store[0].stop) == ("1", 0.5, 3.4)
+    # 0.9 s of 1.7 s are the main voice's in the first recording.
+    lenient = prepare(recordings, tmp_path / "b", speech="spontaneous", monologue_fraction=0.5)
+    assert (lenient["unused"], lenient["sequences"]) == (0, 2)
+    anyone = prepare(recordings, tmp_path / "c", speech="spontaneous", same_voice=-1.0)
+    assert (anyone["unused"], anyone["sequences"]) == (0, 2)
+    short = prepare(recordings, tmp_path / "d", speech="spontaneous", longest_pause=0.1)
+    assert [TokenStore(tmp_path / "d")[n].stop for n in range(2)] == [2.0, 3.4]
+    assert short["unused"] == 1
+    with pytest.raises(ValueError, match="started with other same_voice"):
+        prepare(recordings, tmp_path / "out", speech="spontaneous", same_voice=0.8)
+    with pytest.raises(ValueError, match="monologue_fraction is 90"):
+        prepare(recordings, tmp_path / "e", speech="spontaneous", monologue_fraction=90)

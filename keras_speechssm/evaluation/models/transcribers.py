@@ -134,7 +134,7 @@ class ServiceTranscriber:
         address: Address up to and including `/v1`.
         model: Model to request.
         key: Bearer token, or `None`. It is never written anywhere.
-        piece_seconds: Longest piece. Defaults to `180.0`, the paper's; that is 6 MB.
+        piece_seconds: Longest piece. Defaults to `600.0`, which is 19 MB; services accept 25 MB.
         timeout: Seconds to wait for each reply. Defaults to `600.0`.
         attempts: How often a failing request is sent, with pauses of 1, 2, 4, ... s.
 
@@ -149,7 +149,7 @@ class ServiceTranscriber:
         model: str,
         key: str | None = None,
         *,
-        piece_seconds: float = 180.0,
+        piece_seconds: float = 600.0,
         timeout: float = 600.0,
         attempts: int = 6,
     ):
