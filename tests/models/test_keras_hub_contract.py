@@ -73,6 +73,7 @@ class LayerTest(TestCase):
 class ModelTest(TestCase):
     """Serialization, eager and compiled calls, `tf.data`, dtypes, quantization, presets."""
 
+    @pytest.mark.slow_to_compile
     def test_backbone(self):
         self.run_backbone_test(
             cls=GriffinBackbone,

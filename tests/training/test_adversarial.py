@@ -69,6 +69,7 @@ def parts(model, x):
     return total, values
 
 
+@pytest.mark.slow_to_compile
 def test_the_training_loss_is_the_sum_of_its_parts():
     x = waveforms()
     model = make_model(adversarial_weight=2.0, feature_weight=3.0)
@@ -116,6 +117,7 @@ def test_the_discriminators_do_not_learn_to_please_the_codec():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow_to_compile
 def test_discriminators_learn_to_tell_and_the_codec_learns_from_them():
     model = make_model(feature_weight=1.0)
     model.compile(optimizer=keras.optimizers.Adam(3e-3), loss=lambda y, y_pred: 0.0 * y_pred)

@@ -83,6 +83,7 @@ def test_training_learns_resumes_and_writes_a_preset(tmp_path):
     )
 
 
+@pytest.mark.slow_to_compile
 def test_the_baseline_trains_on_the_same_rows(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     config = {
@@ -172,7 +173,7 @@ def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize("momentum", [None, 0.9])
-@pytest.mark.any_backend
+@pytest.mark.slow_to_compile
 def test_presets_are_kept_on_the_way_and_change_nothing(tmp_path, momentum):
     folder = token_folder(tmp_path / "tokens")
     options = settings(ema_momentum=momentum, validation_folders=[folder])
@@ -191,7 +192,7 @@ def test_presets_are_kept_on_the_way_and_change_nothing(tmp_path, momentum):
     assert np.abs(early - expected).max() > 1e-3
 
 
-@pytest.mark.any_backend
+@pytest.mark.slow_to_compile
 def test_averages_resume(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     options = settings(validation_folders=[folder], validation_steps=1, ema_momentum=0.9)

@@ -109,6 +109,7 @@ def test_parity_at_full_size(tmp_path):
     check_parity(model, codec, noise(1, 12 * 320), 1e-3)
 
 
+@pytest.mark.slow_to_compile
 def test_shapes_and_levels(codec):
     waveform = noise(1000)
     tokens = codec.encode(waveform)

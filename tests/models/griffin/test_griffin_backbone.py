@@ -29,6 +29,7 @@ def call(backbone):
     return whole
 
 
+@pytest.mark.slow_to_compile
 def test_sequence_contract():
     keras.utils.set_random_seed(0)
     backbone = GriffinBackbone(**{**SIZES, "num_layers": 2, "block_pattern": KINDS})

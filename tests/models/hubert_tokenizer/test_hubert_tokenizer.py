@@ -143,6 +143,7 @@ def test_parity_at_full_size(tmp_path, name):
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-3)
 
 
+@pytest.mark.slow_to_compile
 def test_saved_tokenizer_loads_to_the_same_tokens(tokenizer, tmp_path):
     tokenizer.save_to_preset(str(tmp_path / "saved"))
     loaded = HubertTokenizer.from_preset(str(tmp_path / "saved"))
@@ -155,6 +156,7 @@ def test_saved_tokenizer_loads_to_the_same_tokens(tokenizer, tmp_path):
     assert loaded.vocabulary_size == 10 and loaded.codebook.shape == (10, 16)
 
 
+@pytest.mark.slow_to_compile
 def test_low_precision_stays_close(tmp_path):
     # oneDNN 3 errs by several standard deviations in bfloat16 convolutions of few channels whose
     # stride is 8 or more, on processors with AMX. The strides of HuBERT are at most 5.

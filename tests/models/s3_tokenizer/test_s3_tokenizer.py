@@ -145,6 +145,7 @@ def test_parity_at_full_size(tmp_path):
     np.testing.assert_array_equal(ops.convert_to_numpy(found["tokens"])[clear], tokens[clear])
 
 
+@pytest.mark.slow_to_compile
 def test_padding_anywhere_changes_nothing(tokenizer):
     waveform = speech(1, 20 * 640)
     inputs = {"waveform": waveform, "padding_mask": np.ones((1, 20), bool)}
@@ -168,6 +169,7 @@ def test_tokens_are_the_rows_of_the_codebook(tokenizer):
     np.testing.assert_array_equal(codebook[5], [1, 0, -1, -1, -1, -1, -1, -1])
 
 
+@pytest.mark.slow_to_compile
 def test_tokenize_is_the_model_on_windows_that_wrap_around(tokenizer):
     waveform = speech(1, 26 * 640)[0, :-100]
     tokens = tokenizer.tokenize(waveform)

@@ -55,6 +55,7 @@ def write_ctranslate2(path, arrays, kind=0):
     path.write_bytes(content)
 
 
+@pytest.mark.slow_to_compile
 def test_keras_hub_and_ctranslate2_give_the_same_features(backbone, tmp_path):
     log_mel = np.random.default_rng(1).normal(size=(1, 80, 8)).astype("float32")
     expected = encode(backbone, log_mel)

@@ -195,6 +195,7 @@ def test_pretraining_lowers_the_loss_and_moves_the_codebook(front_end):
             np.testing.assert_array_equal(after, before)
 
 
+@pytest.mark.slow_to_compile
 def test_the_tokenizer_itself_works_in_fit():
     keras.utils.set_random_seed(1)
     model = SemanticTokenizer(**SIZES)

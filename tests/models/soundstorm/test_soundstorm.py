@@ -107,6 +107,7 @@ def test_a_frame_is_the_sum_of_its_tokens(model):
     np.testing.assert_allclose(x[0, frame], expected, atol=1e-5)
 
 
+@pytest.mark.slow_to_compile
 def test_a_hidden_semantic_token_has_a_row_of_its_own(model):
     inputs = make_inputs()
     hidden = {**inputs, "semantic_tokens": np.full_like(inputs["semantic_tokens"], 11)}
@@ -123,6 +124,7 @@ def test_a_hidden_semantic_token_has_a_row_of_its_own(model):
         table.assign(before)
 
 
+@pytest.mark.slow_to_compile
 def test_fit_learns_a_mapping_that_generate_recovers():
     keras.utils.set_random_seed(1)
     rng = np.random.default_rng(0)

@@ -55,6 +55,7 @@ def test_fifty_frames_a_second(codec):
     assert codec.decode(tokens).shape == (2, 16000)
 
 
+@pytest.mark.slow_to_compile
 def test_model_call_is_decode_of_encode(codec):
     x = waveform(2, 1600)
     whole, tolerance = codec(x), 2e-5
@@ -170,6 +171,7 @@ def test_changed_weights_change_the_compiled_functions():
     np.testing.assert_array_equal(codec.encode(x), other.encode(x))
 
 
+@pytest.mark.slow_to_compile
 def test_fit_learns():
     codec = make_codec({**CHEAP, "quantizer_dropout": 0.0})
     time = np.arange(1600) / 16000
