@@ -1,6 +1,7 @@
 """`SpeechContinuation`: all models in a row, from a recording to its continuation."""
 
 import dataclasses
+import itertools
 import json
 import os
 import tempfile
@@ -321,7 +322,8 @@ class SpeechContinuation:
 
         Args:
             prompt: Path of an audio file, or waveform (samples,) or (samples, channels). Or a
-                list of them: each is continued as it would be alone, with the same seed.
+                list of them: each is continued as it would be alone with the same seed, up to
+                rounding errors. The language model continues all of them as one batch.
             seconds: Length of the new speech.
             seed: Non-negative int. The same seed gives the same audio, and a longer continuation
                 starts with the shorter one. Defaults to `None`: drawn from the generator that
@@ -337,11 +339,29 @@ class SpeechContinuation:
         """
         if seconds is None:
             raise ValueError("seconds is None; pass a length, or use `stream` for endless speech.")
-        if _is_batch(prompt):
+        if not _is_batch(prompt):
+            return np.concatenate(list(self.stream(prompt, seed=seed, seconds=seconds, **options)))
+        seed = draw_seed() if seed is None else seed
+        if len(prompt) < 2 or not hasattr(self.speech_lm, "start_generation"):
             return [self.continue_speech(one, seconds, seed, **options) for one in prompt]
-        return np.concatenate(list(self.stream(prompt, seed=seed, seconds=seconds, **options)))
+        return self._continue_batch(prompt, _num_samples(seconds), seed, **options)
 
     generate = continue_speech
+
+    def _continue_batch(self, prompts, num_samples: int, seed: int, **options) -> list[np.ndarray]:
+        states = [self._read_prompt(prompt, seed, **options) for prompt in prompts]
+        limits = [self._token_limit(state, num_samples) for state in states]
+        tokens = [state.generation for state in states]
+        generation = self.speech_lm.start_generation(tokens, seed=[seed] * len(tokens))
+        batch = dataclasses.replace(states[0], generation=generation)
+        blocks = self._token_blocks(batch, None if None in limits else min(limits))
+
+        def synthesize(row, state, blocks):
+            of_prompt = (block[row] for block in blocks)
+            return np.concatenate(list(self._stream_from(state, num_samples, of_prompt)))
+
+        copies = itertools.tee(blocks, len(states))
+        return [synthesize(*one) for one in zip(range(len(states)), states, copies, strict=True)]
 
     def stream(
         self,
@@ -375,6 +395,26 @@ class SpeechContinuation:
             then 23 s each.
         """
         num_samples = _num_samples(seconds)
+        state = self._read_prompt(prompt, seed, temperature, top_k, top_p, sample_rate, windows)
+        limit = self._token_limit(state, num_samples)
+        if hasattr(self.speech_lm, "start_generation"):
+            state.generation = self.speech_lm.start_generation(
+                state.generation[None], seed=state.seed
+            )
+        tokens = (block[0] for block in self._token_blocks(state, limit))
+        return self._stream_from(state, num_samples, tokens)
+
+    def _read_prompt(
+        self,
+        prompt,
+        seed: int | None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        sample_rate: float = SAMPLE_RATE,
+        windows: str | None = None,
+    ) -> ContinuationState:
+        """Return the state after the prompt, before the language model has read it."""
         prompt = read_speech(prompt, sample_rate=sample_rate)
         # Drop a fraction of a token at the beginning, so the continuation starts where the
         # prompt ends.
@@ -384,7 +424,7 @@ class SpeechContinuation:
         config = self.synthesis
         if windows is not None:
             config = dataclasses.replace(config, windows=windows)
-        state = ContinuationState(
+        return ContinuationState(
             generation=tokens,
             synthesis=SynthesisState(),
             voice=self.synthesizer.encode_voice(prompt, tokens),
@@ -393,10 +433,6 @@ class SpeechContinuation:
             seed=seed,
             num_prompt_tokens=len(tokens),
         )
-        limit = self._token_limit(state, num_samples)
-        if hasattr(self.speech_lm, "start_generation"):
-            state.generation = self.speech_lm.start_generation(tokens[None], seed=seed)
-        return self._stream_from(state, num_samples, limit)
 
     def resume(self, path: str | os.PathLike, seconds: float | None = None) -> SpeechStream:
         """Resume a continuation whose state `SpeechStream.save_state` wrote.
@@ -416,18 +452,18 @@ class SpeechContinuation:
         """
         num_samples = _num_samples(seconds)
         state = _load_state(path, self.speech_lm)
-        return self._stream_from(state, num_samples, self._token_limit(state, num_samples))
+        blocks = self._token_blocks(state, self._token_limit(state, num_samples))
+        return self._stream_from(state, num_samples, (block[0] for block in blocks))
 
     def _stream_from(
-        self, state: ContinuationState, num_samples: int | None, limit: int | None
+        self, state: ContinuationState, num_samples: int | None, tokens: Iterator[np.ndarray]
     ) -> SpeechStream:
         synthesizer = Synthesizer(self.soundstorm, self.soundstream, state.config)
-        tokens = self._token_blocks(state, limit)
         blocks = synthesizer.stream(tokens, state.voice, state.seed, state.synthesis)
         return SpeechStream(_count_samples(blocks, state, num_samples), state)
 
     def _token_blocks(self, state: ContinuationState, limit: int | None) -> Iterator[np.ndarray]:
-        """Generate what each window needs, and no more."""
+        """Generate what each window needs, and no more: int32 (batch, time) each."""
         plan = state.config.plan(
             num_tokens=state.synthesis.num_tokens, num_returned=state.synthesis.num_windows
         )
@@ -439,7 +475,7 @@ class SpeechContinuation:
                 **({} if limit is None else {"num_tokens": limit}),
                 **state.sampling,
             )
-            yield from (np.asarray(block)[0] for block in blocks)
+            yield from map(np.asarray, blocks)
             return
         plan.feed(0)
         while limit is None or plan.num_tokens < limit:
@@ -450,7 +486,7 @@ class SpeechContinuation:
                 state.generation, size, **state.sampling
             )
             plan.feed(size)
-            yield block[0]
+            yield block
 
     # === Work with tokens ===
 

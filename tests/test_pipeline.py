@@ -432,6 +432,23 @@ def test_real_stages_continue(tiny, speech_like):
 
 
 @pytest.mark.parametrize("windows", ["growing", "paper"])
+def test_a_list_of_prompts_is_one_batch_of_the_language_model(
+    tiny, speech_like, windows, monkeypatch
+):
+    prompts = [speech_like, speech_like[: SAMPLE_RATE // 2], speech_like]
+    options = {"seconds": 4.2, "seed": 3, "windows": windows}
+    alone = [tiny.continue_speech(prompt, **options) for prompt in prompts[:2]]
+    batches, make_state = [], tiny.speech_lm.initial_state
+    monkeypatch.setattr(
+        SpeechSSM, "initial_state", lambda self, size: batches.append(size) or make_state(size)
+    )
+    together = tiny.continue_speech(prompts, **options)
+    assert batches == [3]
+    for found, expected in zip(together, [*alone, alone[0]], strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("windows", ["growing", "paper"])
 def test_a_saved_continuation_resumes_to_the_same_audio(tiny, speech_like, tmp_path, windows):
     path = tmp_path / "state.npz"
     options = {"seed": 3, "top_p": 0.9, "windows": windows}
