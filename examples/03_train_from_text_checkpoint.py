@@ -5,9 +5,9 @@ Date created: 2026/11/21
 Last modified: 2026/11/29
 Description: Start a SpeechSSM from RecurrentGemma's weights and train it on your tokens.
 Needs: a TPU v3-8 (Kaggle's) or v5e-8, or a GPU of 80 GB; access to RecurrentGemma; hours of
-    recordings, the more the better.
+    recordings, the more the better. To try it, two CPU cores and 3 GB of memory.
 Time: days; by the compiler's estimate a step of the paper takes 2.5 s on 16 TPUs v5p, and the paper
-    trains for 100,000 steps
+    trains for 100,000 steps. The try-out takes about 5 minutes on two CPU cores
 """
 
 """
@@ -17,17 +17,20 @@ The paper does not train from scratch: SpeechSSM starts from RecurrentGemma, a l
 text. The text embeddings are replaced by new embeddings of semantic tokens, the rotary positions
 are removed, and training continues from all other weights.
 
-**What has been tested:** this notebook runs on a tiny checkpoint in RecurrentGemma's format. The
-training step of the 2B model was compiled for TPUs, which shows that it fits. This notebook
-has not been run on a TPU yet.
+Without an accelerator, this notebook is a try-out: a tiny text model with random weights takes the
+place of RecurrentGemma, and everything else is the same.
+
+**What has been tested:** the try-out. The training step of the 2B model was compiled for TPUs, which
+shows that it fits. This notebook has not been run on a TPU yet.
 """
 
 """
 ## Install
 
-The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset if
-there is one, else from PyPI. Switch the internet on in the notebook's settings. Keras reads the
-name of the backend when it is first imported; JAX, TensorFlow and PyTorch all work.
+The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset or
+in the current folder if there is one, else from PyPI. On Kaggle, switch the internet on in the
+notebook's settings. Keras reads the name of the backend when it is first imported; JAX, TensorFlow
+and PyTorch all work.
 """
 
 import os
@@ -40,8 +43,9 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("keras_speechssm") is None:
-    wheels = sorted(Path("/kaggle/input").rglob("keras_speechssm-*.whl"))
-    package = f"{wheels[-1] if wheels else 'keras-speechssm'}[prepare]"
+    folders = (Path("/kaggle/input"), Path.cwd())
+    wheels = [path for folder in folders for path in folder.rglob("keras_speechssm-*.whl")]
+    package = f"{wheels[0] if wheels else 'keras-speechssm'}[prepare]"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 """
@@ -49,24 +53,43 @@ if importlib.util.find_spec("keras_speechssm") is None:
 
 Accept RecurrentGemma's license on Hugging Face (or Kaggle) and log in: on Kaggle, add your token as
 the secret `HF_TOKEN`. With `TOTAL_STEPS = 100_000` this is the paper's schedule; 1,000 steps are a
-start. `RECORDINGS` are those of an attached dataset, or one speaker of LibriSpeech.
+start. `RECORDINGS` are those of an attached dataset, or one speaker of LibriSpeech. `TRY_OUT = False`
+uses RecurrentGemma and the sizes of the paper on any device.
 """
 
 import jax
 
 from keras_speechssm.data import TokenStore, example_recordings, prepare_sequences
-from keras_speechssm.models import SpeechSSM
+from keras_speechssm.models import GriffinBackbone, SpeechSSM
+from keras_speechssm.models.convert import convert_checkpoint
 from keras_speechssm.training import SpeechLMTrainingConfig, train_speech_lm
 
-TEXT_PRESET = "hf://google/recurrentgemma-2b-it"
+TRY_OUT = jax.default_backend() == "cpu"
+TEXT_PRESET = None if TRY_OUT else "hf://google/recurrentgemma-2b-it"
 TOKENIZER = "speech_ssm_demo_en"
 RECORDINGS = example_recordings()
-TARGET_SECONDS = 240.0
-SEQUENCE_LENGTH = 6000  # tokens, 4 min
-TOTAL_STEPS = 1000
-WARMUP_STEPS = 100
-STEPS_PER_EPOCH = 20
+TARGET_SECONDS = 30.0 if TRY_OUT else 240.0
+SEQUENCE_LENGTH = 750 if TRY_OUT else 6000  # tokens: 30 s, or 4 min
+ROWS_PER_STEP = 4 if TRY_OUT else 128
+TOTAL_STEPS = 40 if TRY_OUT else 1000
+WARMUP_STEPS = 4 if TRY_OUT else 100
+STEPS_PER_EPOCH = 10 if TRY_OUT else 20
 OUTPUT = Path("from_text")
+
+"""
+## A text model to try it with
+
+The try-out makes a text model with random weights, in the format of RecurrentGemma's checkpoints on
+Hugging Face.
+"""
+
+if TEXT_PRESET is None:
+    text_model = GriffinBackbone(
+        vocabulary_size=256, num_layers=3, hidden_dim=64, intermediate_dim=192, num_heads=4
+    )
+    text_model.save_to_preset(OUTPUT / "text_model")
+    TEXT_PRESET = str(OUTPUT / "recurrentgemma")
+    convert_checkpoint(OUTPUT / "text_model", TEXT_PRESET, to="hugging-face")
 
 """
 ## Does it fit?
@@ -121,7 +144,6 @@ writes checkpoints into `OUTPUT`: run this cell again, or in the next session wi
 folder, and it resumes.
 """
 
-ROWS_PER_STEP = 128
 config = SpeechLMTrainingConfig.from_recipe(
     "paper",
     text_preset=TEXT_PRESET,

@@ -7,8 +7,7 @@ Description: Adapt what makes the sound: SoundStream, the codec, and SoundStorm,
     a voice.
 Needs: a GPU, or two CPU cores and patience. An hour of recordings of the voices, without
     transcripts.
-Time: with 20 steps of 2 crops and 4 recordings, 8 minutes on two busy CPU cores; the settings below
-    take longer and were not timed; hours on a GPU for good voices
+Time: about 10 minutes on two CPU cores for a first look; hours on a GPU for good voices
 """
 
 """
@@ -29,9 +28,10 @@ adapt SoundStorm only, leave the codec out, or use `speechssm finetune recording
 """
 ## Install
 
-The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset if
-there is one, else from PyPI. Switch the internet on in the notebook's settings. Keras reads the
-name of the backend when it is first imported; JAX, TensorFlow and PyTorch all work.
+The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset or
+in the current folder if there is one, else from PyPI. On Kaggle, switch the internet on in the
+notebook's settings. Keras reads the name of the backend when it is first imported; JAX, TensorFlow
+and PyTorch all work.
 """
 
 import os
@@ -44,15 +44,17 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("keras_speechssm") is None:
-    wheels = sorted(Path("/kaggle/input").rglob("keras_speechssm-*.whl"))
-    package = f"{wheels[-1] if wheels else 'keras-speechssm'}[train]"
+    folders = (Path("/kaggle/input"), Path.cwd())
+    wheels = [path for folder in folders for path in folder.rglob("keras_speechssm-*.whl")]
+    package = f"{wheels[0] if wheels else 'keras-speechssm'}[train]"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 """
 ## Settings
 
 `RECORDINGS` are those of an attached Kaggle dataset, one speaker of LibriSpeech, or the bundled
-prompt. For good results use 20 times as many steps, and watch the validation loss.
+prompt. These settings are for a first look. For good results use a GPU, crops of 6 s, batches of 8
+or more, 1,000 steps or more, and watch the validation losses.
 """
 
 import shutil
@@ -72,10 +74,10 @@ from keras_speechssm.training.callbacks import read_metrics
 
 PRESET = "speech_ssm_demo_en"
 RECORDINGS = example_recordings()
-CODEC_STEPS = 60
-SOUNDSTORM_STEPS = 60
-BATCH_SIZE = 8
-CROP_SECONDS = 6.0
+CODEC_STEPS = 20
+SOUNDSTORM_STEPS = 20
+BATCH_SIZE = 2
+CROP_SECONDS = 3.0
 OUTPUT = Path("voices")
 
 """
@@ -114,7 +116,7 @@ The loss is a distance of waveforms and spectra. Without discriminators (`advers
 short run is stable; add them for long runs. If interrupted, run the cell again: it resumes.
 """
 
-common = {"warmup_steps": 10, "steps_per_epoch": 20, "batch_size": BATCH_SIZE, **folders}
+common = {"warmup_steps": 10, "steps_per_epoch": 10, "batch_size": BATCH_SIZE, **folders}
 train_codec(
     CodecTrainingConfig(
         preset=PRESET,

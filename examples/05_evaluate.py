@@ -7,7 +7,8 @@ Description: Let two systems continue the same recordings, and compare what they
     sounds.
 Needs: two CPU cores and 6 GB of memory. The benchmark LibriSpeech-Long (3 GB) for the paper's
     numbers; any recordings of more than 10 s to try it.
-Time: minutes for 4 recordings of 10 s on two CPU cores; much longer for all of LibriSpeech-Long
+Time: about 10 minutes for 4 recordings of 10 s on two CPU cores; much longer for all of
+    LibriSpeech-Long
 """
 
 """
@@ -25,9 +26,10 @@ paper's models; the guide "Evaluate" names both, and the options that choose oth
 """
 ## Install
 
-The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset if
-there is one, else from PyPI. Switch the internet on in the notebook's settings. Keras reads the
-name of the backend when it is first imported; JAX, TensorFlow and PyTorch all work.
+The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset or
+in the current folder if there is one, else from PyPI. On Kaggle, switch the internet on in the
+notebook's settings. Keras reads the name of the backend when it is first imported; JAX, TensorFlow
+and PyTorch all work.
 """
 
 import os
@@ -40,8 +42,9 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("keras_speechssm") is None:
-    wheels = sorted(Path("/kaggle/input").rglob("keras_speechssm-*.whl"))
-    package = f"{wheels[-1] if wheels else 'keras-speechssm'}[eval]"
+    folders = (Path("/kaggle/input"), Path.cwd())
+    wheels = [path for folder in folders for path in folder.rglob("keras_speechssm-*.whl")]
+    package = f"{wheels[0] if wheels else 'keras-speechssm'}[eval]"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 """
