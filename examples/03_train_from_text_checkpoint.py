@@ -20,8 +20,8 @@ are removed, and training continues from all other weights.
 Without an accelerator, this notebook is a try-out: a tiny text model with random weights takes the
 place of RecurrentGemma, and everything else is the same.
 
-**What has been tested:** the try-out. The training step of the 2B model was compiled for TPUs, which
-shows that it fits. This notebook has not been run on a TPU yet.
+**What has been tested:** the try-out. The training step of the 2B model was compiled for TPUs,
+which shows that it fits. This notebook has not been run on a TPU yet.
 """
 
 """
@@ -53,8 +53,8 @@ if importlib.util.find_spec("keras_speechssm") is None:
 
 Accept RecurrentGemma's license on Hugging Face (or Kaggle) and log in: on Kaggle, add your token as
 the secret `HF_TOKEN`. With `TOTAL_STEPS = 100_000` this is the paper's schedule; 1,000 steps are a
-start. `RECORDINGS` are those of an attached dataset, or one speaker of LibriSpeech. `TRY_OUT = False`
-uses RecurrentGemma and the sizes of the paper on any device.
+start. `RECORDINGS` are those of an attached dataset, or one speaker of LibriSpeech. Set
+`TRY_OUT = False` for RecurrentGemma and the sizes of the paper on any device.
 """
 
 import jax
