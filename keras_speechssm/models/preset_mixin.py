@@ -77,6 +77,14 @@ def initialize_from_preset(cls, preset: str, **kwargs):
     return cls.from_preset(preset, load_weights=has_weights(cls, preset), **kwargs)
 
 
+_EXPORTS = {
+    "tensorflow": ("tf_saved_model", "litert"),
+    "jax": ("tf_saved_model",),
+    "torch": ("torch",),
+}
+"""Formats of `export` that are tested, by backend."""
+
+
 class _ClassProperty:
     """A read-only property of a class."""
 
@@ -153,9 +161,9 @@ class PresetMixin:
         if load_weights and "registered_name" in config:
             configs = (config, _saved_task(folder))  # the task has its own copy
             _check_sizes(preset, configs, check_weight_files(Path(folder)))
-        if kwargs.get("dtype") is None and (dtype := _dtype_to_load(config)) is not None:
-            kwargs["dtype"] = dtype
         try:
+            if kwargs.get("dtype") is None and (dtype := _dtype_to_load(config)) is not None:
+                kwargs["dtype"] = dtype
             with warnings.catch_warnings():
                 # Keras only warns when the file lacks the weights of some layers.
                 warnings.filterwarnings("error", message="Skipping nested container")
@@ -201,6 +209,48 @@ class PresetMixin:
     def make_train_function(self, force: bool = False):
         self._training_thread = threading.get_ident()  # see `sync_weights`
         return super().make_train_function(force)
+
+    def export(
+        self,
+        filepath: str,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature=None,
+        **kwargs,
+    ) -> None:
+        """Exports the forward pass for inference without this package.
+
+        On TensorFlow the result takes inputs of any length. JAX and PyTorch need an
+        `input_signature` of fixed shapes. Generation, which keeps a state, is not exported.
+
+        Args:
+            filepath: Path of the file or folder to write.
+            format: `"tf_saved_model"` (TensorFlow, JAX), `"litert"` (TensorFlow), or `"torch"`
+                (PyTorch). Defaults to `"tf_saved_model"`.
+            verbose: See `keras.Model.export`.
+            input_signature: A list of one `keras.InputSpec`, or of a dict of them by the names of
+                the model's inputs. Defaults to `None`: any shapes.
+            **kwargs: Further arguments of `keras.Model.export`.
+
+        Raises:
+            ValueError: If the backend does not export the format, or needs fixed shapes.
+        """
+        backend = keras.backend.backend()
+        if format not in _EXPORTS[backend]:
+            raise ValueError(
+                f"format is {format!r}; expected {' or '.join(map(repr, _EXPORTS[backend]))} on "
+                f"the backend {backend} (TensorFlow has 'tf_saved_model' and 'litert')."
+            )
+        shapes = [spec.shape for spec in keras.tree.flatten(input_signature or [])]
+        if backend != "tensorflow" and (not shapes or any(None in shape for shape in shapes)):
+            names = ", ".join(f"{x.name!r}: keras.InputSpec(...)" for x in self.inputs)
+            raise ValueError(
+                f"On the backend {backend}, export needs an input_signature of fixed shapes: "
+                f"[{{{names}}}]."
+            )
+        super().export(
+            filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs
+        )
 
     def quantize(self, mode=None, **kwargs) -> None:
         """Quantizes the weights in place, see `keras.Model.quantize`.
@@ -288,8 +338,8 @@ def _check_sizes(preset: str, configs: Sequence[dict], num_values: int) -> None:
     most = layers * math.prod(sizes[-2:])
     if most > 256 * num_values + 2**24:
         raise ValueError(
-            f"The sizes in the config of preset {preset!r} (such as {max([layers, *sizes])}) do not "
-            f"fit its weight files, which have {num_values} values. Download the preset again."
+            f"The sizes in the config of preset {preset!r} (such as {max([layers, *sizes])}) do "
+            f"not fit its weight files of {num_values} values. Download the preset again."
         )
 
 

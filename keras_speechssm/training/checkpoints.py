@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any time, a full disk and damaged files.
 
     <folder>/epoch-00012/state.weights.h5     model, optimizer and metrics
+    <folder>/epoch-00012/lora.npz             LoRA matrices, if there are any
     <folder>/epoch-00012/checkpoint.json      epoch, size, SHA-256, random states, further values
 
 A checkpoint gets its name when all of it is on the disk. Older ones are deleted after that.
@@ -19,11 +20,12 @@ import keras
 import numpy as np
 
 from keras_speechssm.checks import first_line
-from keras_speechssm.files import checksum, flush_to_disk, write_json
+from keras_speechssm.files import checksum, flush_to_disk, open_arrays, write_json
 
 logger = logging.getLogger(__name__)
 
 _STATE = "state.weights.h5"
+_LORA = "lora.npz"
 _ABOUT = "checkpoint.json"
 
 
@@ -61,6 +63,11 @@ class Checkpoints:
             flush_to_disk(state)
             size = state.stat().st_size
             about = {"epoch": epoch, "bytes": size, "sha256": checksum(state), **about}
+            if matrices := _lora_matrices(model):
+                with open(partial / _LORA, "wb") as file:
+                    np.savez(file, *(_to_float32(matrix) for matrix in matrices))
+                flush_to_disk(partial / _LORA)
+                about["lora_sha256"] = checksum(partial / _LORA)
             about["random_states"] = [
                 keras.ops.convert_to_numpy(seed).tolist() for seed in _random_states(model)
             ]
@@ -105,6 +112,7 @@ class Checkpoints:
                 continue
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
+            adapted = [(weight, keras.ops.copy(weight)) for weight in _adapted_weights(model)]
             try:
                 with warnings.catch_warnings():
                     # Keras would only warn, and train with a new optimizer.
@@ -115,6 +123,11 @@ class Checkpoints:
                     f"Checkpoint {self.folder / name} belongs to another model or optimizer; "
                     f"use another output_dir ({first_line(error)})."
                 ) from error
+            if "lora_sha256" in about:
+                with open_arrays(self.folder / name / _LORA, "a file of LoRA matrices") as arrays:
+                    saved = [arrays[f"arr_{n}"] for n in range(len(arrays))]
+                for variable, value in [*adapted, *zip(_lora_matrices(model), saved, strict=True)]:
+                    variable.assign(value)
             _restore_random_states(model, about.get("random_states", []))
             return about
         if names:
@@ -130,9 +143,35 @@ class Checkpoints:
         state = self.folder / name / _STATE
         try:
             about = json.loads((self.folder / name / _ABOUT).read_text(encoding="utf-8"))
-            return about if checksum(state) == about["sha256"] else None
+            found = [checksum(state)]
+            expected = [about["sha256"]]
+            if "lora_sha256" in about:
+                found.append(checksum(state.with_name(_LORA)))
+                expected.append(about["lora_sha256"])
+            return about if found == expected else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _lora_matrices(model: keras.Model) -> list:
+    """Return the LoRA matrices. Keras saves their product with the weights and forgets them.
+
+    It would load zeros, which have no gradient.
+    """
+    return [variable for variable in model.variables if variable.name.startswith("lora_")]
+
+
+def _adapted_weights(model: keras.Model) -> list:
+    """Return the frozen weights of the layers that have LoRA matrices."""
+    matrices = {id(matrix) for matrix in _lora_matrices(model)}
+    layers = [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
+    return [
+        w for layer in layers for w in layer.weights if not w.trainable and id(w) not in matrices
+    ]
+
+
+def _to_float32(variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
 
 
 def _random_states(model: keras.Model) -> list:

@@ -193,3 +193,21 @@ def _remove(folder, ignore_errors=True):
         path.unlink()
     if Path(folder).exists():
         Path(folder).rmdir()
+
+
+def test_lora_matrices_are_restored_and_a_damaged_file_of_them_is_noticed(tmp_path):
+    """Keras merges them into the weights, and loads zeros, which are never trained."""
+
+    def adapt(value):
+        model = make_model(1)
+        model.layers[0].enable_lora(2)
+        model.layers[0].lora_kernel_b.assign(np.full((2, 4), value))
+        model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    checkpoints, model, other = Checkpoints(tmp_path), adapt(0.5), adapt(0.0)
+    assert checkpoints.save(model, 1) and checkpoints.save(adapt(0.7), 2)
+    (tmp_path / "epoch-00002" / "lora.npz").write_bytes(b"")
+    assert checkpoints.restore(other)["epoch"] == 1
+    assert same(model, other) and other.layers[0].lora_kernel_b[0, 0] == 0.5
