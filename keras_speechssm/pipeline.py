@@ -23,7 +23,9 @@ from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.presets import (
     DEFAULT_PRESET,
     PARTS,
+    S3_GEN_PARTS,
     fetch_pipeline,
+    pipeline_parts,
     presets_of,
     read_json_file,
     save_parts,
@@ -151,8 +153,7 @@ class SpeechStream(Iterator[np.ndarray]):
                 settings=np.frombuffer(json.dumps(settings).encode(), "uint8"),
                 generation=np.frombuffer(content, "uint8"),
                 tokens=state.synthesis.tokens,
-                voice_semantic=state.voice.semantic_tokens,
-                voice_acoustic=state.voice.acoustic_tokens,
+                **{f"voice_{name}": values for name, values in state.voice._asdict().items()},
             )
 
 
@@ -161,7 +162,8 @@ class SpeechContinuation:
 
     The prompt becomes semantic tokens; the language model continues them; SoundStorm gives each
     window of tokens the voice of the prompt's first seconds; SoundStream decodes the result to a
-    waveform. After the prompt, memory does not grow with the length of the continuation.
+    waveform. An `S3Gen` can replace these two. After the prompt, memory does not grow with the
+    length of the continuation.
 
     Args:
         semantic_tokenizer: A `SemanticTokenizer`.
@@ -173,6 +175,10 @@ class SpeechContinuation:
             default settings).
         sampling: A `Sampling`, or a dict of its fields: the defaults of the language model's
             `temperature`, `top_k`, and `top_p`. Defaults to `None` (temperature 1).
+        s3_gen: An `S3Gen` instead of `soundstorm` and `soundstream`.
+
+    Raises:
+        ValueError: The models are neither a `SoundStorm` and a `SoundStream`, nor an `S3Gen`.
 
     Example:
 
@@ -195,28 +201,45 @@ class SpeechContinuation:
         self,
         semantic_tokenizer,
         speech_lm,
-        soundstorm,
-        soundstream,
+        soundstorm=None,
+        soundstream=None,
         synthesis: SynthesisConfig | dict | None = None,
         sampling: Sampling | dict | None = None,
+        s3_gen=None,
     ):
         if not isinstance(synthesis, SynthesisConfig):
             synthesis = SynthesisConfig.from_config(synthesis or {})
         self.semantic_tokenizer = semantic_tokenizer
         self.speech_lm = speech_lm
-        self.synthesizer = Synthesizer(soundstorm, soundstream, synthesis)
+        self.synthesizer = Synthesizer(soundstorm, soundstream, synthesis, s3_gen)
         self.sampling = _read_sampling(sampling)
         self.metadata: dict | None = None
 
     @property
     def soundstorm(self):
-        """The `SoundStorm`."""
+        """The `SoundStorm`, or `None` with an `S3Gen`."""
         return self.synthesizer.soundstorm
 
     @property
     def soundstream(self):
-        """The `SoundStream`."""
+        """The `SoundStream`, or `None` with an `S3Gen`."""
         return self.synthesizer.soundstream
+
+    @property
+    def s3_gen(self):
+        """The `S3Gen`, or `None`."""
+        return self.synthesizer.s3_gen
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples of generated speech per second: 16,000, or 24,000 with an `S3Gen`."""
+        return self.synthesizer.sample_rate
+
+    @property
+    def parts(self) -> dict:
+        """The models by the names of their parts."""
+        names = PARTS if self.s3_gen is None else S3_GEN_PARTS
+        return {part: getattr(self, part) for part in names}
 
     @property
     def synthesis(self) -> SynthesisConfig:
@@ -232,12 +255,13 @@ class SpeechContinuation:
         speech_lm: str | os.PathLike | None = None,
         soundstorm: str | os.PathLike | None = None,
         soundstream: str | os.PathLike | None = None,
+        s3_gen: str | os.PathLike | None = None,
         dtype=None,
         load_weights: bool = True,
         synthesis: dict | None = None,
         sampling: dict | None = None,
     ) -> "SpeechContinuation":
-        """Load the four models and the settings of a pipeline preset.
+        """Load the models and the settings of a pipeline preset.
 
         Args:
             preset: Name, folder, or `hf://` or `kaggle://` handle of a pipeline preset.
@@ -246,7 +270,8 @@ class SpeechContinuation:
             speech_lm: As `semantic_tokenizer`.
             soundstorm: As `semantic_tokenizer`.
             soundstream: As `semantic_tokenizer`.
-            dtype: Dtype policy of all four models. Defaults to `None` (Keras' default).
+            s3_gen: As `semantic_tokenizer`; it replaces `soundstorm` and `soundstream`.
+            dtype: Dtype policy of all models. Defaults to `None` (Keras' default).
             load_weights: Whether to load the weights; `False` gives random ones.
                 Defaults to `True`.
             synthesis: Settings of `SynthesisConfig` that override those of the preset.
@@ -255,15 +280,24 @@ class SpeechContinuation:
         Raises:
             ValueError: A preset is unknown or damaged, or the models do not fit together.
         """
-        given = dict(
-            zip(PARTS, (semantic_tokenizer, speech_lm, soundstorm, soundstream), strict=True)
-        )
+        if s3_gen and (soundstorm or soundstream):
+            raise ValueError("s3_gen replaces soundstorm and soundstream; give it alone.")
+        given = {
+            "semantic_tokenizer": semantic_tokenizer,
+            "speech_lm": speech_lm,
+            "soundstorm": soundstorm,
+            "soundstream": soundstream,
+            "s3_gen": s3_gen,
+        }
         others = {part: os.fspath(name) for part, name in given.items() if name}
         options = {"load_weights": load_weights, **({} if dtype is None else {"dtype": dtype})}
         # The other presets first: a wrong name then fails without loading the pipeline.
         models = {part: load_part(name, part, **options) for part, name in others.items()}
         folder, config = fetch_pipeline(preset)
-        for part in PARTS:
+        parts = pipeline_parts(config)
+        if s3_gen or soundstorm or soundstream:
+            parts = S3_GEN_PARTS if s3_gen else PARTS
+        for part in parts:
             models[part] = models.get(part) or load_part(folder, part, **options)
         _check_models_fit(**models)
         settings = {**read_synthesis_config(config).get_config(), **(synthesis or {})}
@@ -278,7 +312,7 @@ class SpeechContinuation:
         return speech
 
     def save_to_preset(self, preset_dir: str | os.PathLike, metadata: dict | None = None) -> None:
-        """Save the four models (weights as float16) and the settings as a pipeline preset.
+        """Save the models (weights as float16) and the settings as a pipeline preset.
 
         Args:
             preset_dir: Folder of the preset, written atomically. Other files in an existing
@@ -286,29 +320,28 @@ class SpeechContinuation:
             metadata: JSON values for `metadata.json`, such as the training data and its licenses.
                 Defaults to those of the loaded preset, if any.
         """
-        models = {part: getattr(self, part) for part in PARTS}
         config = {
             "pipeline": "SpeechContinuation",
             "synthesis": self.synthesis.get_config(),
             "sampling": self.sampling._asdict(),
         }
-        save_parts(preset_dir, models, config, self.metadata if metadata is None else metadata)
+        save_parts(preset_dir, self.parts, config, self.metadata if metadata is None else metadata)
 
     def __repr__(self) -> str:
         lines = [
             f"  {part}={type(model).__name__}({_num_parameters(model)}),"
-            for part, model in ((part, getattr(self, part)) for part in PARTS)
+            for part, model in self.parts.items()
         ]
         return "\n".join(["SpeechContinuation(", *lines, ")"])
 
     def summary(self, **kwargs) -> None:
-        """Print the Keras summaries of the four models and the settings.
+        """Print the Keras summaries of the models and the settings.
 
         Args:
             **kwargs: Arguments of `keras.Model.summary`, such as `line_length` and `print_fn`.
         """
-        for part in PARTS:
-            getattr(self, part).summary(**kwargs)
+        for model in self.parts.values():
+            model.summary(**kwargs)
         (kwargs.get("print_fn") or print)(f"{self!r}\n{self.synthesis}\n{self.sampling}")
 
     # === Continue a recording ===
@@ -331,7 +364,8 @@ class SpeechContinuation:
             **options: `temperature`, `top_k`, `top_p`, `windows`, and `sample_rate`; see `stream`.
 
         Returns:
-            float32 (round(seconds * 16000),), in [-1, 1]; for a list of prompts, a list of these.
+            float32 (round(seconds * sample_rate),), in [-1, 1], at the pipeline's `sample_rate`;
+            for a list of prompts, a list of these.
 
         Raises:
             ValueError: `seconds` is not positive or exceeds what the language model can continue,
@@ -344,7 +378,7 @@ class SpeechContinuation:
         seed = draw_seed() if seed is None else seed
         if len(prompt) < 2 or not hasattr(self.speech_lm, "start_generation"):
             return [self.continue_speech(one, seconds, seed, **options) for one in prompt]
-        return self._continue_batch(prompt, _num_samples(seconds), seed, **options)
+        return self._continue_batch(prompt, self._num_samples(seconds), seed, **options)
 
     generate = continue_speech
 
@@ -394,7 +428,7 @@ class SpeechContinuation:
             Iterator of float32 (samples,), a `SpeechStream`: by default blocks of 3, 5, and 12 s,
             then 23 s each.
         """
-        num_samples = _num_samples(seconds)
+        num_samples = self._num_samples(seconds)
         state = self._read_prompt(prompt, seed, temperature, top_k, top_p, sample_rate, windows)
         limit = self._token_limit(state, num_samples)
         if hasattr(self.speech_lm, "start_generation"):
@@ -450,15 +484,16 @@ class SpeechContinuation:
         Raises:
             ValueError: The file is damaged, or was saved with other models.
         """
-        num_samples = _num_samples(seconds)
-        state = _load_state(path, self.speech_lm)
+        num_samples = self._num_samples(seconds)
+        state = _load_state(path, self.speech_lm, self.synthesizer.voice_class)
         blocks = self._token_blocks(state, self._token_limit(state, num_samples))
         return self._stream_from(state, num_samples, (block[0] for block in blocks))
 
     def _stream_from(
         self, state: ContinuationState, num_samples: int | None, tokens: Iterator[np.ndarray]
     ) -> SpeechStream:
-        synthesizer = Synthesizer(self.soundstorm, self.soundstream, state.config)
+        models = self.soundstorm, self.soundstream
+        synthesizer = Synthesizer(*models, state.config, self.s3_gen)
         blocks = synthesizer.stream(tokens, state.voice, state.seed, state.synthesis)
         return SpeechStream(_count_samples(blocks, state, num_samples), state)
 
@@ -512,12 +547,13 @@ class SpeechContinuation:
             sample_rate: Sample rate of a waveform in Hz. Defaults to `16000`.
 
         Returns:
-            float32 (samples,) at 16 kHz, as long as the recording.
+            float32 (samples,) at `sample_rate` of the pipeline, as long as the recording.
         """
         waveform = read_speech(audio, sample_rate=sample_rate)
         tokens = np.asarray(self.semantic_tokenizer.tokenize(waveform), "int32")
         voice = self.synthesizer.encode_voice(waveform, tokens)
-        return self.synthesizer(tokens, voice, seed)[: len(waveform)]
+        length = round(len(waveform) * self.sample_rate / SAMPLE_RATE)
+        return self.synthesizer(tokens, voice, seed)[:length]
 
     def speak_tokens(
         self, tokens, voice, seed: int = 0, sample_rate: float = SAMPLE_RATE
@@ -532,7 +568,7 @@ class SpeechContinuation:
             sample_rate: Sample rate of a waveform in Hz. Defaults to `16000`.
 
         Returns:
-            float32 (640 * time,).
+            float32 (640 * time,) at 16 kHz, or (960 * time,) at 24 kHz with an `S3Gen`.
         """
         tokens, size = np.asarray(tokens), self.semantic_tokenizer.vocabulary_size
         if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
@@ -556,9 +592,17 @@ class SpeechContinuation:
             options["top_p"] = None  # Exactly all tokens, whatever their sum rounds to.
         return options
 
+    def _num_samples(self, seconds: float | None) -> int | None:
+        if seconds is None:
+            return None
+        if not 0 < seconds < float("inf"):
+            raise ValueError(f"seconds must be a positive number, got {seconds}.")
+        return max(1, round(seconds * self.sample_rate))
+
     def _token_limit(self, state: ContinuationState, num_samples: int | None) -> int | None:
         """Return how many tokens to generate. Windows look ahead as far as the model can."""
-        needed = None if num_samples is None else -(-num_samples // SAMPLES_PER_TOKEN)
+        size = self.synthesizer.samples_per_token
+        needed = None if num_samples is None else -(-num_samples // size)
         limit = needed if state.config.windows == "paper" else None
         max_length = getattr(self.speech_lm, "max_length", None)
         if max_length is None:
@@ -566,13 +610,13 @@ class SpeechContinuation:
         room = max_length - state.num_prompt_tokens
         if needed is not None and needed > room:
             raise ValueError(
-                f"seconds={num_samples / SAMPLE_RATE:g} exceeds the {room / TOKEN_RATE:g} s that "
-                "fit in this model's `max_length`."
+                f"seconds={num_samples / self.sample_rate:g} exceeds the {room / TOKEN_RATE:g} s "
+                "that fit in this model's `max_length`."
             )
         return room if limit is None else limit
 
 
-def _load_state(path: str | os.PathLike, speech_lm) -> ContinuationState:
+def _load_state(path: str | os.PathLike, speech_lm, voice_class: type) -> ContinuationState:
     path = os.fspath(path)
     with open_arrays(path, "the state of a continuation") as arrays:
         settings = json.loads(arrays["settings"].tobytes())
@@ -581,7 +625,7 @@ def _load_state(path: str | os.PathLike, speech_lm) -> ContinuationState:
         state = ContinuationState(
             generation=None,
             synthesis=synthesis,
-            voice=VoicePrompt(arrays["voice_semantic"], arrays["voice_acoustic"]),
+            voice=voice_class(*(arrays[f"voice_{name}"] for name in voice_class._fields)),
             config=SynthesisConfig.from_config(settings["synthesis"]),
             sampling=_read_sampling(settings["sampling"])._asdict(),
             seed=settings["seed"],
@@ -606,18 +650,23 @@ def _read_sampling(sampling: Sampling | dict | None) -> Sampling:
     return Sampling(**(sampling or {}))
 
 
-def _check_models_fit(semantic_tokenizer, speech_lm, soundstorm, soundstream) -> None:
+def _check_models_fit(
+    semantic_tokenizer, speech_lm, soundstorm=None, soundstream=None, s3_gen=None
+) -> None:
     vocabulary_size = semantic_tokenizer.vocabulary_size
-    for name, found in (
-        ("speech_lm", speech_lm.backbone.vocabulary_size),
-        ("soundstorm", soundstorm.semantic_vocabulary_size),
-    ):
+    if s3_gen is None:
+        synthesis = "soundstorm", soundstorm.semantic_vocabulary_size
+    else:
+        synthesis = "s3_gen", s3_gen.vocabulary_size
+    for name, found in (("speech_lm", speech_lm.backbone.vocabulary_size), synthesis):
         if found != vocabulary_size:
             raise ValueError(
                 f"`{name}` expects a vocabulary of {found} semantic tokens, but "
                 f"`semantic_tokenizer` has {vocabulary_size}. Use models trained with the same "
                 "tokenizer."
             )
+    if s3_gen is not None:
+        return
     expected = (soundstorm.num_levels, soundstorm.codebook_size)
     found = (soundstream.num_quantizers, soundstream.codebook_size)
     if found != expected:
@@ -637,14 +686,6 @@ def _is_batch(prompt) -> bool:
 def _num_parameters(model) -> str:
     count = model.count_params() if hasattr(model, "count_params") else 0
     return f"{count:,} parameters"
-
-
-def _num_samples(seconds: float | None) -> int | None:
-    if seconds is None:
-        return None
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"seconds must be a positive number, got {seconds}.")
-    return max(1, round(seconds * SAMPLE_RATE))
 
 
 def _count_samples(

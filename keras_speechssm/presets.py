@@ -24,7 +24,10 @@ from keras_speechssm.checks import first_line, nearest_name
 from keras_speechssm.files import checksum, replace_folder, write_json
 
 PARTS = ("semantic_tokenizer", "speech_lm", "soundstorm", "soundstream")
-"""The parts of a pipeline preset."""
+"""The parts of a pipeline preset with a SoundStorm."""
+
+S3_GEN_PARTS = ("semantic_tokenizer", "speech_lm", "s3_gen")
+"""The parts of a pipeline preset with an S3Gen, which replaces SoundStorm and the codec."""
 
 DEFAULT_PRESET = "speech_ssm_demo_en"
 """The trained preset that is distributed with the package."""
@@ -102,6 +105,14 @@ PRESETS: dict[str, dict] = {
         "description": "A pipeline of the paper's sizes: `semantic_tokenizer_600m`, "
         "`speech_ssm_2b`, `soundstorm_600m` and `soundstream_16khz`.",
         "params": 3_448_088_160,
+        "license": "Apache-2.0",
+        "weights": False,
+    },
+    "speech_ssm_2b_s3": {
+        "classes": ("SpeechContinuation",),
+        "description": "A pipeline of open parts and their sizes: `S3Tokenizer`, SpeechSSM-2B for "
+        "its 6,561 tokens, and `S3Gen`.",
+        "params": 2_308_299_445,
         "license": "Apache-2.0",
         "weights": False,
     },
@@ -263,6 +274,12 @@ def fetch_folder(preset: str | os.PathLike, part: str | None = None) -> str:
     if foreign and preset not in preset_names():
         return preset  # Flax and PyTorch checkpoints do not have a config.json.
     return resolve_preset(preset, part)
+
+
+def pipeline_parts(config: dict) -> tuple[str, ...]:
+    """Returns the names of the parts that the `config.json` of a pipeline preset has."""
+    parts = config.get("parts")
+    return S3_GEN_PARTS if isinstance(parts, dict) and "s3_gen" in parts else PARTS
 
 
 def fetch_pipeline(preset: str | os.PathLike) -> tuple[str, dict]:
@@ -578,7 +595,9 @@ def upload_preset(uri: str, preset: str | os.PathLike, license: str | None = Non
         )
     folder = _find_folder(os.fspath(preset))
     is_pipeline = "parts" in read_json_file(folder)
-    parts = [resolve_preset(folder, part) for part in PARTS] if is_pipeline else [folder]
+    parts = [folder]
+    if is_pipeline:
+        parts = [resolve_preset(folder, part) for part in pipeline_parts(read_json_file(folder))]
     for part in parts:
         check_weight_files(Path(part))
     license = license or _license_of(folder)
@@ -623,7 +642,7 @@ def _write_card(folder: Path, uri: str, license: str) -> None:
     config = read_json_file(folder)
     if "parts" in config:
         title = "SpeechContinuation"
-        folders = {part: resolve_preset(folder, part) for part in PARTS}
+        folders = {part: resolve_preset(folder, part) for part in pipeline_parts(config)}
         use = (
             "from keras_speechssm import SpeechContinuation\n\n"
             f'speech = SpeechContinuation.from_preset("{uri}")\n'

@@ -1,4 +1,4 @@
-"""Turn semantic tokens into speech: SoundStorm and SoundStream, window by window."""
+"""Turn semantic tokens into speech, window by window: SoundStorm and SoundStream, or S3Gen."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_speechssm.models.soundstorm.decoding import check_guidance_scale
-from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLES_PER_TOKEN, TOKEN_RATE
+from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.windows import (
     FIRST_WINDOW,
     OVERLAP,
@@ -90,7 +90,8 @@ class SynthesisConfig:
         first_window_seconds: Length of the first of growing windows. Defaults to `4.0`.
         voice_seconds: Length of the voice prompt before each window, taken from the beginning of
             the prompt. Defaults to `3.0`.
-        temperature: Temperature of SoundStorm's samples. Defaults to `1.0`.
+        temperature: Temperature of SoundStorm's samples; like the next two, not used with S3Gen.
+            Defaults to `1.0`.
         guidance_scale: Above 1, SoundStorm follows the semantic tokens more closely, at twice the
             work; see `SoundStorm.generate`. Defaults to `1.0`.
         iterations: Decoding passes for each level; see `SoundStorm.generate`. Defaults to `None`.
@@ -218,6 +219,10 @@ class Synthesizer:
         soundstorm: A `SoundStorm`.
         soundstream: A `SoundStream`.
         config: A `SynthesisConfig`. Defaults to `None` (the default settings).
+        s3_gen: An `S3Gen`, instead of both of these models.
+
+    Raises:
+        ValueError: The models are neither a `SoundStorm` and a `SoundStream`, nor an `S3Gen`.
 
     Example:
 
@@ -237,10 +242,35 @@ class Synthesizer:
     Reference: SpeechSSM (Park et al. 2024), sections 3 and 5, appendix B.1.
     """
 
-    def __init__(self, soundstorm, soundstream, config: SynthesisConfig | None = None):
+    def __init__(
+        self,
+        soundstorm=None,
+        soundstream=None,
+        config: SynthesisConfig | None = None,
+        s3_gen=None,
+    ):
+        pair = [model is not None for model in (soundstorm, soundstream)]
+        if any(pair) if s3_gen is not None else not all(pair):
+            raise ValueError("Expected a SoundStorm and a codec, or an S3Gen alone.")
         self.soundstorm = soundstorm
         self.soundstream = soundstream
+        self.s3_gen = s3_gen
         self.config = config or SynthesisConfig()
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples of the result per second."""
+        return SAMPLE_RATE if self.s3_gen is None else self.s3_gen.sample_rate
+
+    @property
+    def samples_per_token(self) -> int:
+        """Samples of the result per semantic token."""
+        return self.sample_rate // TOKEN_RATE
+
+    @property
+    def voice_class(self) -> type:
+        """The class of a voice: `VoicePrompt`, or that of `S3Gen`."""
+        return VoicePrompt if self.s3_gen is None else self.s3_gen.voice_class
 
     def encode_voice(self, waveform: np.ndarray, tokens: np.ndarray) -> VoicePrompt:
         """Create the voice prompt from the beginning of a recording.
@@ -250,6 +280,8 @@ class Synthesizer:
             tokens: int32 (time,), its semantic tokens.
         """
         length = min(self.config.voice_tokens, len(waveform) // SAMPLES_PER_TOKEN)
+        if self.s3_gen is not None:
+            return self.s3_gen.encode_voice(waveform, tokens[:length])
         acoustic_tokens = self.soundstream.encode(waveform[: length * SAMPLES_PER_TOKEN])
         return VoicePrompt(tokens[:length], np.asarray(acoustic_tokens))
 
@@ -262,7 +294,7 @@ class Synthesizer:
             seed: Seed of SoundStorm's samples.
 
         Returns:
-            float32 (640 * time,).
+            float32 (640 * time,), or (960 * time,) with S3Gen.
         """
         state = SynthesisState()
         return np.concatenate(list(self._synthesize([tokens], voice, seed, state, False)))
@@ -332,6 +364,22 @@ class Synthesizer:
         padding_mask = np.zeros(semantic_tokens.shape, bool)
         for row, tokens in enumerate(contents):
             semantic_tokens[row, : len(tokens)], padding_mask[row, : len(tokens)] = tokens, True
+        size, pad_to = self.samples_per_token, len(voice.semantic_tokens) + length
+        if self.s3_gen is not None:
+            starts = [window.start for window in batch]
+            waveforms = self.s3_gen.generate(
+                semantic_tokens,
+                voice,
+                seed=seed,
+                padding_mask=padding_mask,
+                starts=starts,
+                seams=[(w.keep_start - w.start, w.keep_end - w.start) for w in batch],
+                pad_to=pad_to,
+            )
+            return [
+                crop_window(waveform, window, size)
+                for waveform, window in zip(waveforms, batch, strict=True)
+            ]
         acoustic_tokens = self.soundstorm.generate(
             semantic_tokens,
             prompt_semantic=voice.semantic_tokens,
@@ -343,7 +391,7 @@ class Synthesizer:
                 int(np.random.SeedSequence([seed, index]).generate_state(1)[0]) for index in indices
             ],
             padding_mask=padding_mask,
-            pad_to=len(voice.semantic_tokens) + length,
+            pad_to=pad_to,
         )
         # The codec is causal, so padding at the end does not change what is before it.
         padding = FRAMES_PER_TOKEN * (length - longest)

@@ -18,7 +18,9 @@ from keras_speechssm.models.griffin.convert_recurrent_gemma import griffin_shape
 from keras_speechssm.presets import (
     PARTS,
     PRESETS,
+    S3_GEN_PARTS,
     fetch_pipeline,
+    pipeline_parts,
     preset_names,
     resolve_preset,
 )
@@ -34,7 +36,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def test_public_models_know_their_part():
     for name in set(models.__all__) - {"SpeechSSMPreprocessor"}:
         part = getattr(models, name).preset_part
-        assert part in PARTS or (name == "GriffinBackbone" and part is not None)
+        known = part in (*PARTS, *S3_GEN_PARTS)
+        assert known or (name == "GriffinBackbone" and part is not None)
 
 
 EXTRAS = PROJECT["project"]["optional-dependencies"]
@@ -151,6 +154,24 @@ def test_the_pipeline_of_the_paper_s_sizes_fits_together():
     assert found["soundstorm"]["codebook_size"] == found["soundstream"]["codebook_size"]
     total = sum(PRESETS[path.name]["params"] for path in parts.values())
     assert PRESETS["speech_ssm_2b_paper"]["params"] == total
+
+
+def test_the_pipeline_of_open_parts_fits_together():
+    folder, config = fetch_pipeline("speech_ssm_2b_s3")
+    assert pipeline_parts(config) == S3_GEN_PARTS
+    parts = {part: Path(resolve_preset(folder, part)) for part in S3_GEN_PARTS}
+    found = {
+        part: json.loads((path / "config.json").read_text("utf-8"))["config"]
+        for part, path in parts.items()
+    }
+    sizes = {found[part]["vocabulary_size"] for part in ("speech_lm", "s3_gen")}
+    assert sizes == {3 ** found["semantic_tokenizer"]["code_dim"]} == {6561}
+    published = 123_714_568, 140_286_637  # counted where their parity is tested
+    language_model = sum(math.prod(s) for s in griffin_shapes(found["speech_lm"]).values())
+    counts = [PRESETS["speech_ssm_2b_s3"]["params"], language_model, *published]
+    assert counts[0] == sum(counts[1:])
+    card = (Path(folder) / "README.md").read_text("utf-8")
+    assert all(f"{count:,}" in card for count in counts)
 
 
 @pytest.mark.slow

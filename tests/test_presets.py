@@ -319,7 +319,11 @@ def test_classes_show_the_presets_that_they_load():
                 assert {"description", "params", "license", "weights", "handle"} <= set(preset)
     demo, paper = models.SpeechSSM.presets["speech_ssm_demo_en"], models.SpeechSSM.presets
     assert demo["handle"] is None and paper["speech_ssm_2b"]["handle"].startswith("kaggle://")
-    assert list(SpeechContinuation.presets) == ["speech_ssm_demo_en", "speech_ssm_2b_paper"]
+    assert list(SpeechContinuation.presets) == [
+        "speech_ssm_demo_en",
+        "speech_ssm_2b_paper",
+        "speech_ssm_2b_s3",
+    ]
     models.SpeechSSM.presets.clear()
     models.SpeechSSM.presets["speech_ssm_2b"]["params"] = 0
     assert models.SpeechSSM.presets["speech_ssm_2b"]["params"] == 2_111_388_160

@@ -83,6 +83,11 @@ class S3GenCheckpoint:
         assign_tensors(self._tensors, targets, ignored=ignored)
 
     def _shape(self, name: str, num_axes: int) -> tuple[int, ...]:
+        if name not in self._tensors.names():
+            raise ValueError(
+                f"{self._tensors.place}: missing tensor {name}. The file is of another model, or "
+                "incomplete."
+            )
         shape = tuple(self._tensors.shape(name))
         if len(shape) != num_axes:
             raise ValueError(

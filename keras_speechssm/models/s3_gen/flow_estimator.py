@@ -66,7 +66,8 @@ class FlowEstimator(keras.layers.Layer):
         mean_flow: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Inputs keep their precision: times and phases need more than that of bfloat16.
+        super().__init__(autocast=False, **kwargs)
         # === Config ===
         self.num_mels = num_mels
         self.channels = channels

@@ -102,7 +102,8 @@ class HiFTVocoder(keras.layers.Layer):
     """
 
     def __init__(self, channels: int = 512, num_mels: int = 80, f0_channels: int = 512, **kwargs):
-        super().__init__(**kwargs)
+        # Inputs keep their precision: times and phases need more than that of bfloat16.
+        super().__init__(autocast=False, **kwargs)
         if channels % 2 ** len(_RATES):
             raise ValueError(f"channels is {channels}; expected a multiple of {2 ** len(_RATES)}.")
         # === Config ===

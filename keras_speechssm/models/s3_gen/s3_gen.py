@@ -332,7 +332,11 @@ class S3Gen(PresetMixin, keras_hub.models.Backbone):
         mask = np.pad(mask, ((0, 0), (context, 0)), constant_values=True)
         mask = np.pad(mask, ((0, 0), (0, fill)))
         if seams is not None:
-            seams = (np.asarray(seams) + context) * self.samples_per_token
+            seams = np.array(seams)
+            # The end of the speech is no seam.
+            ends = seams[:, 1] >= np.sum(mask, axis=1) - context
+            seams[ends, 1] = seams[ends, 0]
+            seams = (seams + context) * self.samples_per_token
         waveform = self._decode(mel, mask, seed, starts - context, seams)
         waveform = waveform[:, context * self.samples_per_token :]
         waveform = waveform[:, : length * self.samples_per_token]

@@ -10,6 +10,7 @@ from original_s3_gen import (
     save_original,
 )
 
+from keras_speechssm.compilation import compile_inference
 from keras_speechssm.models import S3Gen
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.s3_gen.hift_vocoder import source_sines
@@ -118,6 +119,8 @@ def test_parity_at_full_size(mean_flow, tmp_path):
     save_original(tmp_path / name, *originals)
     converted = S3Gen.from_preset(str(tmp_path))
     assert converted.get_config().items() >= S3Gen(mean_flow=mean_flow).get_config().items()
+    mixer = 2048 * 1024 if mean_flow else 0
+    assert converted.count_params() == 140_286_637 + mixer
     check_parity(originals, converted, 25, 50, 2, 2e-3)
 
 
@@ -129,7 +132,7 @@ def test_bad_tensors_are_named(folder, tmp_path):
     mean = "speaker_encoder.xvector.tdnn.nonlinear.batchnorm.running_mean"
     for changes, message in (
         ({mean: None}, f"missing tensor {mean}"),
-        ({"flow.input_embedding.weight": None}, "missing the tensor flow.input_embedding.weight"),
+        ({"flow.input_embedding.weight": None}, "missing tensor flow.input_embedding.weight"),
         ({"mel2wav.extra": np.ones(2)}, "unexpected tensor mel2wav.extra"),
         ({kernel: np.ones((2, 3))}, f"{kernel}' has shape \\(2, 3\\); expected"),
     ):
@@ -206,7 +209,7 @@ def test_called_as_a_model(model):
         "time": np.array([[0.2, 0.6]], "float32"),
         "sines": normal(1, 4 * 960, 9),
     }
-    outputs = model(inputs)
+    outputs = compile_inference(model, lambda x: model(x))(inputs)
     assert outputs["velocity"].shape == (1, 8, 80)
     assert outputs["waveform"].shape == (1, 4 * 960)
 
