@@ -164,6 +164,7 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
     recipes: ClassVar[dict[str, dict]] = {
         "finetune": {
             "preset": DEFAULT_PRESET,
+            "batch_size": 4,
             "total_steps": 500,
             "steps_per_epoch": 50,
             "warmup_steps": 50,
