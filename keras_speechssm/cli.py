@@ -461,13 +461,15 @@ def resynthesize(
         preset: Preset of the pipeline.
         seed: Seed of the synthesis.
     """
-    from keras_speechssm.audio.io import AudioWriter, read_speech
+    from keras_speechssm.audio.io import AudioWriter, check_output_path, read_speech
 
     _check_apart(audio, output)
     _check_seed(seed)
-    with AudioWriter(output) as writer:
-        recording = read_speech(audio)
-        writer.write(_load(preset).resynthesize(recording, seed=seed))
+    check_output_path(output)
+    recording = read_speech(audio)
+    speech = _load(preset)
+    with AudioWriter(output, speech.sample_rate) as writer:
+        writer.write(speech.resynthesize(recording, seed=seed))
     print(f"Wrote {output}.", file=sys.stderr)
 
 
@@ -589,6 +591,7 @@ def assemble(
     speech_lm: str | None = None,
     soundstorm: str | None = None,
     soundstream: str | None = None,
+    s3_gen: str | None = None,
 ) -> None:
     """Make a pipeline preset from trained parts.
 
@@ -599,6 +602,7 @@ def assemble(
         speech_lm: Preset of the language model.
         soundstorm: Preset of SoundStorm.
         soundstream: Preset of the codec.
+        s3_gen: Preset of an S3Gen, which replaces SoundStorm and the codec.
     """
     pipeline = _load(
         preset,
@@ -606,6 +610,7 @@ def assemble(
         speech_lm=speech_lm,
         soundstorm=soundstorm,
         soundstream=soundstream,
+        s3_gen=s3_gen,
     )
     pipeline.save_to_preset(output)
     print(f"Wrote {output}.", file=sys.stderr)

@@ -172,7 +172,7 @@ def test_phases_agree_at_seams():
 def test_voice(model, voice):
     assert voice.mel.shape == (24, 80) and voice.speaker.shape == (192,)
     other = model.encode_voice(speech(16_000, seed=1), np.arange(12) % 9)
-    assert np.abs(other.speaker - voice.speaker).max() > 0
+    assert np.abs(other.mel - voice.mel).max() > 0.1
     with pytest.raises(ValueError, match="at least 640 samples for 1 tokens|holds 0.03 s"):
         model.encode_voice(speech(500), [1])
 
