@@ -126,7 +126,7 @@ def bench_continue(
     )
     for block in blocks:
         now = time.perf_counter()
-        spoken += len(block) / SAMPLE_RATE
+        spoken += len(block) / speech.sample_rate
         if first is None:
             first = now - start
             print(f"first audio ({spoken:.0f} s) after {first:.1f} s", flush=True)

@@ -29,6 +29,7 @@ class FakePipeline:
     """Continues with noise that depends on the seed and the prompt, without models."""
 
     synthesis = types.SimpleNamespace(window=50)
+    sample_rate = 16_000
     sampling = Sampling(top_p=0.95)
     speech_lm = None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio.io import read_audio
+from keras_speechssm.audio.io import read_audio, to_mono_16khz
 from keras_speechssm.checks import check_at_least
 from keras_speechssm.data.segmentation import speech_turns
 from keras_speechssm.evaluation.generate import (
@@ -122,4 +122,7 @@ def _synthesize(
     )
     said = {"continuation": np.asarray(generated)[0], "truth": tokens[length:]}
     said["shuffled"] = shuffle_runs(said["continuation"], rng)
-    return {kind: speech.speak_tokens(t, prompt, seed=seed) for kind, t in said.items()}
+    return {
+        kind: to_mono_16khz(speech.speak_tokens(t, prompt, seed=seed), speech.sample_rate)
+        for kind, t in said.items()
+    }

@@ -52,7 +52,7 @@ def evaluate_continuation(
     others = [read_audio(path) for path in other_speakers]
     start = time.monotonic()  # `stream` itself tokenizes the prompt and compiles
     blocks = speech.stream(waveform, seed=sampling.seed, seconds=seconds, **sampling.given())
-    report.update(_write_measured(blocks, output, start))
+    report.update(_write_measured(blocks, output, start, speech.sample_rate))
     continuation = read_audio(output)
     report["silence_fraction_per_minute"] = [
         round(fraction, 3) for fraction in silence_fraction(continuation, 60.0)
@@ -65,21 +65,23 @@ def evaluate_continuation(
     return report
 
 
-def _write_measured(blocks: Iterable[np.ndarray], output: str | Path, start: float) -> dict:
+def _write_measured(
+    blocks: Iterable[np.ndarray], output: str | Path, start: float, sample_rate: int
+) -> dict:
     """Write the blocks to a file and measures time and the process's peak memory."""
     samples, first = 0, (0.0, 0)
     memory: dict[str, float] = {}
-    with AudioWriter(output) as writer:
+    with AudioWriter(output, sample_rate) as writer:
         for block in blocks:
             writer.write(block)
             before, samples = samples, samples + len(block)
             if not before:
                 first = (time.monotonic() - start, samples)
             for minute in (1, 4, 16):
-                if before < 60 * minute * SAMPLE_RATE <= samples:
+                if before < 60 * minute * sample_rate <= samples:
                     memory[f"minute_{minute}"] = round(peak_memory_mib(), 1)
-    elapsed, spoken = time.monotonic() - start, samples / SAMPLE_RATE
-    steady = (elapsed - first[0]) / max((samples - first[1]) / SAMPLE_RATE, 1e-9)
+    elapsed, spoken = time.monotonic() - start, samples / sample_rate
+    steady = (elapsed - first[0]) / max((samples - first[1]) / sample_rate, 1e-9)
     return {
         "first_audio_seconds": round(first[0], 2),
         "real_time_factor": round(elapsed / spoken, 3),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio.io import MIN_PROMPT_SECONDS, read_audio
+from keras_speechssm.audio.io import MIN_PROMPT_SECONDS, read_audio, to_mono_16khz
 from keras_speechssm.checks import check_at_least
 from keras_speechssm.data.corpora import find_audio, read_segments
 from keras_speechssm.evaluation.metrics.word_error import error_rate, normalize_words
@@ -67,7 +67,11 @@ def evaluate_intelligibility(
     ]
     transcribe = load_transcriber(transcriber)
     speech = SpeechContinuation.from_preset(preset)
-    return compare_word_errors(excerpts, lambda x: speech.resynthesize(x, seed=seed), transcribe)
+
+    def restore(waveform: np.ndarray) -> np.ndarray:
+        return to_mono_16khz(speech.resynthesize(waveform, seed=seed), speech.sample_rate)
+
+    return compare_word_errors(excerpts, restore, transcribe)
 
 
 def compare_word_errors(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_speechssm.audio.io import read_audio
+from keras_speechssm.audio.io import read_audio, to_mono_16khz
 from keras_speechssm.checks import check_at_least
 from keras_speechssm.data.corpora import find_audio
 from keras_speechssm.evaluation.metrics.codec_quality import codec_quality
@@ -70,7 +70,7 @@ def evaluate_resynthesis(
     lyra = _measure_lyra(audio_folders, lyra_folder, limit)
 
     def restore(waveform: np.ndarray) -> np.ndarray:
-        return speech.resynthesize(waveform, seed=seed)
+        return to_mono_16khz(speech.resynthesize(waveform, seed=seed), speech.sample_rate)
 
     return {"resynthesis": mean_quality(audio_folders, restore, limit)} | lyra
 

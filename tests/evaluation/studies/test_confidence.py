@@ -34,6 +34,7 @@ class Pipeline:
     def from_preset(cls, preset):
         return cls()
 
+    sample_rate = 16_000
     sampling = Sampling()
     speech_lm = property(lambda self: self)
 

@@ -11,6 +11,7 @@ class FakePipeline:
     """Continues with two blocks, the second of them silent."""
 
     calls: list = []  # noqa: RUF012
+    sample_rate = 16_000
 
     @classmethod
     def from_preset(cls, preset):

@@ -44,6 +44,8 @@ def test_excerpts_are_whole_segments_of_the_recordings_that_are_meant(tmp_path, 
     seen = []
 
     class Pipeline:
+        sample_rate = 16_000
+
         @classmethod
         def from_preset(cls, preset):
             return cls()
