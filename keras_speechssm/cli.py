@@ -21,7 +21,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import docstring_parser
 from cyclopts import App, CycloptsError, Parameter
@@ -108,6 +108,9 @@ GROUPS = {
 NOT_OPTIONS = ("progress",)
 """Parameters of wrapped functions that only Python code can give."""
 
+NO_CACHE = "--no-compilation-cache"
+"""Option of all commands: compiled programs are not kept for later commands."""
+
 MODULE_PACKAGES = {"sklearn": "scikit-learn", "libtpu": "jax[tpu]"}
 """Packages whose module has another name."""
 
@@ -131,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     parameters: Iterable[str] = ()
     try:
+        argv = _choose_compilation_cache(argv)
         _skip_tensorflow(argv)
         app, argv = _app_of(argv)
         command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
@@ -153,6 +157,21 @@ def _run(argv: list[str]) -> int:
     except (ValueError, OSError, CycloptsError) as error:
         print(f"speechssm: {_one_line(error, parameters)}", file=sys.stderr)
         return 2
+
+
+def _choose_compilation_cache(argv: list[str]) -> list[str]:
+    """Keep compiled programs for later commands, and return the other words of the command line.
+
+    The environment is set because JAX reads it when a command imports it.
+    """
+    from keras_speechssm.files import compilation_cache_settings
+
+    if NO_CACHE in argv:
+        return [word for word in argv if word != NO_CACHE]
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        for name, value in compilation_cache_settings().items():
+            os.environ.setdefault(name.upper(), str(value))
+    return argv
 
 
 def _skip_tensorflow(argv: Sequence[str]) -> None:
@@ -227,10 +246,12 @@ def _app_of(argv: list[str]) -> tuple[App, list[str]]:
         return app, argv[2:]
     if not argv or (argv[0] in GROUPS and len(argv) == 1):
         raise ValueError(f"a command is missing (see {' '.join(['speechssm', *argv])} --help).")
-    app = _new_app("speechssm", "Continue speech, and train and evaluate speech language models.")
+    help_text = "Continue speech, and train and evaluate speech language models."
+    help_text += f" With {NO_CACHE}, compiled programs are not kept for later commands."
+    app = _new_app("speechssm", help_text)
     app.version_flags = ["--version"]
     app.version = lambda: f"keras_speechssm {importlib.metadata.version('keras-speechssm')}"
-    for function in (continue_, resynthesize, tokenize, finetune, convert, assemble):
+    for function in (continue_, serve, resynthesize, tokenize, finetune, convert, assemble):
         function.is_command = True
         app.command(function, name=function.__name__.rstrip("_"))
     for group, help_text in GROUPS.items():
@@ -384,13 +405,14 @@ def _read_json(_kind, tokens) -> dict:
 
 
 Output = Annotated[str, Parameter(alias="-o")]
+FileOrStdout = Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)]
 
 
 def continue_(
-    prompt: str,
+    prompt: str | None = None,
     /,
     *,
-    output: Output,
+    output: FileOrStdout,
     seconds: float = 60.0,
     preset: str = DEFAULT_PRESET,
     speech_lm: str | None = None,
@@ -399,15 +421,19 @@ def continue_(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    windows: Literal["growing", "paper"] | None = None,
     prompt_seconds: float | None = None,
     keep_prompt: bool = False,
+    save_state: str | None = None,
+    resume: str | None = None,
 ) -> None:
     """Continue a recording of speech.
 
     Args:
         prompt: Recording to continue.
-        output: Audio file to write (.wav, .flac, .ogg).
-        seconds: Seconds of new speech.
+        output: Audio file to write (.wav, .flac, .ogg), or `-` to write a WAV stream to stdout as
+            it is made, for example for `ffplay -nodisp -autoexit -` or `aplay`.
+        seconds: Seconds of new speech; `inf` continues without end.
         preset: Preset of the pipeline.
         speech_lm: Preset of another language model for the same tokens, such as the `preset/` of
             a training run.
@@ -416,38 +442,153 @@ def continue_(
         top_k: Sample from the k most likely tokens only.
         top_p: Sample from the smallest set of tokens whose probabilities sum to at least this.
         seed: The same seed gives the same audio. Defaults to a new one.
+        windows: `growing`: blocks of 3, 5, 12, then 23 s, so the first is ready soon. `paper`:
+            the paper's plan, blocks of 25, then 23 s. Defaults to the preset's, `growing`.
         prompt_seconds: Use only the first seconds of the prompt.
         keep_prompt: Write the prompt before the new speech.
+        save_state: File to save the state to after each block, to resume it after an
+            interruption. The speech so far is in a second file, with `.wav` added to its name.
+        resume: State of an earlier run to resume, instead of a prompt. The output is the whole
+            continuation, as the uninterrupted run would have written it.
     """
-    from keras_speechssm.audio.io import MIN_PROMPT_SECONDS, AudioWriter, read_speech
+    from keras_speechssm.audio.io import (
+        MIN_PROMPT_SECONDS,
+        AudioWriter,
+        WavStream,
+        check_output_path,
+        read_speech,
+    )
     from keras_speechssm.checks import check_at_least
 
-    _check_apart(prompt, output)
-    check_at_least(1 / SAMPLE_RATE, seconds=seconds)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    _check_source(prompt, resume, {**sampling, "windows": windows}, keep_prompt, save_state)
+    if prompt is not None:
+        _check_apart(prompt, output)
+    check_at_least(1 / SAMPLE_RATE, seconds=None if seconds == float("inf") else seconds)
     check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=prompt_seconds)
     _check_seed(seed)
-    with AudioWriter(output) as writer:
-        waveform = read_speech(prompt, duration=prompt_seconds)
+    with contextlib.ExitStack() as stack:
+        if output == "-":
+            stdout = stack.enter_context(_binary_stdout())
+        else:
+            check_output_path(output)
+        waveform = None if prompt is None else read_speech(prompt, duration=prompt_seconds)
         speech = _load(preset, speech_lm=speech_lm, soundstorm=soundstorm)
         start = time.monotonic()  # the call itself reads the prompt and compiles
-        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        blocks = speech.stream(
-            waveform,
-            seed=seed,
-            seconds=seconds,
-            **_given(options),
-        )
+        total = None if seconds == float("inf") else seconds
+        if resume is None:
+            options = _given({**sampling, "windows": windows})
+            blocks = speech.stream(waveform, seconds=total, **options)
+            before = []
+        else:
+            blocks = speech.resume(resume, seconds=total)
+            before = _read_speech_so_far(resume, blocks.state.num_samples)
+        rate = speech.sample_rate
+        if output == "-":
+            writer = WavStream(stdout, rate)
+        else:
+            writer = stack.enter_context(AudioWriter(output, rate))
+        so_far = None
+        if save_state is not None:
+            # A file that is resumed is kept, in case that this run is interrupted at once.
+            known = len(before) if save_state == resume else 0
+            file = stack.enter_context(open(f"{save_state}.wav", "r+b" if known else "wb"))
+            file.seek(file.truncate(44 + 2 * known if known else 0))
+            so_far = WavStream(file, rate, known)
+            so_far.write(before[known:])
+        writer.write(before if total is None else before[: round(total * rate)])
         if keep_prompt:
-            writer.write(waveform)
+            import soxr
+
+            writer.write(soxr.resample(waveform, SAMPLE_RATE, rate))
+        progress = _with_progress(blocks, rate, total, start, len(before) / rate)
         try:
-            for block in _with_progress(blocks, seconds, start):
+            for block in progress:
                 writer.write(block)
+                if so_far is not None:
+                    so_far.write(block)
+                    blocks.save_state(save_state)
         except KeyboardInterrupt:
             # The writer keeps a shorter, complete file.
             written = f"{output} has {writer.seconds:.0f} s"
             message = f"; {written if writer.seconds else 'nothing was written'}"
             raise KeyboardInterrupt(message) from None
-    print(f"Wrote {output}.", file=sys.stderr)
+    print(f"Wrote {'the stream' if output == '-' else output}.", file=sys.stderr)
+
+
+def _check_source(
+    prompt: str | None, resume: str | None, options: dict, keep_prompt: bool, save_state: str | None
+) -> None:
+    if (prompt is None) == (resume is None):
+        raise ValueError("give a recording to continue, or --resume with the state of a run.")
+    if resume is not None and (given := _given(options)):
+        name = next(iter(given)).replace("_", "-")
+        raise ValueError(f"--{name} is in the state that is resumed; remove it.")
+    if keep_prompt and (resume or save_state):
+        raise ValueError("--keep-prompt cannot be combined with --save-state or --resume.")
+    if save_state is not None and not (folder := Path(save_state).absolute().parent).is_dir():
+        raise ValueError(f"Cannot write {save_state}: the folder {folder} does not exist; make it.")
+
+
+@contextlib.contextmanager
+def _binary_stdout() -> Iterator[typing.BinaryIO]:
+    """Yield stdout for bytes. What libraries print goes to stderr, and not into the stream."""
+    if sys.stdout.isatty():
+        raise ValueError("output is a terminal; send the stream to a player or a file: | aplay")
+    stdout = sys.stdout.buffer
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            yield stdout
+        except BrokenPipeError:
+            print("The reader closed the stream.", file=sys.stderr)
+            # Python flushes stdout at exit, which must not fail again.
+            with open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), stdout.fileno())
+
+
+def _read_speech_so_far(state: str, num_samples: int):
+    """Read the speech that was made before a state was saved."""
+    import numpy as np
+
+    path = Path(f"{state}.wav")
+    samples = np.frombuffer(path.read_bytes()[44:], "<i2")[:num_samples]
+    if len(samples) < num_samples:
+        raise ValueError(f"{path} has less speech than the state {state}; resume is not possible.")
+    return samples / np.float32(32768)
+
+
+def serve(
+    *,
+    preset: str = DEFAULT_PRESET,
+    speech_lm: str | None = None,
+    soundstorm: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    max_upload_bytes: int = 20 * 2**20,
+    max_prompt_seconds: float = 60.0,
+    max_seconds: float = 3600.0,
+) -> None:
+    """Serve a page and an HTTP service that continue recordings of speech.
+
+    Args:
+        preset: Preset of the pipeline.
+        speech_lm: Preset of another language model for the same tokens.
+        soundstorm: Preset of another SoundStorm for the same tokens.
+        host: Address to listen on. By default only this computer can reach the service; use a
+            token with other addresses.
+        port: Port to listen on.
+        token: Secret that requests must have as `Authorization: Bearer TOKEN`. The page takes it
+            from its address, `http://HOST:PORT/#token=TOKEN`. Defaults to none.
+        max_upload_bytes: Largest recording in bytes.
+        max_prompt_seconds: Longest recording in seconds.
+        max_seconds: Longest continuation in seconds, unless it is without end.
+    """
+    from keras_speechssm.serve import app
+
+    limits = app.ServeLimits(max_upload_bytes, max_prompt_seconds, max_seconds)
+    speech = _load(preset, speech_lm=speech_lm, soundstorm=soundstorm)
+    app.serve(speech, preset, host, port, token, limits)
 
 
 def resynthesize(
@@ -637,13 +778,17 @@ def _check_seed(seed: int | None) -> None:
     check_between(0, 2**63 - 1, seed=seed)
 
 
-def _with_progress(blocks: Iterator, total_seconds: float, start: float) -> Iterator:
-    """Yield the blocks, show a progress bar, and print the speed at the end."""
+def _with_progress(
+    blocks: Iterator, rate: int, total_seconds: float | None, start: float, done_before: float
+) -> Iterator:
+    """Yield the blocks, show a progress bar with the time left, and print the speed at the end."""
     done = 0.0
-    with tqdm(total=round(total_seconds, 2), unit="s", unit_scale=True, disable=None) as bar:
+    total = None if total_seconds is None else round(total_seconds, 2)
+    options = {"total": total, "initial": round(done_before, 2), "unit": "s", "unit_scale": True}
+    with tqdm(**options, disable=None) as bar:
         for block in blocks:
             yield block
-            seconds = len(block) / SAMPLE_RATE
+            seconds = len(block) / rate
             done += seconds
             bar.update(seconds)
     factor = (time.monotonic() - start) / max(done, 1e-9)

@@ -5,6 +5,8 @@ from typing import Literal
 
 import keras
 
+from keras_speechssm.files import compilation_cache_settings
+
 RecurrenceImplementation = Literal["auto", "scan", "associative", "pallas"]
 
 _IMPLEMENTATIONS = ("auto", "scan", "associative", "pallas")
@@ -49,6 +51,36 @@ def set_recurrence_implementation(name: RecurrenceImplementation) -> None:
             f"set_recurrence_implementation got {name!r}; on {backend} choose one of {names}."
         )
     _settings["recurrence_implementation"] = name
+
+
+def enable_compilation_cache() -> str | None:
+    """Keeps compiled programs in the user's cache folder, so that later processes start faster.
+
+    The command line does this for every command (`--no-compilation-cache` switches it off). In a
+    program of yours, call it before the first model is loaded. It changes settings of JAX for
+    the whole process. Nothing happens on other backends, if the program or the user has chosen a
+    folder (`JAX_COMPILATION_CACHE_DIR`), or if the environment variable
+    `KERAS_SPEECHSSM_COMPILATION_CACHE` is `off`; it may name another folder as well.
+
+    Returns:
+        The folder, or `None` if there is no cache.
+
+    Example:
+
+    ```python
+    import keras_speechssm
+
+    folder = keras_speechssm.config.enable_compilation_cache()
+    ```
+    """
+    if keras.config.backend() != "jax":
+        return None
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        for name, value in compilation_cache_settings().items():
+            jax.config.update(name, value)
+    return jax.config.jax_compilation_cache_dir
 
 
 def draw_seed() -> int:

@@ -1,5 +1,6 @@
 """Files and folders that are written atomically, cached results, locks and checksums."""
 
+import contextlib
 import errno
 import fnmatch
 import hashlib
@@ -7,6 +8,7 @@ import json
 import logging
 import math
 import os
+import platform
 import shutil
 import tempfile
 import tokenize
@@ -134,6 +136,43 @@ def write_json(path: str | Path, content: dict) -> None:
     """Writes `to_json(content)` to a file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(to_json(content) + "\n", encoding="utf-8")
+
+
+CACHE_VARIABLE = "KERAS_SPEECHSSM_COMPILATION_CACHE"
+"""Environment variable with the folder of compiled programs, or `off`."""
+
+
+def compilation_cache_settings() -> dict[str, Any]:
+    """Returns JAX's settings that keep compiled programs in the user's cache folder.
+
+    Programs are kept apart by the processor that they were compiled for, so computers may share
+    a home folder. The environment variable `KERAS_SPEECHSSM_COMPILATION_CACHE` names another
+    folder, or switches the cache off (`off`).
+
+    Returns:
+        Settings by name; empty if the cache is off or the folder cannot be written.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE, "")
+    if chosen.lower() in ("off", "0", "none"):
+        return {}
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
+    folder = Path(chosen or Path(base or Path.home() / ".cache") / "keras_speechssm" / "compiled")
+    processor = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor += [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    folder /= hashlib.sha256(repr(processor).encode()).hexdigest()[:12]
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return {}
+    return {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
 
 
 def cached_json(path: str | Path, key: dict, make: Callable[[], Any]) -> Any:

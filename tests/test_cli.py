@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -19,14 +20,14 @@ import pytest
 import soundfile
 from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 
-from keras_speechssm import cli, presets
+from keras_speechssm import cli, files, presets
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.token_store import (
     TokenStore,
     write_token_store,
 )
 from keras_speechssm.models import GriffinBackbone
-from keras_speechssm.pipeline import SpeechContinuation
+from keras_speechssm.pipeline import SpeechContinuation, SpeechStream
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.training.config import TrainingConfig
 
@@ -158,6 +159,108 @@ def test_interrupt_leaves_a_shorter_file(capsys, tmp_path, prompt, preset, monke
     assert status == 130 and f"{out} has 2 s" in said
     assert soundfile.info(out).frames == 2 * SAMPLE_RATE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.wav", "prompt.wav"]
+
+
+def test_continue_writes_a_stream_to_stdout(tmp_path, prompt, preset, monkeypatch):
+    # Not in a fixture: pytest replaces stdout between a fixture and its test.
+    pipe = io.TextIOWrapper(io.BytesIO(), write_through=True)
+    monkeypatch.setattr(sys, "stdout", pipe)
+    argv = ["continue", prompt, "--seconds", "3", "--seed", "1", "--preset", preset, "-o"]
+    assert cli.main([*argv, str(tmp_path / "out.wav")]) == 0
+    assert pipe.buffer.getvalue() == b""
+    stream = SpeechContinuation.stream
+    monkeypatch.setattr(
+        SpeechContinuation,
+        "stream",
+        lambda *given, **options: print("a library's note") or stream(*given, **options),
+    )
+    assert cli.main([*argv, "-"]) == 0
+    assert pipe.buffer.getvalue()[44:] == (tmp_path / "out.wav").read_bytes()[44:]
+
+
+def test_a_stream_without_end_stops_with_its_reader(capsys, prompt, preset, monkeypatch):
+    def endless(self, waveform, seconds):
+        assert seconds is None
+        while True:
+            yield noise(1.0)
+
+    monkeypatch.setattr(SpeechContinuation, "stream", endless)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        argv = ("continue", prompt, "-o", "-", "--seconds", "inf", "--preset", preset)
+        status = cli.main([str(word) for word in argv])
+        monkeypatch.undo()
+    assert status == 0
+    assert "The reader closed the stream." in capsys.readouterr().err
+
+
+def test_a_killed_continuation_resumes_to_the_same_file(
+    capsys, tmp_path, prompt, preset, monkeypatch
+):
+    state, whole = tmp_path / "state.npz", tmp_path / "whole.wav"
+    argv = ("continue", prompt, "--seconds", 6, "--seed", 1, "--preset", preset)
+    assert run(capsys, *argv, "-o", whole)[0] == 0
+
+    class KilledError(BaseException):
+        pass
+
+    save_state, saved = SpeechStream.save_state, []
+
+    def killed(self, path):
+        if len(saved) == 2:  # after the block is written, before its state is
+            raise KilledError
+        saved.append(path)
+        save_state(self, path)
+
+    monkeypatch.setattr(SpeechStream, "save_state", killed)
+    with pytest.raises(KilledError):
+        run(capsys, *argv, "-o", tmp_path / "a.wav", "--save-state", state)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        SpeechContinuation, "from_preset", lambda *given, **options: shared_tiny_pipeline()
+    )
+    resume = ("continue", "--resume", state, "--preset", preset, "-o")
+    options = ("--seconds", 4, "--save-state", state)  # shorter first: it can be resumed again
+    assert run(capsys, *resume, tmp_path / "b.wav", *options)[0] == 0
+    assert soundfile.info(tmp_path / "b.wav").frames == 4 * SAMPLE_RATE
+    assert run(capsys, *resume, tmp_path / "c.wav", "--seconds", 6)[0] == 0
+    assert (tmp_path / "c.wav").read_bytes() == whole.read_bytes()
+    (tmp_path / "state.npz.wav").write_bytes(b"")
+    status, said = run(capsys, *resume, tmp_path / "d.wav")
+    assert status == 2 and "has less speech than the state" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give a recording to continue, or --resume"),
+        (("PROMPT", "--resume", "s"), "give a recording to continue, or --resume"),
+        (("--resume", "s", "--top-p", 0.5), "--top-p is in the state"),
+        (("--resume", "s", "--windows", "paper"), "--windows is in the state"),
+        (("PROMPT", "--save-state", "s", "--keep-prompt"), "cannot be combined"),
+        (("PROMPT", "--save-state", "no/folder/s"), "does not exist"),
+    ],
+)
+def test_what_is_continued_is_one_thing(capsys, tmp_path, prompt, options, message):
+    options = [prompt if word == "PROMPT" else word for word in options]
+    argv = ("continue", *options, "-o", tmp_path / "out.wav")
+    assert_refused(capsys, tmp_path, *argv, message=message)
+
+
+def test_programs_are_kept_unless_told_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = [name.upper() for name in files.compilation_cache_settings()]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    argv = ["continue", "a.wav", "-o", "b.wav"]
+    assert cli._choose_compilation_cache([*argv, "--no-compilation-cache"]) == argv
+    assert not any(name in cli.os.environ for name in names)
+    assert cli._choose_compilation_cache(argv) == argv
+    for name in names:  # and forget them after the test
+        monkeypatch.setenv(name, cli.os.environ[name])
+    assert cli.os.environ["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path))
 
 
 def test_resynthesize_keeps_the_length(capsys, tmp_path, prompt, preset):

@@ -11,10 +11,12 @@ import importlib.util
 import io
 import logging
 import os
+import struct
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -194,6 +196,14 @@ def write_audio(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPL
         writer.write(waveform)
 
 
+def _checked_block(waveform) -> np.ndarray:
+    waveform = np.asarray(waveform, dtype="float32")
+    if waveform.ndim != 1:
+        raise ValueError(f"A block has shape {waveform.shape}; expected (samples,).")
+    check_finite(waveform, "A block to write")
+    return np.clip(waveform, -1.0, 1.0)
+
+
 class AudioWriter:
     """Write audio block by block, in bounded memory.
 
@@ -254,11 +264,7 @@ class AudioWriter:
         Raises:
             ValueError: The shape is wrong, a sample is not finite, or the disk is full.
         """
-        waveform = np.asarray(waveform, dtype="float32")
-        if waveform.ndim != 1:
-            raise ValueError(f"A block has shape {waveform.shape}; expected (samples,).")
-        check_finite(waveform, "A block to write")
-        clipped = np.clip(waveform, -1.0, 1.0)
+        clipped = _checked_block(waveform)
         try:
             for start in range(0, len(clipped), _WRITE_BLOCK):
                 self._file.write(clipped[start : start + _WRITE_BLOCK])
@@ -305,6 +311,66 @@ class AudioWriter:
             self.close()
         else:
             self.discard()
+
+
+class WavStream:
+    """Write a WAV stream of unknown length, block by block, to a pipe or a file.
+
+    Players read such a stream as it is made; its header says that the length is unknown. The
+    samples are those of a `.wav` file of `AudioWriter` (16 bits, mono).
+
+    Args:
+        file: Binary file to write to, such as `sys.stdout.buffer`. It is flushed after each
+            block and not closed.
+        sample_rate: Sample rate in Hz.
+        num_samples: Number of samples that the file has already, if it is continued.
+
+    Example:
+
+    ```python
+    import io
+
+    import numpy as np
+    from keras_speechssm.audio import WavStream
+
+    stream = WavStream(file := io.BytesIO())
+    stream.write(np.zeros(16000))
+    len(file.getvalue())  # 44 bytes of header, and 32000
+    ```
+    """
+
+    def __init__(self, file: BinaryIO, sample_rate: int = SAMPLE_RATE, num_samples: int = 0):
+        self.file = file
+        self.sample_rate = sample_rate
+        self.num_samples = num_samples
+        if num_samples:
+            return
+        unknown = 2**32 - 1
+        parts = (b"RIFF", unknown, b"WAVE", b"fmt ", 16, 1, 1)
+        rates = (sample_rate, 2 * sample_rate, 2, 16, b"data", unknown)
+        self.file.write(struct.pack("<4sI4s4sIHHIIHH4sI", *parts, *rates))
+        self.file.flush()
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio written so far in seconds."""
+        return self.num_samples / self.sample_rate
+
+    def write(self, waveform: np.ndarray) -> None:
+        """Append a block.
+
+        Args:
+            waveform: (samples,) in [-1, 1]. Values outside are clipped.
+
+        Raises:
+            ValueError: The shape is wrong, or a sample is not finite.
+        """
+        waveform = _checked_block(waveform)
+        # As libsndfile converts: 32 bits, of which the upper 16 are kept.
+        wide = np.minimum(np.rint(waveform.astype("float64") * 2**31), 2**31 - 1)
+        self.file.write((wide.astype("int64") >> 16).astype("<i2").tobytes())
+        self.file.flush()
+        self.num_samples += len(waveform)
 
 
 def check_output_path(path: str | Path) -> tuple[str, str]:

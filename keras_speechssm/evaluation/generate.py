@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -175,6 +175,7 @@ def generate_continuations(
     prompt_seconds: float | None = None,
     until_seconds: float | None = None,
     slide_and_prompt_seconds: float | None = None,
+    windows: Literal["paper", "growing"] = "paper",
     subset: int | None = None,
     subset_seed: int = 0,
     sampling: SamplingOptions = DEFAULT_SAMPLING,
@@ -197,6 +198,8 @@ def generate_continuations(
         slide_and_prompt_seconds: Longest sequence of the language model, prompt included; it then
             restarts from its last 3 s. Defaults to `None`: a single sequence, also for a
             Transformer beyond its training length.
+        windows: Plan of the synthesis windows: `paper`, with seams after 25, 48, 71 s and so on,
+            or `growing`, the plan of `speechssm continue`. Defaults to `paper`.
         subset: Maximal number of recordings. The same folder and `subset_seed` give the same
             recordings. Defaults to `None`: all.
         subset_seed: Seed of the subset.
@@ -236,6 +239,7 @@ def generate_continuations(
         "until_seconds": plan.until_seconds,
         "least_reference": plan.min_reference_seconds,
         "slide_and_prompt_seconds": slide_and_prompt_seconds,
+        "windows": windows,
         "seed": sampling.seed,
     }
     speech = _load(preset, speech_lm, slide_and_prompt_seconds, plan.until_seconds)
@@ -244,7 +248,8 @@ def generate_continuations(
     # A second process would make every item twice, and delete unfinished files of the first.
     with run_lock(folder):
         missing = _missing(items, folder)
-        factor = _generate_all(speech, missing, plan, folder, sampling, len(items))
+        options = {"windows": windows, **sampling.given()}
+        factor = _generate_all(speech, missing, plan, folder, sampling.seed, options, len(items))
     return {"generated": len(missing), "items": len(items), "real_time_factor": factor}
 
 
@@ -390,7 +395,8 @@ def _generate_all(
     missing: Sequence[BenchmarkItem],
     plan: BenchmarkProtocol,
     folder: Path,
-    sampling: SamplingOptions,
+    seed: int,
+    options: dict[str, Any],
     num_items: int,
 ) -> float | None:
     """Continue the missing items and returns the real-time factor."""
@@ -398,7 +404,7 @@ def _generate_all(
     failed = []
     for number, item in enumerate(missing, start=1):
         try:
-            seconds, wall = _generate(speech, item, plan, folder, sampling)
+            seconds, wall = _generate(speech, item, plan, folder, seed, options)
         except ValueError as error:  # such as a silent prompt; the other items continue
             failed.append(f"{item.audio}: {error}")
             continue
@@ -416,20 +422,21 @@ def _generate(
     item: BenchmarkItem,
     plan: BenchmarkProtocol,
     folder: Path,
-    sampling: SamplingOptions,
+    seed: int,
+    options: dict[str, Any],
 ) -> tuple[float, float]:
     """Write one continuation; returns its seconds and the time that it took."""
     path = folder / f"{item.name}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_partial_files(path.parent)
     prompt = read_audio(item.audio, duration=plan.prompt_seconds)
-    seeds = np.random.SeedSequence((sampling.seed, zlib.crc32(item.name.encode())))
+    seeds = np.random.SeedSequence((seed, zlib.crc32(item.name.encode())))
     seconds = plan.until_seconds - plan.prompt_seconds
     start = time.monotonic()
     # After an interrupt, a shorter file must not remain: it would count as done.
-    with AudioWriter(path, speech.sample_rate, keep_interrupted=False) as writer:
+    with AudioWriter(path, keep_interrupted=False) as writer:
         for block in speech.stream(
-            prompt, seed=int(seeds.generate_state(1)[0]), seconds=seconds, **sampling.given()
+            prompt, seed=int(seeds.generate_state(1)[0]), seconds=seconds, **options
         ):
             writer.write(block)
     wall = time.monotonic() - start

@@ -1,5 +1,6 @@
 """Reading and writing audio: every rate, every channel count, every way to fail."""
 
+import io
 import os
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from keras_speechssm.audio.io import (
     AudioWriter,
+    WavStream,
     check_output_path,
     read_audio,
     read_duration,
@@ -279,3 +281,23 @@ def test_arrays_that_are_not_recordings(audio, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_speech(audio, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wav_stream_holds_the_samples_of_a_wav_file(tmp_path):
+    waveform = np.random.default_rng(0).uniform(-1.1, 1.1, 3000).astype("float32")
+    stream = WavStream(content := io.BytesIO())
+    assert len(content.getvalue()) == 44  # a player starts with the header
+    stream.write(waveform[:1000])
+    assert len(content.getvalue()) == 44 + 2000 and stream.seconds == 1 / 16
+    stream.write(waveform[1000:])
+    write_audio(tmp_path / "file.wav", waveform)
+    (tmp_path / "stream.wav").write_bytes(content.getvalue())
+    expected, _ = soundfile.read(tmp_path / "file.wav", dtype="int16")
+    np.testing.assert_array_equal(np.frombuffer(content.getvalue()[44:], "<i2"), expected)
+    np.testing.assert_array_equal(
+        read_audio(tmp_path / "stream.wav"), read_audio(tmp_path / "file.wav")
+    )
+    with pytest.raises(ValueError, match="NaN"):
+        stream.write(np.array([np.nan]))
+    with pytest.raises(ValueError, match=r"expected \(samples,\)"):
+        stream.write(np.zeros((2, 2)))

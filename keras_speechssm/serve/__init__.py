@@ -1,0 +1,1 @@
+"""The pipeline behind HTTP, with a page to try it in a browser (extra `serve`)."""
