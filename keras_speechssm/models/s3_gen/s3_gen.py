@@ -333,7 +333,7 @@ class S3Gen(PresetMixin, keras_hub.models.Backbone):
         mask = np.pad(mask, ((0, 0), (0, fill)))
         if seams is not None:
             seams = np.array(seams)
-            # The end of the speech is no seam.
+            # The speech may end here: nothing is joined.
             ends = seams[:, 1] >= np.sum(mask, axis=1) - context
             seams[ends, 1] = seams[ends, 0]
             seams = (seams + context) * self.samples_per_token
