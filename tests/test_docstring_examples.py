@@ -37,8 +37,8 @@ MODULES = (
     "keras_speechssm.training",
     "keras_speechssm.evaluation",
 )
-SLOW = ('from_preset("speech_ssm_demo_en")', "SpeechContinuation")
-"""An example that contains one of these loads trained weights or the pipeline."""
+SLOW = ('from_preset("speech_ssm_demo_en")', "SpeechContinuation", "S3Gen(")
+"""An example that contains one of these loads trained weights, or compiles a pipeline."""
 
 NEEDS_DATA = ("train_speech_lm(", "finetune_pipeline(", "upload_preset(")
 """An example that contains one of these needs data, or a login, that the reader has to prepare."""

@@ -102,6 +102,7 @@ def test_parity_with_the_original(originals, folder):
     check_parity(originals, converted, 5, 8, 3, 1e-4)
 
 
+@pytest.mark.slow_to_compile
 def test_parity_of_mean_flow(originals, tmp_path):
     flow = make_flow(mean_flow=True)
     save_original(tmp_path / "s3gen_meanflow.safetensors", flow, *originals[1:])
@@ -177,6 +178,7 @@ def test_voice(model, voice):
         model.encode_voice(speech(500), [1])
 
 
+@pytest.mark.slow_to_compile
 def test_rows_with_padding_are_the_rows_alone(model, voice):
     tokens = np.random.default_rng(0).integers(0, 9, (2, 9))
     mask = np.arange(9) < np.array([[6], [9]])
@@ -189,6 +191,7 @@ def test_rows_with_padding_are_the_rows_alone(model, voice):
     assert np.abs(again - alone).max() > 1e-3
 
 
+@pytest.mark.slow_to_compile
 def test_saved_model_loads_to_the_same_speech(model, voice, tmp_path):
     model.save_to_preset(str(tmp_path / "saved"))
     loaded = S3Gen.from_preset(str(tmp_path / "saved"))
@@ -199,6 +202,7 @@ def test_saved_model_loads_to_the_same_speech(model, voice, tmp_path):
         np.testing.assert_array_equal(ops.convert_to_numpy(old), ops.convert_to_numpy(new))
 
 
+@pytest.mark.slow_to_compile
 def test_called_as_a_model(model):
     inputs = {
         "token_ids": np.arange(4, dtype="int32")[None],
@@ -214,6 +218,7 @@ def test_called_as_a_model(model):
     assert outputs["waveform"].shape == (1, 4 * 960)
 
 
+@pytest.mark.slow_to_compile
 def test_low_precision_stays_close(model, voice, tmp_path):
     model.save_to_preset(str(tmp_path / "saved"))
     low = S3Gen.from_preset(str(tmp_path / "saved"), dtype="bfloat16")

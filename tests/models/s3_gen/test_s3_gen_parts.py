@@ -71,6 +71,7 @@ def test_prompt_mel(monkeypatch):
     np.testing.assert_allclose(prompt_mel(waveform), expected, atol=1e-4)
 
 
+@pytest.mark.slow_to_compile
 def test_speaker_encoder():
     model = make_speaker_encoder()
     import torch

@@ -11,6 +11,8 @@ from keras_speechssm.models import GriffinBackbone, S3Gen, S3Tokenizer, SpeechSS
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.synthesis import SynthesisConfig, Synthesizer
 
+pytestmark = pytest.mark.slow_to_compile
+
 CONFIG = SynthesisConfig(
     window_seconds=2.0, overlap_seconds=0.4, first_window_seconds=1.0, voice_seconds=0.4
 )
