@@ -646,7 +646,8 @@ def _write_card(folder: Path, uri: str, license: str) -> None:
         use = (
             "from keras_speechssm import SpeechContinuation\n\n"
             f'speech = SpeechContinuation.from_preset("{uri}")\n'
-            'waveform = speech.continue_speech("recording.wav", seconds=60, seed=0)  # 16 kHz'
+            'waveform = speech.continue_speech("recording.wav", seconds=60, seed=0)\n'
+            "speech.sample_rate  # samples per second"
         )
     else:
         title = _class_of(read_json_file(folder, _config_name(folder)))
