@@ -16,8 +16,8 @@ from keras_speechssm.benchmarks.measurement import (
 )
 from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.presets import DEFAULT_PRESET
-from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLE_RATE, TOKEN_RATE
-from keras_speechssm.synthesis import Synthesizer, VoicePrompt
+from keras_speechssm.shapes import SAMPLES_PER_TOKEN, TOKEN_RATE
+from keras_speechssm.synthesis import Synthesizer
 
 
 def bench_synthesis(
@@ -44,12 +44,11 @@ def bench_synthesis(
         raise ValueError("windows_per_batch and num_windows must be at least 1.")
     speech = SpeechContinuation.from_preset(preset)
     rng = np.random.default_rng(0)
-    codes = speech.soundstorm.semantic_vocabulary_size
+    codes = speech.semantic_tokenizer.vocabulary_size
     voice_tokens = speech.synthesis.voice_tokens
-    levels = speech.soundstorm.num_levels
-    voice = VoicePrompt(
-        rng.integers(0, codes, voice_tokens, dtype="int32"),
-        np.zeros((FRAMES_PER_TOKEN * voice_tokens, levels), "int32"),
+    noise = rng.normal(0.0, 0.1, voice_tokens * SAMPLES_PER_TOKEN).astype("float32")
+    voice = speech.synthesizer.encode_voice(
+        noise, rng.integers(0, codes, voice_tokens, dtype="int32")
     )
     rows = []
     # In increasing order, because the largest memory of a process does not decrease.
@@ -60,7 +59,8 @@ def bench_synthesis(
             temperature=1.0,
             windows_per_batch=size,
         )
-        synthesizer = Synthesizer(speech.soundstorm, speech.soundstream, config)
+        models = speech.soundstorm, speech.soundstream
+        synthesizer = Synthesizer(*models, config, speech.s3_gen)
         batches = -(-num_windows // size)
         # One window alone, one batch that compiles, the timed ones, and the last window.
         count = 1 + size * (batches + 1) + 1
@@ -70,7 +70,7 @@ def bench_synthesis(
         for _ in range(1 + size):
             next(blocks)
         start = time.perf_counter()
-        spoken = sum(len(next(blocks)) for _ in range(size * batches)) / SAMPLE_RATE
+        spoken = sum(len(next(blocks)) for _ in range(size * batches)) / speech.sample_rate
         seconds = time.perf_counter() - start
         rows.append(
             {
