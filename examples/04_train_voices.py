@@ -53,7 +53,7 @@ if importlib.util.find_spec("keras_speechssm") is None:
 ## Settings
 
 `RECORDINGS` are those of an attached Kaggle dataset, one speaker of LibriSpeech, or the bundled
-prompt. These settings are for a first look. For good results use a GPU, crops of 6 s, batches of 8
+prompt. These settings are for a first look. For good results use a GPU, crops of 30 s, batches of 8
 or more, 1,000 steps or more, and watch the validation losses.
 """
 
