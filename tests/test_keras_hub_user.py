@@ -160,7 +160,9 @@ def test_evaluate_takes_what_fit_takes(model, tokens):
     assert model.evaluate(tokens, batch_size=4, verbose=0) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["model", "transformer"])
+@pytest.mark.parametrize(
+    "kind", ["model", pytest.param("transformer", marks=pytest.mark.slow_to_compile)]
+)
 def test_prompts_of_any_lengths_are_one_batch(kind, request, monkeypatch):
     model = request.getfixturevalue(kind)
     make_state, batches = model.initial_state, []
