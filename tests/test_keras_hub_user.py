@@ -99,6 +99,7 @@ def test_every_form_of_data_gives_the_same_losses(tokens):
     assert losses([list(row) for row in tokens], batch_size=8) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow_to_compile
 def test_tf_data_and_grain_of_tokens(tokens):
     expected = losses(tokens[:, :-1], y=tokens[:, 1:], batch_size=4)
     tf = pytest.importorskip("tensorflow")
@@ -242,6 +243,7 @@ def test_preprocessor_pads_prompts_and_strips_them(tmp_path):
     assert again.sequence_length == 8 and again.pack and again.tokenizer is None
 
 
+@pytest.mark.slow_to_compile
 def test_tokenizer_is_in_the_preset_but_not_among_the_weights(tmp_path):
     preset = shared_tiny_preset()
     model = SpeechSSM.from_preset(preset)
