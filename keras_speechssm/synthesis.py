@@ -282,8 +282,12 @@ class Synthesizer:
         length = min(self.config.voice_tokens, len(waveform) // SAMPLES_PER_TOKEN)
         if self.s3_gen is not None:
             return self.s3_gen.encode_voice(waveform, tokens[:length])
-        acoustic_tokens = self.soundstream.encode(waveform[: length * SAMPLES_PER_TOKEN])
-        return VoicePrompt(tokens[:length], np.asarray(acoustic_tokens))
+        # Prompts of all lengths share one compiled program: the codec is causal, so padding at the
+        # end does not change what is before it.
+        padded = np.zeros(self.config.voice_tokens * SAMPLES_PER_TOKEN, "float32")
+        padded[: length * SAMPLES_PER_TOKEN] = waveform[: length * SAMPLES_PER_TOKEN]
+        acoustic_tokens = np.asarray(self.soundstream.encode(padded))
+        return VoicePrompt(tokens[:length], acoustic_tokens[: length * FRAMES_PER_TOKEN])
 
     def __call__(self, tokens: np.ndarray, voice: VoicePrompt, seed: int) -> np.ndarray:
         """Synthesize a whole sequence of tokens.
@@ -364,7 +368,9 @@ class Synthesizer:
         padding_mask = np.zeros(semantic_tokens.shape, bool)
         for row, tokens in enumerate(contents):
             semantic_tokens[row, : len(tokens)], padding_mask[row, : len(tokens)] = tokens, True
-        size, pad_to = self.samples_per_token, len(voice.semantic_tokens) + length
+        size = self.samples_per_token
+        # A voice is usually `voice_tokens` long; a longer one, of a caller, is possible.
+        pad_to = max(self.config.voice_tokens, len(voice.semantic_tokens)) + length
         if self.s3_gen is not None:
             starts = [window.start for window in batch]
             waveforms = self.s3_gen.generate(
@@ -393,8 +399,7 @@ class Synthesizer:
             padding_mask=padding_mask,
             pad_to=pad_to,
         )
-        # The codec is causal, so padding at the end does not change what is before it.
-        padding = FRAMES_PER_TOKEN * (length - longest)
+        padding = FRAMES_PER_TOKEN * (pad_to - len(voice.semantic_tokens) - longest)
         prompts = np.broadcast_to(voice.acoustic_tokens, (len(batch), *voice.acoustic_tokens.shape))
         frames = np.concatenate([prompts, acoustic_tokens], axis=1)
         frames = np.pad(frames, ((0, 0), (0, padding), (0, 0)))

@@ -88,7 +88,7 @@ def test_the_tables_of_presets_are_generated():
 def test_the_command_line_reference_has_every_command_and_says_what_options_mean():
     text = (ROOT / "docs" / "reference" / "command_line.md").read_text("utf-8")
     known = {" ".join(words) for words in cli.WRAPPED}
-    known |= {"continue", "resynthesize", "tokenize", "finetune", "convert", "assemble"}
+    known |= {"continue", "serve", "resynthesize", "tokenize", "finetune", "convert", "assemble"}
     missing = known - set(re.findall(r"^## speechssm (.+)$", text, re.MULTILINE))
     assert not missing, f"{missing}: run python docs/generate.py"
     assert not re.findall(r"^\| `.*` \| (?:\\\[default.*)?\|$", text, re.MULTILINE)

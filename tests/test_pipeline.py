@@ -55,7 +55,7 @@ class RepeatingSoundStorm:
     """Two frames of two levels a token: the token and the window's seed."""
 
     def __init__(self):
-        self.windows, self.shapes, self.batches = [], set(), []
+        self.windows, self.shapes, self.batches, self.voices = [], set(), [], []
 
     def generate(
         self, tokens, *, prompt_semantic, prompt_acoustic, seed, padding_mask, pad_to, **settings
@@ -67,6 +67,7 @@ class RepeatingSoundStorm:
         for window, real in zip(tokens, padding_mask, strict=True):
             self.windows.append(window[real])
         self.shapes.add(pad_to)
+        self.voices.append(prompt_semantic)
         self.batches.append(len(tokens))
         frames = np.repeat(tokens, 2, axis=1)
         seeds = np.broadcast_to(np.array(seed)[:, None] % 1000, frames.shape)
@@ -291,7 +292,8 @@ def test_voice_prompt_is_three_seconds_or_the_whole_prompt():
     speech = painted()
     speech.continue_speech(PROMPT, 1)
     speech.continue_speech(PROMPT[-SAMPLE_RATE:], 1)
-    assert speech.soundstorm.shapes == {75 + 100, 25 + 100}
+    assert speech.soundstorm.shapes == {75 + 100}  # one program for both
+    assert [len(voice) for voice in speech.soundstorm.voices] == [75, 25]
 
 
 @pytest.mark.parametrize("window, overlap", [(10, 0), (10, 5), (11, 5), (7, 3), (300, 100)])

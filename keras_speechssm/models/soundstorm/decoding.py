@@ -277,11 +277,11 @@ def fill_most_confident(
         `(acoustic, masked)` after the pass.
     """
     log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    greedy = temperature <= 0.0
-    tokens = ops.where(
-        greedy,
-        ops.cast(ops.argmax(log_probs, axis=-1), "int32"),
-        _sample(log_probs / ops.where(greedy, 1.0, temperature), uniform),
+    # Only one of both is computed: the last pass of a level, and thus most levels, is greedy.
+    tokens = ops.cond(
+        temperature <= 0.0,
+        lambda: ops.cast(ops.argmax(log_probs, axis=-1), "int32"),
+        lambda: _sample(log_probs / temperature, uniform),
     )
     confidence = ops.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
     confidence = ops.where(masked, confidence, float("inf"))
@@ -303,7 +303,7 @@ def _sample(log_weights, uniform):
     cumulative = ops.cumsum(ops.softmax(log_weights, axis=-1), axis=-1)
     threshold = uniform[..., None] * cumulative[..., -1:]
     index = ops.sum(ops.cast(cumulative <= threshold, "int32"), axis=-1)
-    return ops.minimum(index, log_weights.shape[-1] - 1)
+    return ops.cast(ops.minimum(index, log_weights.shape[-1] - 1), "int32")
 
 
 def make_decode_pass(model) -> Callable:
