@@ -304,7 +304,7 @@ def format_scores(scores: dict) -> str:
     for system, score in scores.items():
         mean, half_width = score["all"]["mean"], score["all"]["half_width"]
         row = [system, f"{mean:.2f} ± {half_width:.2f}", str(score["all"]["num"])]
-        rows.append([*row, *(str(score["issues"][issue]) for issue in issues)])
+        rows.append([*row, *(str(score.get("issues", {}).get(issue, 0)) for issue in issues)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
