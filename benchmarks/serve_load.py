@@ -159,7 +159,7 @@ def check(report: dict) -> list[str]:
 
 
 def main() -> int:
-    """Run the test against a service, or one of its own."""
+    """Run the test against a running service, or start one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--url", help="address of a running service")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of the continuations")

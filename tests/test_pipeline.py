@@ -132,7 +132,7 @@ def test_the_paper_s_windows_have_seams_at_25_seconds_and_every_23_after():
 @pytest.mark.parametrize("seconds", [1, 7, 26.99, 27, 60])
 def test_the_paper_s_last_window_is_no_longer_than_the_speech(seconds):
     speech = painted()
-    speech.speech_lm = BoundedModel()  # stops where it is told to
+    speech.speech_lm = BoundedModel()  # stops at its limit
     spoken = speech.continue_speech(PROMPT, seconds, windows="paper")
     np.testing.assert_array_equal(spoken, paint(251, 1500, round(seconds * SAMPLE_RATE)))
     assert speech.soundstorm.windows[-1][-1] == 250 + np.ceil(seconds * 25)

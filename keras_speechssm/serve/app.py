@@ -81,7 +81,7 @@ class Session:
         self.blocks: Iterator[np.ndarray] = iter(())
 
     async def audio(self, sample_rate: int, endless: bool) -> AsyncIterator[bytes]:
-        """Yield the WAV stream, block by block. The models run in a thread of their own."""
+        """Yield the WAV stream, block by block. The models run in another thread."""
         buffer = io.BytesIO()
         stream = WavStream(buffer, sample_rate)
         start = time.monotonic()
