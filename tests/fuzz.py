@@ -52,7 +52,7 @@ ODD_WORDS = (
         "a\nb",
         "x" * 5000,
     ),
-    *("/", "..", "/dev/null", "/proc/self/mem", "/nowhere/at/all", "%s%n", "$(id)", "speech_ssm"),
+    *("/dev", ".", "/dev/null", "/proc/self/mem", "/nowhere/at/all", "%s%n", "$(id)", "speech_ssm"),
 )
 
 
@@ -143,7 +143,7 @@ def odd_audio(rng: random.Random, folder: Path) -> None:
 
 
 def odd_words(rng: random.Random, folder: Path) -> None:
-    """Odd arguments of any command, but for those that need no input and only take time."""
+    """Odd arguments of any command, except those that need no input and take long."""
     own = {"continue": cli.continue_, "convert": cli.convert, "assemble": cli.assemble}
     own |= {"resynthesize": cli.resynthesize, "tokenize": cli.tokenize, "finetune": cli.finetune}
     verbs = [(name,) for name in own]

@@ -83,7 +83,10 @@ def commands(folder: Path, preset: str) -> dict:
 
     return {
         "tokenize": (("tokenize", audio, *common), tokens),
-        "prepare": (("prepare", "sequences", "--audio-folders", audio, *common), tokens),
+        "prepare": (
+            ("prepare", "sequences", "--audio-folders", audio, "--target-seconds", 30, *common),
+            tokens,
+        ),
         "continue": (
             ("continue", audio / "0.wav", "--seconds", 3, "--seed", 1, *common),
             lambda out: [len(read_audio(out)), float(np.abs(read_audio(out)).sum())],
@@ -130,7 +133,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
                 assert in_fork(check, out) == expected, (name, instant)  # whole, or not there
             finish(argv(out))
             assert in_fork(check, out) == expected, (name, instant)
-            print(name, f"killed after {instant:.2f} of {seconds:.2f} s", flush=True)
+            print(f"{name} killed after {instant:.2f} of {seconds:.2f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -226,11 +226,13 @@ def read_segments(audio_path: str | Path) -> list[Segment] | None:
                 float(entry["start"]),
                 float(entry["end"]),
                 str(entry.get("text", "")),
-                tuple(entry.get("phonemes", ())),
+                tuple(str(name) for name in entry.get("phonemes", ())),
                 tuple((float(a), float(b)) for a, b in entry.get("phoneme_spans", ())),
             )
             for entry in entries
         ]
+        if not all(math.isfinite(s.start) and math.isfinite(s.end) for s in segments):
+            raise ValueError("not all times are finite numbers")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"The segments in {sidecar} are unreadable ({error!r}); expected "

@@ -54,10 +54,17 @@ def test_segments_are_read(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"segments": [{"start": 0}]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "{}", "[]", '{"segments": [{"start": 0}]}'),
+        '{"segments": [{"start": NaN, "end": 1}]}',
+        '{"segments": [{"start": 0, "end": 1, "phonemes": [[]]}]}',
+    ],
+)
 def test_damaged_segments_are_told(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(ValueError, match="unreadable"):
+    with pytest.raises(ValueError, match="unreadable|unknown phonemes"):
         read_segments(tmp_path / "a.wav")
 
 
