@@ -3,6 +3,7 @@
 `SPEECHSSM_FUZZ=1000 pytest -m slow tests/test_fuzz.py` tries as many cases as one likes.
 """
 
+import json
 import os
 import random
 
@@ -10,6 +11,8 @@ import pytest
 from fuzz import CASES, answered, bombs, odd_pipeline, use_stub_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from keras_speechssm.models import SpeechSSMPreprocessor
 
 pytestmark = pytest.mark.any_backend
 
@@ -45,3 +48,12 @@ def test_files_and_sizes_that_would_fill_the_memory(tmp_path):
         with answered(folder):
             bombs(folder)[name]()
             pytest.fail(f"{name} is loaded")
+
+
+@pytest.mark.parametrize("config", [1.5, {"sequence_length": "x"}, {"unknown": 1}])
+def test_a_preprocessor_of_wrong_types(tmp_path, config):
+    (tmp_path / "preprocessor.json").write_text(json.dumps({"config": config}))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="preprocessor of preset .* could not be loaded") as found:
+        SpeechSSMPreprocessor.from_preset(str(tmp_path))
+    assert "\n" not in str(found.value)

@@ -30,7 +30,7 @@ def make_inputs(name):
             "semantic_tokens": tokens,
             "acoustic_tokens": acoustic,
             "level": np.zeros(1, "int32"),
-            "padding_mask": mask,
+            "padding_mask": np.ones((1, 2 * TIME), bool),
         },
         "soundstream": {"waveform": waveform},
     }[name]

@@ -10,7 +10,7 @@ import keras_hub
 import numpy as np
 
 from keras_speechssm.audio.io import read_speech
-from keras_speechssm.checks import token_array
+from keras_speechssm.checks import first_line, token_array
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.files import write_json
 from keras_speechssm.models.preset_mixin import load_part
@@ -229,7 +229,14 @@ class SpeechSSMPreprocessor(keras_hub.models.Preprocessor):
         folder = Path(fetch_folder(preset))
         config = {}
         if (folder / _CONFIG_FILE).is_file():
-            config = dict(read_json_file(folder, _CONFIG_FILE)["config"])
+            try:
+                config = dict(read_json_file(folder, _CONFIG_FILE)["config"])
+                cls(**{**config, "tokenizer": None})
+            except Exception as error:  # A config may hold anything.
+                raise ValueError(
+                    f"The preprocessor of preset {preset!r} could not be loaded: "
+                    f"{first_line(error)}"
+                ) from error
             if config.get("tokenizer") and "tokenizer" not in kwargs:
                 config["tokenizer"] = load_part(str(folder / TOKENIZER_FOLDER), TOKENIZER_FOLDER)
         elif "tokenizer" not in kwargs and _is_pipeline(folder):
