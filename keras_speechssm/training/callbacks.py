@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from keras_speechssm.files import atomic_write
 from keras_speechssm.training.checkpoints import Checkpoints
+from keras_speechssm.training.distribution import broadcast, is_first_process, save_preset
+from keras_speechssm.training.sharded_checkpoints import ShardedCheckpoints
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +112,12 @@ class MetricsLog(keras.callbacks.Callback):
         line = {"step": (epoch + 1) * self.steps_per_epoch, "seconds": round(seconds, 1)}
         line.update({name: float(value) for name, value in (logs or {}).items()})
         self.pending.append(json.dumps(line) + "\n")
-        self._write()
+        if is_first_process():
+            self._write()
+        seconds = broadcast(seconds)  # and the others find the line
         shown = "  ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("step", "seconds"))
-        logger.info("step %d  %.0f s  %s", line["step"], seconds, shown)
+        if is_first_process():
+            logger.info("step %d  %.0f s  %s", line["step"], seconds, shown)
         if self.max_seconds is not None and seconds >= self.max_seconds:
             self.model.stop_training = True
 
@@ -239,7 +244,7 @@ class BestCheckpoint(keras.callbacks.Callback):
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | ShardedCheckpoints,
         monitor: str,
         lines: Sequence[dict],
         progress: Progress,
@@ -319,7 +324,7 @@ class PresetCheckpoint(keras.callbacks.Callback):
         if weights:
             optimizer.finalize_variable_values(weights)  # the averages, for the preset only
         exported = self.model if self.exported is None else self.exported
-        exported.save_to_preset(str(self.folder / f"step-{step:08d}"))
+        save_preset(exported, str(self.folder / f"step-{step:08d}"))
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
 
@@ -331,7 +336,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         checkpoints: Where to save.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
+    def __init__(self, checkpoints: Checkpoints | ShardedCheckpoints):
         super().__init__()
         self.checkpoints = checkpoints
 

@@ -134,6 +134,16 @@ class Checkpoints:
             logger.warning("No checkpoint in %s is intact.", self.folder)
         return {}
 
+    def wait(self) -> None:
+        """Do nothing: a checkpoint is written when `save` returns."""
+
+    close = wait
+
+    @classmethod
+    def is_in(cls, folder: str | Path) -> bool:
+        """Return whether a folder has checkpoints of this kind."""
+        return bool(cls(folder)._names())
+
     def _names(self) -> list[str]:
         """Return the names of the checkpoints, newest first."""
         names = [path.name for path in self.folder.glob("epoch-*") if path.name[6:].isdecimal()]

@@ -32,7 +32,7 @@ from keras_speechssm.training.config import (
     check_model_config,
     demo_arguments,
 )
-from keras_speechssm.training.distribution import distributed
+from keras_speechssm.training.distribution import distributed, save_preset
 from keras_speechssm.training.speech_crops import draw_readable
 from keras_speechssm.training.trainer import fit_resumable, make_optimizer
 
@@ -266,6 +266,7 @@ def train_codec(config: CodecTrainingConfig) -> SoundStream:
     Raises:
         ValueError: If there is no audio, or the run was started with other options.
     """
+    config.join_processes()
     config.check_resumed()
     keras.utils.set_random_seed(config.seed)
     with distributed(config.device_mesh, None, config.batch_size):
@@ -312,7 +313,7 @@ def train_codec(config: CodecTrainingConfig) -> SoundStream:
             callbacks=callbacks,
             exported=model,
         )
-        model.save_to_preset(str(Path(config.output_dir) / "preset"))
+        save_preset(model, str(Path(config.output_dir) / "preset"))
     return model
 
 

@@ -12,6 +12,7 @@ from keras_speechssm.checks import check_at_least, check_between
 from keras_speechssm.files import check_run_config, save_run_config
 from keras_speechssm.presets import DEFAULT_PRESET, fetch_folder, read_json_file
 from keras_speechssm.shapes import TOKEN_RATE
+from keras_speechssm.training.distribution import join_processes, parse_device_mesh
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,17 @@ class TrainingConfig:
         max_seconds: Training time of the whole run, including earlier sessions. When time runs
             out before the steps do, the learning rate falls with time instead of steps.
             Defaults to `None`: no limit.
-        device_mesh: Number of devices that share each batch, each with a copy of the model. A
-            second number (language models only) splits the weights: `4 2` shares each layer
-            among 2 devices, `8 1` splits the weights among all. JAX only. Defaults to `None`:
-            one device.
+        device_mesh: Devices to train on, such as `data=8,fsdp=2,model=1`. `data` times `fsdp`
+            devices share each batch; the weights are split over `fsdp` devices; `model` devices
+            share the work of each layer (not of codecs). Axes that are left out have size 1.
+            A single number is `data`; two numbers are `fsdp` and `model`. JAX only. Defaults to
+            `None`: one device, or all devices (`data`) of several processes.
+        coordinator: Address `host:port` of process 0 if several processes, on one or many
+            hosts, train together; `auto` if JAX knows it (Cloud TPU, SLURM, Open MPI, GKE). All
+            processes share `output_dir`. Defaults to `None`: read from the environment, as
+            torchrun, SLURM and GKE set it; one process if there is none.
+        num_processes: Number of processes. Needs `coordinator`.
+        process_id: Number of this process, from 0. Needs `coordinator`.
         keep_presets_every: Steps between presets that are saved to `presets/`, to choose from
             with `speechssm evaluate checkpoints`. Defaults to `None`: none.
 
@@ -87,7 +95,10 @@ class TrainingConfig:
     final_learning_rate: float = 0.02
     max_seconds: float | None = None
     # Distribution
-    device_mesh: Sequence[int] | None = None
+    device_mesh: Sequence[int | str] | None = None
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
     # Log
     keep_presets_every: int | None = None
 
@@ -157,6 +168,7 @@ class TrainingConfig:
         self._check_at_least(0, "seed", "learning_rate", "weight_decay", "warmup_steps")
         self._check_at_least(0, "max_seconds")
         self._check_at_least(1e-9, "clip_norm")
+        parse_device_mesh(self.device_mesh)
         self._check_between(0, 1, "final_learning_rate")
         self._check_between(0, 0.999999, "beta_1", "beta_2", "ema_momentum")
         if self.warmup_steps and self.warmup_steps >= self.total_steps:
@@ -177,6 +189,14 @@ class TrainingConfig:
     def total_epochs(self) -> int:
         """Number of epochs of the whole run."""
         return -(-self.total_steps // self.steps_per_epoch)
+
+    def join_processes(self) -> None:
+        """Connect the processes that train together; see `distribution.join_processes`.
+
+        Raises:
+            ValueError: If they cannot be connected.
+        """
+        join_processes(self.coordinator, self.num_processes, self.process_id)
 
     def check_resumed(self) -> None:
         """Check that the folder of the run is new, or belongs to a run with the same options.

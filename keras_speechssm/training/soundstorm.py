@@ -25,7 +25,11 @@ from keras_speechssm.training.config import (
     check_model_config,
     demo_arguments,
 )
-from keras_speechssm.training.distribution import distributed
+from keras_speechssm.training.distribution import (
+    conformer_layout_map,
+    distributed,
+    save_preset,
+)
 from keras_speechssm.training.trainer import fit_resumable, make_optimizer
 
 logger = logging.getLogger(__name__)
@@ -202,12 +206,13 @@ def train_soundstorm(config: SoundStormTrainingConfig) -> SoundStorm:
         ValueError: If the preset does not fit the codec, `level_weights` do not fit the levels,
             or the run was started with other options.
     """
+    config.join_processes()
     config.check_resumed()
     keras.utils.set_random_seed(config.seed)
     tokenizer = load_part(config.tokenizer_preset, SemanticTokenizer.preset_part)
     codec = load_part(config.codec_preset, SoundStream.preset_part)
     _check_level_weights(config.level_weights, codec.num_quantizers)
-    with distributed(config.device_mesh, None, config.batch_size):
+    with distributed(config.device_mesh, conformer_layout_map, config.batch_size):
         model = _initial_model(config, tokenizer, codec)
         validation_batches = None
         make_batch = _batches(config, config.audio_folders, tokenizer, codec)
@@ -216,7 +221,7 @@ def train_soundstorm(config: SoundStormTrainingConfig) -> SoundStorm:
             validation_batches = [held_out(step) for step in range(config.validation_steps)]
         compile_soundstorm(model, make_optimizer(config))
         fit_resumable(model, make_batch, config, validation_batches=validation_batches)
-        model.save_to_preset(str(Path(config.output_dir) / "preset"))
+        save_preset(model, str(Path(config.output_dir) / "preset"))
     return model
 
 

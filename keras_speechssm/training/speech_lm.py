@@ -17,7 +17,11 @@ from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 from keras_speechssm.presets import DEFAULT_PRESET, is_trained
 from keras_speechssm.training.config import TrainingConfig, check_model_config, demo_arguments
-from keras_speechssm.training.distribution import distributed
+from keras_speechssm.training.distribution import (
+    batch_shards,
+    distributed,
+    save_preset,
+)
 from keras_speechssm.training.trainer import ValidationBatches, fit_resumable, make_optimizer
 
 BACKBONES = {
@@ -170,12 +174,12 @@ def train_speech_lm(config: SpeechLMTrainingConfig) -> SpeechSSM | SpeechTransfo
     model = train_speech_lm(config)  # doctest: +SKIP
     ```
     """
+    config.join_processes()
     config.check_resumed()
     source = open_tokens(config.token_folders)
     make_batch, validation_batches = _make_batches(config, source)  # before a model is built
     keras.utils.set_random_seed(config.seed)
-    layout_map = BACKBONES[config.model][1].get_layout_map
-    with distributed(config.device_mesh, layout_map, config.batch_size):
+    with distributed(config.device_mesh, _layout_map(config), config.batch_size):
         model = make_model(config, source.vocabulary_size)
         if config.lora_rank is not None:
             model.backbone.enable_lora(config.lora_rank)
@@ -187,8 +191,12 @@ def train_speech_lm(config: SpeechLMTrainingConfig) -> SpeechSSM | SpeechTransfo
         if not model.packs_sequences:
             make_batch, validation_batches = _make_batches(config, source, pack=False)
         fit_resumable(model, make_batch, config, validation_batches=validation_batches)
-        model.save_to_preset(str(Path(config.output_dir) / "preset"))
+        save_preset(model, str(Path(config.output_dir) / "preset"))
     return model
+
+
+def _layout_map(config: SpeechLMTrainingConfig) -> Callable:
+    return lambda mesh: BACKBONES[config.model][1].get_layout_map(mesh, "model", "fsdp")
 
 
 def initial_loss(config: SpeechLMTrainingConfig) -> float:
@@ -199,8 +207,7 @@ def initial_loss(config: SpeechLMTrainingConfig) -> float:
     """
     vocabulary_size = open_tokens(config.token_folders).vocabulary_size
     keras.utils.set_random_seed(config.seed)
-    layout_map = BACKBONES[config.model][1].get_layout_map
-    with distributed(config.device_mesh, layout_map, config.batch_size):
+    with distributed(config.device_mesh, _layout_map(config), config.batch_size):
         model = make_model(config, vocabulary_size)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(loss=loss, weighted_metrics=None)
@@ -290,7 +297,7 @@ def _held_out_batches(
     _check_vocabulary(source.vocabulary_size, vocabulary_size, "validation_folders")
     length, batch_size = config.sequence_length, config.batch_size
     rows = PackedSequences(source.lengths, source.read, length, config.seed, pack)
-    devices = config.device_mesh[0] if config.device_mesh else 1
+    devices = batch_shards(config.device_mesh)
     if min(len(rows), batch_size) % devices:
         raise ValueError(
             f"validation_folders give {len(rows)} rows of {length} tokens, which {devices} devices "

@@ -39,7 +39,11 @@ from keras_speechssm.training.config import (
     check_model_config,
     demo_arguments,
 )
-from keras_speechssm.training.distribution import distributed
+from keras_speechssm.training.distribution import (
+    conformer_layout_map,
+    distributed,
+    save_preset,
+)
 from keras_speechssm.training.speech_crops import CropBatches
 from keras_speechssm.training.trainer import fit_resumable, make_optimizer
 
@@ -177,10 +181,11 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
         ValueError: If there is no speech, weights do not fit, or the run was started with other
             options.
     """
+    config.join_processes()
     config.check_resumed()
     labels = open_labels(config)
     keras.utils.set_random_seed(config.seed)
-    with distributed(config.device_mesh, None, config.batch_size):
+    with distributed(config.device_mesh, conformer_layout_map, config.batch_size):
         model = _initial_model(config, labels)
         tokenizer, outputs = model.tokenizer, phoneme_outputs(model)
         durations = Path(config.output_dir) / "durations.json"
@@ -222,7 +227,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
             callbacks=[QuantizerPhaseIn(progress, latest=config.quantize_from)],
             exported=tokenizer,
         )
-        tokenizer.save_to_preset(str(Path(config.output_dir) / "preset"))
+        save_preset(tokenizer, str(Path(config.output_dir) / "preset"))
     return tokenizer
 
 

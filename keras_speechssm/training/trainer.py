@@ -9,6 +9,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import keras
@@ -30,8 +31,15 @@ from keras_speechssm.training.callbacks import (
     read_metrics,
     truncate_log,
 )
-from keras_speechssm.training.checkpoints import Checkpoints, RestoreTorchRandomStates
+from keras_speechssm.training.checkpoints import RestoreTorchRandomStates
 from keras_speechssm.training.config import TrainingConfig
+from keras_speechssm.training.distribution import (
+    is_first_process,
+    local_rows,
+    on_first_process,
+    take_rows,
+)
+from keras_speechssm.training.sharded_checkpoints import open_checkpoints
 
 _LEAD = "schedule_lead"
 
@@ -238,22 +246,25 @@ def fit_resumable(
     config.check_resumed()
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with run_lock(output_dir):
-        config.save()
+    with _only_run(output_dir):
+        on_first_process(config.save)
         log, steps_per_epoch = output_dir / "metrics.jsonl", config.steps_per_epoch
         batches_per_epoch = steps_per_epoch * config.gradient_accumulation_steps
-        checkpoints = Checkpoints(output_dir / "checkpoints")
-        best = Checkpoints(output_dir / "best", 1)
+        checkpoints = open_checkpoints(output_dir / "checkpoints")
+        best = open_checkpoints(output_dir / "best", 1)
         progress = Progress(output_dir, config.total_epochs, config.max_seconds)
         lead = _install_schedule(model.optimizer, config)
         restored = checkpoints.restore(model)
         first_epoch = restored.get("epoch", 0)
-        truncate_log(log, first_epoch)
+        on_first_process(lambda: truncate_log(log, first_epoch))
+        rows = local_rows(config.batch_size)
         validation, averages = None, averages_weights(model.optimizer)
         if validation_batches is None:
             monitor = "loss"
         else:
-            validation = ValidationBatches(validation_batches)
+            validation = ValidationBatches(
+                [take_rows(batch, local_rows(_size_of(batch))) for batch in validation_batches]
+            )
         own = [
             StopAtNaN(output_dir),
             RestoreTorchRandomStates(restored),
@@ -267,16 +278,20 @@ def fit_resumable(
         if averages and validation is not None:
             own.append(keras.callbacks.SwapEMAWeights())
         own.append(MetricsLog(log, steps_per_epoch, config.max_seconds))
-        if ProgressBar.is_visible():
+        if ProgressBar.is_visible() and is_first_process():
             total_batches = config.total_epochs * batches_per_epoch
             own.append(ProgressBar(total_batches, first_epoch * batches_per_epoch))
-        if importlib.util.find_spec("tensorboardX") is not None:
+        if importlib.util.find_spec("tensorboardX") is not None and is_first_process():
             own.append(TensorBoardLog(output_dir / "tensorboard", steps_per_epoch, first_epoch))
         own.append(BestCheckpoint(best, monitor, read_metrics(log), progress, best_from))
         own.append(CheckpointCallback(checkpoints))
         if progress.fraction(first_epoch) < 1.0:
             model.fit(
-                prefetch(make_batch, first_epoch * batches_per_epoch, batch_threads),
+                prefetch(
+                    lambda number: take_rows(make_batch(number), rows),
+                    first_epoch * batches_per_epoch,
+                    batch_threads,
+                ),
                 initial_epoch=first_epoch,
                 steps_per_epoch=batches_per_epoch,
                 epochs=config.total_epochs,
@@ -285,9 +300,24 @@ def fit_resumable(
                 callbacks=own,
                 validation_data=validation,
             )
+        checkpoints.close()
+        best.wait()
         if best.restore(model) and averages:
             model.optimizer.finalize_variable_values(model.trainable_variables)
+        best.close()
         return read_metrics(log)
+
+
+@contextmanager
+def _only_run(output_dir: Path) -> Iterator[None]:
+    """Lock the folder of a run, by the first process."""
+    with ExitStack() as stack:
+        on_first_process(lambda: stack.enter_context(run_lock(output_dir)))
+        yield
+
+
+def _size_of(batch: tuple) -> int:
+    return len(keras.tree.flatten(batch)[0])
 
 
 def _install_schedule(

@@ -1,0 +1,158 @@
+"""Checkpoints of distributed runs, written by Orbax.
+
+    <folder>/epoch_00012/state/    variables of model, optimizer and random generators, in shards
+    <folder>/epoch_00012/about/    epoch, backend and shapes, further values
+
+Every process writes its own shards while training continues. A checkpoint gets its name when all
+of them are complete, and is read on any number of devices and processes.
+"""
+
+import logging
+from pathlib import Path
+
+import keras
+
+from keras_speechssm.checks import first_line
+from keras_speechssm.training.checkpoints import Checkpoints
+
+logger = logging.getLogger(__name__)
+
+
+def open_checkpoints(folder: str | Path, keep: int = 2) -> "Checkpoints | ShardedCheckpoints":
+    """Return the checkpoints of a run: sharded if `keras.distribution` is set, else in one file.
+
+    Either kind also restores the other's.
+
+    Args:
+        folder: Folder of the checkpoints.
+        keep: How many are kept. Defaults to `2`.
+    """
+    if keras.distribution.distribution() is not None or any(Path(folder).glob("epoch_*")):
+        return ShardedCheckpoints(folder, keep)
+    return Checkpoints(folder, keep)
+
+
+class ShardedCheckpoints:
+    """The newest checkpoints of a distributed run.
+
+    Args:
+        folder: Folder of the checkpoints, which all processes share.
+        keep: How many are kept. Defaults to `2`.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        self.folder = Path(folder).absolute()
+        self._ocp = ocp
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            step_prefix="epoch",
+            step_format_fixed_length=5,
+            create=True,
+            enable_async_checkpointing=True,
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options, item_names=("state", "about")
+        )
+
+    def save(self, model: keras.Model, epoch: int, **about) -> bool:
+        """Start to save the state after `epoch` epochs; it is written while training continues.
+
+        Args:
+            model: A compiled model.
+            epoch: Number of finished epochs.
+            **about: Further values.
+
+        Returns:
+            Whether the checkpoint is being written.
+        """
+        variables = _variables(model)
+        for other in self._manager.all_steps():
+            if other >= epoch:  # damaged, or of a run that was resumed
+                self._manager.delete(other)
+        about = {"epoch": epoch, "shapes": _shapes(variables), **about}
+        args = self._ocp.args
+        return self._manager.save(
+            epoch,
+            args=args.Composite(
+                state=args.StandardSave(_tree(v.value for v in variables)),
+                about=args.JsonSave(about),
+            ),
+            force=True,
+        )
+
+    def restore(self, model: keras.Model) -> dict:
+        """Load the newest intact checkpoint, and warn about damaged ones.
+
+        Args:
+            model: A built and compiled model, whose state is replaced.
+
+        Returns:
+            What was saved about it, or an empty dict if there is no checkpoint.
+
+        Raises:
+            ValueError: If an intact checkpoint belongs to another model or optimizer.
+        """
+        import jax
+
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        variables = _variables(model)
+        args = self._ocp.args
+        for epoch in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._manager.restore(epoch, args=args.Composite(about=args.JsonRestore()))
+                about = found["about"]
+            except (ValueError, OSError, KeyError) as error:
+                self._warn(epoch, error)
+                continue
+            if about["shapes"] != _shapes(variables):
+                raise ValueError(
+                    f"Checkpoint {self.folder}/epoch_{epoch:05d} belongs to another model or "
+                    "optimizer; use another output_dir."
+                )
+            wanted = _tree(
+                jax.ShapeDtypeStruct(v.shape, v.value.dtype, sharding=v.value.sharding)
+                for v in variables
+            )
+            try:
+                found = self._manager.restore(
+                    epoch, args=args.Composite(state=args.StandardRestore(wanted))
+                )
+            except (ValueError, OSError, KeyError) as error:
+                self._warn(epoch, error)
+                continue
+            for variable, name in zip(variables, wanted, strict=True):
+                variable.assign(found["state"][name])
+            return about
+        if Checkpoints.is_in(self.folder):
+            return Checkpoints(self.folder).restore(model)
+        return {}
+
+    def _warn(self, epoch: int, error: Exception) -> None:
+        name = f"{self.folder}/epoch_{epoch:05d}"
+        logger.warning("Checkpoint %s is damaged and was skipped (%s).", name, first_line(error))
+
+    def wait(self) -> None:
+        """Wait until the checkpoints are written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait until the checkpoints are written, and end the threads."""
+        self._manager.close()
+
+
+def _variables(model: keras.Model) -> list:
+    """Return the variables of the model, its random generators, and its optimizer."""
+    found = (*model.variables, *model.optimizer.variables)
+    return list({id(variable): variable for variable in found}.values())
+
+
+def _shapes(variables: list) -> list:
+    return [[list(v.shape), keras.backend.standardize_dtype(v.dtype)] for v in variables]
+
+
+def _tree(values) -> dict:
+    """Name values by their place: the names of layers depend on what else a process has built."""
+    return {f"{number:05d}": value for number, value in enumerate(values)}
