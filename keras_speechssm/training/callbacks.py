@@ -1,12 +1,15 @@
 """Callbacks of a training run: log, progress bar, schedule, checkpoints and presets."""
 
+import contextlib
 import json
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +18,12 @@ from tqdm import tqdm
 
 from keras_speechssm.files import atomic_write
 from keras_speechssm.training.checkpoints import Checkpoints
-from keras_speechssm.training.distribution import broadcast, is_first_process, save_preset
+from keras_speechssm.training.distribution import (
+    broadcast,
+    is_first_process,
+    num_processes,
+    save_preset,
+)
 from keras_speechssm.training.sharded_checkpoints import ShardedCheckpoints
 
 logger = logging.getLogger(__name__)
@@ -342,6 +350,83 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.checkpoints.save(self.model, epoch + 1)
+
+
+class SaveWhenInterrupted(keras.callbacks.Callback):
+    """Saves the state after the batch in which SIGTERM came, and ends the training.
+
+    Clusters send it before they take a machine away. When several processes train together, JAX
+    finds the batch that all of them stop after.
+
+    Args:
+        checkpoints: Where to save.
+        skipped: Batches of the first epoch that an earlier session has trained on.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | ShardedCheckpoints, skipped: int = 0):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.skipped = skipped
+        self.has_signal = False
+        self._batches = 0
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Catch the signal during the block."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if num_processes() > 1 or not in_main_thread:  # JAX has a handler; threads have none
+            yield
+            return
+
+        def note(number, frame):
+            self.has_signal = True
+
+        before = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _must_stop(self) -> bool:
+        if num_processes() == 1:
+            return self.has_signal
+        from jax.experimental import multihost_utils
+
+        self._batches += 1
+        return multihost_utils.reached_preemption_sync_point(self._batches)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not self._must_stop() or batch + 1 == self.params["steps"]:
+            return  # after the last batch of an epoch the state is saved anyway
+        model = self.model  # reads the state back from the compiled step
+        done = self.skipped + batch + 1
+        metrics = [keras.ops.convert_to_numpy(v).tolist() for v in model.metrics_variables]
+        self.checkpoints.save(model, self.epoch, batch=done, metrics=metrics)
+        self.checkpoints.wait()
+        raise KeyboardInterrupt(f" after batch {done} of epoch {self.epoch + 1}, which is saved")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.skipped = 0
+
+
+class RestoreMetrics(keras.callbacks.Callback):
+    """Sets the metrics to those of an epoch that was interrupted.
+
+    Args:
+        about: What the checkpoints' `restore` returned.
+    """
+
+    def __init__(self, about: dict):
+        super().__init__()
+        self.values = about.get("metrics", [])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for variable, value in zip(self.model.metrics_variables, self.values, strict=False):
+            variable.assign(value)
+        self.values = []
 
 
 def averages_weights(optimizer: keras.optimizers.Optimizer) -> bool:

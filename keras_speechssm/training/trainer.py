@@ -24,6 +24,8 @@ from keras_speechssm.training.callbacks import (
     PresetCheckpoint,
     Progress,
     ProgressBar,
+    RestoreMetrics,
+    SaveWhenInterrupted,
     StopAtNaN,
     TensorBoardLog,
     TimeLimitedSchedule,
@@ -240,6 +242,7 @@ def fit_resumable(
     Raises:
         ValueError: If an option is out of range, the run was started with other options, another
             process trains in the folder, or a loss is NaN or infinite.
+        KeyboardInterrupt: After SIGTERM, once the state is saved.
     """
     check_at_least(1, batch_threads=batch_threads)
     check_between(0, 1, best_from=best_from)
@@ -265,41 +268,61 @@ def fit_resumable(
             validation = ValidationBatches(
                 [take_rows(batch, local_rows(_size_of(batch))) for batch in validation_batches]
             )
-        own = [
-            StopAtNaN(output_dir),
-            RestoreTorchRandomStates(restored),
-            TimeLimitedSchedule(lead, progress, steps_per_epoch, config.warmup_steps),
-            *callbacks,
-        ]
-        if config.keep_presets_every is not None:
-            folder = output_dir / "presets"
-            every = config.keep_presets_every
-            own.append(PresetCheckpoint(folder, every, steps_per_epoch, exported))
-        if averages and validation is not None:
-            own.append(keras.callbacks.SwapEMAWeights())
-        own.append(MetricsLog(log, steps_per_epoch, config.max_seconds))
-        if ProgressBar.is_visible() and is_first_process():
-            total_batches = config.total_epochs * batches_per_epoch
-            own.append(ProgressBar(total_batches, first_epoch * batches_per_epoch))
-        if importlib.util.find_spec("tensorboardX") is not None and is_first_process():
-            own.append(TensorBoardLog(output_dir / "tensorboard", steps_per_epoch, first_epoch))
-        own.append(BestCheckpoint(best, monitor, read_metrics(log), progress, best_from))
-        own.append(CheckpointCallback(checkpoints))
+        interruption = SaveWhenInterrupted(checkpoints, restored.get("batch", 0))
+        restoring = [RestoreTorchRandomStates(restored), RestoreMetrics(restored)]
+
+        def make_callbacks(first_epoch: int) -> list[keras.callbacks.Callback]:
+            own = [
+                StopAtNaN(output_dir),
+                *restoring,
+                TimeLimitedSchedule(lead, progress, steps_per_epoch, config.warmup_steps),
+                *callbacks,
+            ]
+            if config.keep_presets_every is not None:
+                folder = output_dir / "presets"
+                every = config.keep_presets_every
+                own.append(PresetCheckpoint(folder, every, steps_per_epoch, exported))
+            if averages and validation is not None:
+                own.append(keras.callbacks.SwapEMAWeights())
+            own.append(MetricsLog(log, steps_per_epoch, config.max_seconds))
+            if ProgressBar.is_visible() and is_first_process():
+                total_batches = config.total_epochs * batches_per_epoch
+                own.append(ProgressBar(total_batches, first_epoch * batches_per_epoch))
+            if importlib.util.find_spec("tensorboardX") is not None and is_first_process():
+                own.append(TensorBoardLog(output_dir / "tensorboard", steps_per_epoch, first_epoch))
+            own.append(BestCheckpoint(best, monitor, read_metrics(log), progress, best_from))
+            own.append(CheckpointCallback(checkpoints))
+            return [*own, interruption]
+
         if progress.fraction(first_epoch) < 1.0:
-            model.fit(
-                prefetch(
-                    lambda number: take_rows(make_batch(number), rows),
-                    first_epoch * batches_per_epoch,
-                    batch_threads,
-                ),
-                initial_epoch=first_epoch,
-                steps_per_epoch=batches_per_epoch,
-                epochs=config.total_epochs,
-                shuffle=False,
-                verbose=0,
-                callbacks=own,
-                validation_data=validation,
+            done = restored.get("batch", 0)
+            batches = prefetch(
+                lambda number: take_rows(make_batch(number), rows),
+                first_epoch * batches_per_epoch + done,
+                batch_threads,
             )
+
+            def fit(first_epoch: int, epochs: int, steps: int) -> None:
+                model.fit(
+                    batches,
+                    initial_epoch=first_epoch,
+                    steps_per_epoch=steps,
+                    epochs=epochs,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=make_callbacks(first_epoch),
+                    validation_data=validation,
+                )
+
+            with interruption.watching():
+                if done:  # the rest of an interrupted epoch
+                    fit(first_epoch, first_epoch + 1, batches_per_epoch - done)
+                    first_epoch += 1
+                    if averages:  # `fit` has replaced the weights
+                        checkpoints.wait()
+                        checkpoints.restore(model)
+                if progress.fraction(first_epoch) < 1.0:
+                    fit(first_epoch, config.total_epochs, batches_per_epoch)
         checkpoints.close()
         best.wait()
         if best.restore(model) and averages:
