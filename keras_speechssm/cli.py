@@ -136,12 +136,14 @@ def _run(argv: list[str]) -> int:
     try:
         argv = _choose_compilation_cache(argv)
         _skip_tensorflow(argv)
+        words = argv
         app, argv = _app_of(argv)
         command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
         if command in (app.help_print, app.version_print) or not hasattr(command, "is_command"):
             command(*bound.args, **bound.kwargs)
             raise SystemExit(0)
         parameters = inspect.signature(command).parameters
+        _check_buckets(bound, allowed=("output_dir",) if words[:1] == ["train"] else ())
         result = command(*bound.args, **bound.kwargs)
         if isinstance(result, dict):
             from keras_speechssm.files import to_json
@@ -183,6 +185,16 @@ def _skip_tensorflow(argv: Sequence[str]) -> None:
     if backend != "tensorflow" and argv[:1] != ["evaluate"] and "keras_hub" not in sys.modules:
         sys.modules.setdefault("tensorflow", None)
         sys.modules.setdefault("tensorflow_text", None)
+
+
+def _check_buckets(bound: inspect.BoundArguments, allowed: Sequence[str]) -> None:
+    """Refuse buckets where only local paths work: `gs://x` would be a local folder `gs:`."""
+    from keras_speechssm.files import check_local
+
+    for name, value in bound.arguments.items():
+        for path in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(path, str | Path) and name not in allowed:
+                check_local(name, path)
 
 
 class _StderrHandler(logging.Handler):

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 import tokenize
@@ -44,6 +45,63 @@ OPTIONS = "options.json"
 """Name of the file that `save_run_config` writes into the folder of a run."""
 
 
+_BUCKET = re.compile(r"(gs|s3|az):/{1,2}(?=[^/])")
+_AS_URL = r"\1://"
+
+
+def is_bucket(path: str | os.PathLike) -> bool:
+    """Returns whether a path is in a bucket: `gs://`, `s3://` or `az://`.
+
+    `pathlib.Path` makes `gs:/` of `gs://`, which would be a local folder named `gs:`.
+    """
+    return _BUCKET.match(os.fspath(path)) is not None
+
+
+def check_local(name: str, path: str | os.PathLike) -> None:
+    """Checks that a path is not in a bucket, where only local files can be read or written.
+
+    Args:
+        name: Name of the argument, for the message.
+        path: The path.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if is_bucket(path):
+        url = _BUCKET.sub(_AS_URL, os.fspath(path), count=1)
+        raise ValueError(
+            f"{name} is {url}; expected a local path: mount the bucket (gcsfuse, mountpoint-s3), "
+            "or copy the files."
+        )
+
+
+def open_path(path: str | os.PathLike) -> Path:
+    """Returns a path object that reads and writes where a path says: on disk, or in a bucket.
+
+    Args:
+        path: A local path, or a path in a bucket such as `gs://bucket/run`.
+
+    Raises:
+        ModuleNotFoundError: If a bucket needs a package that is not installed.
+    """
+    if not is_bucket(path):
+        return Path(path)
+    from etils import epath
+
+    return epath.Path(_BUCKET.sub(_AS_URL, os.fspath(path), count=1))
+
+
+@contextmanager
+def _write_to_bucket(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a local path that is uploaded to `path`; a bucket shows complete files only."""
+    target = open_path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / target.name
+        yield temporary
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(temporary.read_bytes())
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path that replaces `path` when the block ends without an error.
@@ -53,7 +111,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     removed and `path` is unchanged.
 
     Args:
-        path: Path of the file. Its folder is created if it is missing.
+        path: Path of the file, local or in a bucket. Its folder is created if it is missing.
 
     Example:
 
@@ -64,6 +122,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.write_text("{}")
     ```
     """
+    if is_bucket(path):
+        with _write_to_bucket(path) as temporary:
+            yield temporary
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -236,6 +298,10 @@ def run_lock(folder: str | Path) -> Iterator[None]:
     Raises:
         ValueError: If another process on this machine holds the lock.
     """
+    if is_bucket(folder):
+        logger.warning("%s has no locks: make sure that only one run uses it.", folder)
+        yield
+        return
     lock = FileLock(Path(folder) / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -283,16 +349,16 @@ def save_run_config(output_dir: str | Path, **options) -> None:
         ValueError: If the folder belongs to a run with other options.
     """
     check_run_config(output_dir, **options)
-    if not (path := Path(output_dir) / OPTIONS).is_file():
+    if not (path := open_path(output_dir) / OPTIONS).exists():
         write_json(path, options)
 
 
 def check_run_config(output_dir: str | Path, **options) -> None:
     """Raises the errors of `save_run_config` without writing anything."""
-    path = Path(output_dir) / OPTIONS
+    path = open_path(output_dir) / OPTIONS
     options = json.loads(json.dumps(options))
-    if not path.is_file():
-        if Path(output_dir).is_file():
+    if not path.exists():
+        if not is_bucket(path) and Path(output_dir).is_file():
             raise ValueError(f"Cannot write a run to {output_dir}: it is a file.")
         return
     try:
@@ -327,11 +393,17 @@ def replace_folder(folder: str | os.PathLike) -> Iterator[Path]:
     loaded together with the new one.
 
     Args:
-        folder: Path of the folder. Its parent is created if it is missing.
+        folder: Path of the folder. Its parent is created if it is missing. In a bucket, files
+            are replaced one by one, and `config.json`, which makes it a preset, is the last.
 
     Raises:
         ValueError: If `folder` is a file, or a folder that cannot be renamed.
     """
+    if is_bucket(folder):
+        with tempfile.TemporaryDirectory() as local:
+            yield Path(local)
+            _upload(Path(local), open_path(folder))
+        return
     folder = Path(folder).resolve()
     check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -358,6 +430,18 @@ def replace_folder(folder: str | os.PathLike) -> Iterator[Path]:
             previous.rename(folder)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def _upload(source: Path, target: Path) -> None:
+    names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    if target.exists():
+        for old in target.iterdir():
+            of_the_model = any(fnmatch.fnmatch(old.name, pattern) for pattern in _MODEL_FILES)
+            if of_the_model and old.name not in names:
+                old.unlink()
+    for name in sorted(names, key=lambda name: (name == "config.json", name)):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes((source / name).read_bytes())
 
 
 def check_replaceable(folder: Path) -> None:

@@ -24,6 +24,7 @@ import soxr
 
 from keras_speechssm.audio.containers import Part, PartReader, find_parts
 from keras_speechssm.checks import check_finite, validate_waveform
+from keras_speechssm.files import check_local
 from keras_speechssm.shapes import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
@@ -385,6 +386,7 @@ def check_output_path(path: str | Path) -> tuple[str, str]:
     Raises:
         ValueError: The extension is unknown, or the folder is missing or not writable.
     """
+    check_local("output", path)
     path = Path(path)
     if path.suffix.lower() not in OUTPUT_FORMATS:
         raise ValueError(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_speechssm.audio.io import AV_SUFFIXES, can_use_av, read_duration
-from keras_speechssm.files import write_json
+from keras_speechssm.files import open_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def read_durations(paths: Sequence[Path], known: str | Path | None = None) -> li
         ValueError: If a recording cannot be read.
     """
     try:
-        kept = dict(json.loads(Path(known).read_text(encoding="utf-8"))) if known else {}
+        kept = dict(json.loads(open_path(known).read_text(encoding="utf-8"))) if known else {}
     except (OSError, ValueError, TypeError):
         kept = {}
     found = {}

@@ -25,7 +25,7 @@ from keras_speechssm.data.token_store import (
     write_shard,
     write_tokens,
 )
-from keras_speechssm.files import remove_partial_files, write_json
+from keras_speechssm.files import check_local, remove_partial_files, write_json
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstream.soundstream import SoundStream
@@ -494,6 +494,7 @@ def _make_store(
         pipeline_options = None if beam_options is None else shlex.split(beam_options)
     except ValueError as error:
         raise ValueError(f"beam_options is {beam_options!r}: {error}.") from None
+    check_local("output_folder", output_folder)
     folder = Path(output_folder)
     content = {**asdict(plan), "token_rate": TOKEN_RATE, "recordings": list(names)}
     _save_plan(folder, content)

@@ -16,7 +16,7 @@ from pathlib import Path
 import keras
 from tqdm import tqdm
 
-from keras_speechssm.files import atomic_write
+from keras_speechssm.files import atomic_write, is_bucket, open_path
 from keras_speechssm.training.checkpoints import Checkpoints
 from keras_speechssm.training.distribution import (
     broadcast,
@@ -45,7 +45,7 @@ class Progress:
 
     def metrics(self) -> list[dict]:
         """Read the lines of `metrics.jsonl`."""
-        return read_metrics(Path(self.output_dir) / "metrics.jsonl")
+        return read_metrics(open_path(self.output_dir) / "metrics.jsonl")
 
     def fraction(self, epochs: int) -> float:
         """Return the fraction of the run, 0 to 1, that its first `epochs` epochs took."""
@@ -131,6 +131,12 @@ class MetricsLog(keras.callbacks.Callback):
 
     def _write(self) -> None:
         """Append the pending lines; they stay pending while the disk is full."""
+        if is_bucket(self.path):  # where files can only be replaced
+            lines = [json.dumps(line) + "\n" for line in read_metrics(self.path)]
+            with atomic_write(self.path) as temporary:
+                temporary.write_text("".join([*lines, *self.pending]), encoding="utf-8")
+            self.pending = []
+            return
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "a", encoding="utf-8") as file:
@@ -221,7 +227,7 @@ def read_metrics(path: str | Path) -> list[dict]:
     Raises:
         ValueError: If another line is not JSON.
     """
-    path = Path(path)
+    path = open_path(path)
     if not path.exists():
         return []
     try:
@@ -233,7 +239,7 @@ def read_metrics(path: str | Path) -> list[dict]:
 
 def truncate_log(path: str | Path, count: int) -> None:
     """Keep the first `count` lines of a run's `metrics.jsonl`."""
-    if Path(path).exists():
+    if open_path(path).exists():
         lines = [json.dumps(line) + "\n" for line in read_metrics(path)[:count]]
         with atomic_write(path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
@@ -332,7 +338,7 @@ class PresetCheckpoint(keras.callbacks.Callback):
         if weights:
             optimizer.finalize_variable_values(weights)  # the averages, for the preset only
         exported = self.model if self.exported is None else self.exported
-        save_preset(exported, str(self.folder / f"step-{step:08d}"))
+        save_preset(exported, self.folder, f"step-{step:08d}")
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
 
@@ -410,6 +416,18 @@ class SaveWhenInterrupted(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.skipped = 0
+
+
+class ValidateAverages(keras.callbacks.SwapEMAWeights):
+    """Validates the moving averages of the weights, also if several processes share them."""
+
+    def _backend_swap_variables(self, optimizer):
+        # Keras holds the weights as NumPy arrays, but a process has only a part of them.
+        averages = optimizer._model_variables_moving_average
+        for weight, average in zip(optimizer._trainable_variables, averages, strict=True):
+            kept = keras.ops.copy(weight)
+            weight.assign(average)
+            average.assign(kept)
 
 
 class RestoreMetrics(keras.callbacks.Callback):

@@ -13,6 +13,7 @@ from keras_speechssm.audio import io as audio
 from keras_speechssm.audio.mel import log_mel
 from keras_speechssm.data.corpora import find_audio, read_durations
 from keras_speechssm.data.pitch import measure_pitch
+from keras_speechssm.files import open_path
 from keras_speechssm.models.preset_mixin import initialize_from_preset
 from keras_speechssm.models.soundstream.soundstream import SoundStream
 from keras_speechssm.models.soundstream.source_filter_soundstream import (
@@ -280,7 +281,7 @@ def train_codec(config: CodecTrainingConfig) -> SoundStream:
         has_pitch = isinstance(model, SourceFilterSoundStream)
         pitch_hop = model.stem_stride if has_pitch else None
         crops = (config.batch_size, config.crop_seconds)
-        common = (pitch_hop, Path(config.output_dir) / "durations.json")
+        common = (pitch_hop, open_path(config.output_dir) / "durations.json")
         make_batch = CodecBatches(
             config.audio_folders, *crops, config.seed, config.folder_weights, *common
         )
@@ -313,7 +314,7 @@ def train_codec(config: CodecTrainingConfig) -> SoundStream:
             callbacks=callbacks,
             exported=model,
         )
-        save_preset(model, str(Path(config.output_dir) / "preset"))
+        save_preset(model, config.output_dir, "preset")
     return model
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
+from keras_speechssm.files import open_path
+
 AXES = ("data", "fsdp", "model")
 """Axes of the mesh. The first two share each batch; the last two split the weights."""
 
@@ -71,13 +73,20 @@ def _size(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
+def _choose_mesh(device_mesh: str | Sequence[int | str] | None) -> dict[str, int] | None:
+    """Return the size of each axis; by default several processes share all devices."""
+    if device_mesh is None and num_processes() > 1:
+        device_mesh = f"data={len(keras.distribution.list_devices())}"
+    return parse_device_mesh(device_mesh)
+
+
 def batch_shards(device_mesh: str | Sequence[int | str] | None) -> int:
-    """Return how many parts a mesh splits each batch into.
+    """Return how many parts each batch is split into.
 
     Args:
-        device_mesh: See `parse_device_mesh`.
+        device_mesh: See `distributed`.
     """
-    sizes = parse_device_mesh(device_mesh)
+    sizes = _choose_mesh(device_mesh)
     return 1 if sizes is None else sizes["data"] * sizes["fsdp"]
 
 
@@ -127,9 +136,7 @@ def join_processes(
     if jax.distributed.is_initialized() or given[1] == 1:
         return
     try:
-        jax.distributed.initialize(
-            *given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, **settings
-        )
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, **settings)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"The processes could not be connected: {error}") from error
 
@@ -145,7 +152,9 @@ def _read_environment(environment) -> tuple[tuple, dict] | None:
     if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_NUM_PROCESSES" in environment:
         numbers = (int(environment[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
         return (environment["JAX_COORDINATOR_ADDRESS"], *numbers), {}
-    steps = (environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    steps = (
+        environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    )
     hosts = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
     if hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment or any(int(n) > 1 for n in steps):
         return (None, None, None), {}  # JAX knows them
@@ -173,18 +182,23 @@ def is_first_process() -> bool:
 def on_first_process(function: Callable[[], object]) -> None:
     """Run a function on the first process, while the others wait.
 
+    What it builds and computes is not distributed: the devices of the others take no part.
+
     Args:
         function: What to run.
 
     Raises:
         ValueError: On all processes if the function raises one.
     """
-    error = None
+    error, distribution = None, keras.distribution.distribution()
     if is_first_process():
+        keras.distribution.set_distribution(None)
         try:
             function()
         except (ValueError, OSError) as caught:
             error = caught
+        finally:
+            keras.distribution.set_distribution(distribution)
     failed = broadcast(error is not None)
     if error is not None:
         raise error
@@ -286,9 +300,7 @@ def distributed(
         ValueError: If the backend is not JAX, the mesh has more devices than there are, or the
             batch cannot be shared.
     """
-    if device_mesh is None and num_processes() > 1:
-        device_mesh = f"data={len(keras.distribution.list_devices())}"
-    sizes = parse_device_mesh(device_mesh)
+    sizes = _choose_mesh(device_mesh)
     if sizes is None:
         yield
         return
@@ -409,12 +421,13 @@ def whole_weights(model: keras.Model) -> Iterator[None]:
             variable._value = value
 
 
-def save_preset(model: keras.Model, folder: str) -> None:
+def save_preset(model: keras.Model, folder: str | os.PathLike, name: str) -> None:
     """Save a model as a preset, by the first process.
 
     Args:
         model: The model.
-        folder: Folder of the preset.
+        folder: Folder of the preset's folder, local or in a bucket.
+        name: Name of the preset's folder.
     """
     with whole_weights(model):
-        on_first_process(lambda: model.save_to_preset(folder))
+        on_first_process(lambda: model.save_to_preset(os.fspath(open_path(folder) / name)))

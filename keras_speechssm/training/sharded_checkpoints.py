@@ -13,21 +13,23 @@ from pathlib import Path
 import keras
 
 from keras_speechssm.checks import first_line
+from keras_speechssm.files import is_bucket, open_path
 from keras_speechssm.training.checkpoints import Checkpoints
 
 logger = logging.getLogger(__name__)
 
 
 def open_checkpoints(folder: str | Path, keep: int = 2) -> "Checkpoints | ShardedCheckpoints":
-    """Return the checkpoints of a run: sharded if `keras.distribution` is set, else in one file.
+    """Return the checkpoints of a run: sharded on a mesh or in a bucket, else in one file.
 
-    Either kind also restores the other's.
+    Sharded ones restore from a file as well, and a run that has begun with them keeps them.
 
     Args:
         folder: Folder of the checkpoints.
         keep: How many are kept. Defaults to `2`.
     """
-    if keras.distribution.distribution() is not None or any(Path(folder).glob("epoch_*")):
+    distributed = keras.distribution.distribution() is not None
+    if distributed or is_bucket(folder) or any(Path(folder).glob("epoch_*")):
         return ShardedCheckpoints(folder, keep)
     return Checkpoints(folder, keep)
 
@@ -41,9 +43,14 @@ class ShardedCheckpoints:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
+        if keras.backend.backend() != "jax":
+            raise ValueError(
+                f"Sharded checkpoints, such as those in {folder}, need the backend jax, but it is "
+                f"{keras.backend.backend()}; set KERAS_BACKEND=jax."
+            )
         import orbax.checkpoint as ocp
 
-        self.folder = Path(folder).absolute()
+        self.folder = open_path(folder) if is_bucket(folder) else Path(folder).absolute()
         self._ocp = ocp
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -126,7 +133,7 @@ class ShardedCheckpoints:
             for variable, name in zip(variables, wanted, strict=True):
                 variable.assign(found["state"][name])
             return about
-        if Checkpoints.is_in(self.folder):
+        if not is_bucket(self.folder) and Checkpoints.is_in(self.folder):
             return Checkpoints(self.folder).restore(model)
         return {}
 

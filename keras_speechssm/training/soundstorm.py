@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_speechssm.data.prepare import checksum_of_models, prepare_token_pairs
 from keras_speechssm.data.token_store import TokenStore, is_token_store
+from keras_speechssm.files import is_bucket
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstorm.masking import mask_for_training
@@ -28,6 +29,7 @@ from keras_speechssm.training.config import (
 from keras_speechssm.training.distribution import (
     conformer_layout_map,
     distributed,
+    on_first_process,
     save_preset,
 )
 from keras_speechssm.training.trainer import fit_resumable, make_optimizer
@@ -221,7 +223,7 @@ def train_soundstorm(config: SoundStormTrainingConfig) -> SoundStorm:
             validation_batches = [held_out(step) for step in range(config.validation_steps)]
         compile_soundstorm(model, make_optimizer(config))
         fit_resumable(model, make_batch, config, validation_batches=validation_batches)
-        save_preset(model, str(Path(config.output_dir) / "preset"))
+        save_preset(model, config.output_dir, "preset")
     return model
 
 
@@ -261,12 +263,17 @@ def _open_token_pairs(config: SoundStormTrainingConfig, folder: Path, models: st
     if is_token_store(folder):
         store = TokenStore(folder)
     else:
+        if is_bucket(cache_dir := config.cache_dir or config.output_dir):
+            raise ValueError(
+                f"cache_dir is {cache_dir}; expected a local folder for the tokens of {folder}, or "
+                "stores of `speechssm prepare token-pairs` as audio_folders."
+            )
         cache_dir = Path(config.cache_dir or Path(config.output_dir) / "token_pairs")
         # With a hash of its path, since other folders may have the same name.
         digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
         path = cache_dir / f"{folder.resolve().name}-{digest[:8]}"
         presets = {"tokenizer_preset": config.tokenizer_preset, "codec_preset": config.codec_preset}
-        prepare_token_pairs([folder], path, **presets)
+        on_first_process(lambda: prepare_token_pairs([folder], path, **presets))
         store = TokenStore(path, verify=False)
     if store.manifest.get("models") != models:
         raise ValueError(

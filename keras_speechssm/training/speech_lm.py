@@ -191,7 +191,7 @@ def train_speech_lm(config: SpeechLMTrainingConfig) -> SpeechSSM | SpeechTransfo
         if not model.packs_sequences:
             make_batch, validation_batches = _make_batches(config, source, pack=False)
         fit_resumable(model, make_batch, config, validation_batches=validation_batches)
-        save_preset(model, str(Path(config.output_dir) / "preset"))
+        save_preset(model, config.output_dir, "preset")
     return model
 
 

@@ -23,6 +23,7 @@ from keras_speechssm.data.transcripts import (
     normalize_text,
     read_transcripts,
 )
+from keras_speechssm.files import open_path
 from keras_speechssm.models.preset_mixin import initialize_from_preset
 from keras_speechssm.models.semantic_tokenizer.convert_whisper import load_whisper_frames
 from keras_speechssm.models.semantic_tokenizer.log_mel_frames import LogMelFrames
@@ -188,7 +189,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
     with distributed(config.device_mesh, conformer_layout_map, config.batch_size):
         model = _initial_model(config, labels)
         tokenizer, outputs = model.tokenizer, phoneme_outputs(model)
-        durations = Path(config.output_dir) / "durations.json"
+        durations = open_path(config.output_dir) / "durations.json"
         make_batch = CropBatches(
             config.audio_folders,
             config.crop_seconds,
@@ -227,7 +228,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
             callbacks=[QuantizerPhaseIn(progress, latest=config.quantize_from)],
             exported=tokenizer,
         )
-        save_preset(tokenizer, str(Path(config.output_dir) / "preset"))
+        save_preset(tokenizer, config.output_dir, "preset")
     return tokenizer
 
 

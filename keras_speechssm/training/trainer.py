@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from keras_speechssm.checks import check_at_least, check_between
-from keras_speechssm.files import run_lock
+from keras_speechssm.files import open_path, run_lock
 from keras_speechssm.training.callbacks import (
     BestCheckpoint,
     CheckpointCallback,
@@ -29,6 +29,7 @@ from keras_speechssm.training.callbacks import (
     StopAtNaN,
     TensorBoardLog,
     TimeLimitedSchedule,
+    ValidateAverages,
     averages_weights,
     read_metrics,
     truncate_log,
@@ -247,7 +248,7 @@ def fit_resumable(
     check_at_least(1, batch_threads=batch_threads)
     check_between(0, 1, best_from=best_from)
     config.check_resumed()
-    output_dir = Path(config.output_dir)
+    output_dir = open_path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     with _only_run(output_dir):
         on_first_process(config.save)
@@ -283,7 +284,7 @@ def fit_resumable(
                 every = config.keep_presets_every
                 own.append(PresetCheckpoint(folder, every, steps_per_epoch, exported))
             if averages and validation is not None:
-                own.append(keras.callbacks.SwapEMAWeights())
+                own.append(ValidateAverages())
             own.append(MetricsLog(log, steps_per_epoch, config.max_seconds))
             if ProgressBar.is_visible() and is_first_process():
                 total_batches = config.total_epochs * batches_per_epoch
