@@ -111,7 +111,12 @@ NOT_OPTIONS = ("progress",)
 NO_CACHE = "--no-compilation-cache"
 """Option of all commands: compiled programs are not kept for later commands."""
 
-MODULE_PACKAGES = {"sklearn": "scikit-learn", "libtpu": "jax[tpu]"}
+MODULE_PACKAGES = {
+    "sklearn": "scikit-learn",
+    "libtpu": "jax[tpu]",
+    "orbax": "orbax-checkpoint",
+    "etils": "orbax-checkpoint",
+}
 """Packages whose module has another name."""
 
 

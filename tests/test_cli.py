@@ -709,3 +709,36 @@ def test_messages_are_written_once_and_only_while_a_command_runs(capsys, monkeyp
         assert not logger.handlers and logger.propagate
     finally:
         logging.getLogger().removeHandler(others)
+
+
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [
+        (
+            ("prepare", "sequences", "--audio", "x", "--output-folder", "gs://b/store"),
+            "output-fold",
+        ),
+        (
+            ("train", "speech-lm", "--token-folders", "gs://b", "--output-dir", "run"),
+            "token-folders",
+        ),
+        (("tokenize", "gs://b/a.wav", "-o", "a.npy"), "audio|gs://b/a.wav"),
+    ],
+)
+def test_buckets_are_refused_where_they_would_become_local_folders(
+    capsys, tmp_path, monkeypatch, argv, option
+):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(capsys, tmp_path, *argv, message=f"{option}.*expected a local path")
+
+
+def test_a_mesh_is_given_by_names_or_numbers():
+    seen = []
+    command = cli.make_command(importlib.import_module("keras_speechssm.training").train_speech_lm)
+    app = cli._new_app("speechssm train speech-lm", "")
+    app.default(command)
+    for words in (["8"], ["4", "2"], ["data=8,fsdp=2,model=1"], ["data=8", "fsdp=2"]):
+        argv = ["--token-folders", "x", "--output-dir", "y", "--device-mesh", *words]
+        _, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
+        seen.append(list(bound.arguments["device_mesh"]))
+    assert seen == [[8], [4, 2], ["data=8,fsdp=2,model=1"], ["data=8", "fsdp=2"]]

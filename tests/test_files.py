@@ -1,15 +1,22 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
+from fake_bucket import fake_bucket
 
 from keras_speechssm.files import (
     atomic_write,
     cached_json,
+    check_local,
     flush_to_disk,
+    is_bucket,
+    open_path,
     remove_partial_files,
+    replace_folder,
     run_lock,
+    save_run_config,
     write_json,
 )
 
@@ -125,3 +132,40 @@ def test_a_full_disk_is_not_a_missing_flush(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"), atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["gs://b/run", "s3://b/run", Path("gs://b/run"), Path("az://b")])
+def test_buckets_are_recognized_even_after_pathlib(path):
+    assert is_bucket(path)
+    with pytest.raises(ValueError, match="output is (gs|s3|az)://b.*; expected a local path"):
+        check_local("output", path)
+
+
+@pytest.mark.parametrize("path", ["gs/b", "/gs:/b", "run", "C:/run", "hf://user/name", Path("a:b")])
+def test_other_paths_are_no_buckets(path):
+    assert not is_bucket(path)
+    check_local("output", path)
+
+
+def test_files_in_a_bucket_are_complete_and_no_local_folder_appears(tmp_path, monkeypatch):
+    pytest.importorskip("etils.epath")
+    monkeypatch.chdir(tmp_path)
+    with fake_bucket(tmp_path / "bucket"):
+        with pytest.raises(KeyError), atomic_write("gs://b/x/a.txt") as temporary:
+            temporary.write_text("half")
+            raise KeyError
+        assert not any(tmp_path.iterdir())
+        with atomic_write(Path("gs://b/x/a.txt")) as temporary:
+            temporary.write_text("all")
+        assert open_path("gs://b/x/a.txt").read_text() == "all"
+        for name in ("model.weights.h5", "model_00000.weights.h5"):
+            with replace_folder("gs://b/preset") as folder:
+                (folder / name).write_text(name)
+                (folder / "config.json").write_text("{}")
+        for _ in range(2):
+            save_run_config("gs://b/run", seed=1)
+        with pytest.raises(ValueError, match="gs://b/run was started with seed 1"):
+            save_run_config("gs://b/run", seed=2)
+    names = sorted(path.name for path in (tmp_path / "bucket" / "preset").iterdir())
+    assert names == ["config.json", "model_00000.weights.h5"]  # no weights of the old model
+    assert [path.name for path in tmp_path.iterdir()] == ["bucket"]

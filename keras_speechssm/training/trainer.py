@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from keras_speechssm.checks import check_at_least, check_between
-from keras_speechssm.files import open_path, run_lock
+from keras_speechssm.files import is_bucket, open_path, run_lock
 from keras_speechssm.training.callbacks import (
     BestCheckpoint,
     CheckpointCallback,
@@ -289,7 +289,8 @@ def fit_resumable(
             if ProgressBar.is_visible() and is_first_process():
                 total_batches = config.total_epochs * batches_per_epoch
                 own.append(ProgressBar(total_batches, first_epoch * batches_per_epoch))
-            if importlib.util.find_spec("tensorboardX") is not None and is_first_process():
+            has_tensorboard = importlib.util.find_spec("tensorboardX") is not None
+            if has_tensorboard and is_first_process() and not is_bucket(output_dir):
                 own.append(TensorBoardLog(output_dir / "tensorboard", steps_per_epoch, first_epoch))
             own.append(BestCheckpoint(best, monitor, read_metrics(log), progress, best_from))
             own.append(CheckpointCallback(checkpoints))
@@ -297,17 +298,16 @@ def fit_resumable(
 
         if progress.fraction(first_epoch) < 1.0:
             done = restored.get("batch", 0)
-            batches = prefetch(
-                lambda number: take_rows(make_batch(number), rows),
-                first_epoch * batches_per_epoch + done,
-                batch_threads,
-            )
 
-            def fit(first_epoch: int, epochs: int, steps: int) -> None:
+            def fit(first_epoch: int, epochs: int, done: int = 0) -> None:
                 model.fit(
-                    batches,
+                    prefetch(
+                        lambda number: take_rows(make_batch(number), rows),
+                        first_epoch * batches_per_epoch + done,
+                        batch_threads,
+                    ),
                     initial_epoch=first_epoch,
-                    steps_per_epoch=steps,
+                    steps_per_epoch=batches_per_epoch - done,
                     epochs=epochs,
                     shuffle=False,
                     verbose=0,
@@ -316,14 +316,15 @@ def fit_resumable(
                 )
 
             with interruption.watching():
+                stopped = False
                 if done:  # the rest of an interrupted epoch
-                    fit(first_epoch, first_epoch + 1, batches_per_epoch - done)
-                    first_epoch += 1
+                    fit(first_epoch, first_epoch + 1, done)
+                    first_epoch, stopped = first_epoch + 1, model.stop_training
                     if averages:  # `fit` has replaced the weights
                         checkpoints.wait()
                         checkpoints.restore(model)
-                if progress.fraction(first_epoch) < 1.0:
-                    fit(first_epoch, config.total_epochs, batches_per_epoch)
+                if not stopped and progress.fraction(first_epoch) < 1.0:
+                    fit(first_epoch, config.total_epochs)
         checkpoints.close()
         best.wait()
         if best.restore(model) and averages:

@@ -1,7 +1,12 @@
 """A resumed run draws what an unbroken one draws: dropout, noise, masks."""
 
+import os
+import signal
+import sys
+
 import keras
 import numpy as np
+import pytest
 
 from keras_speechssm.training.callbacks import read_metrics
 from keras_speechssm.training.config import TrainingConfig
@@ -11,6 +16,21 @@ from keras_speechssm.training.trainer import fit_resumable
 class StopAfter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = epoch == 1
+
+
+class Terminate(keras.callbacks.Callback):
+    """Sends SIGTERM, as a cluster that takes the machine away, after some batches of an epoch."""
+
+    def __init__(self, epoch, batches):
+        super().__init__()
+        self.when = epoch, batches - 1
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.when:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def make_batch(step):
@@ -45,18 +65,43 @@ def train(folder, callbacks=()):
     return model
 
 
-def test_losses_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path):
-    whole = train(tmp_path / "whole")
-    train(tmp_path / "broken", [StopAfter()])
-    broken = train(tmp_path / "broken")
-    losses = [
-        [
-            (line["loss"], line["val_loss"])
-            for line in read_metrics(tmp_path / run / "metrics.jsonl")
-        ]
-        for run in ("whole", "broken")
-    ]
-    assert len(losses[0]) == len(losses[1]) == 4
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    for one, other in zip(whole.get_weights(), broken.get_weights(), strict=True):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An unbroken run: its model and its losses."""
+    folder = tmp_path_factory.mktemp("whole")
+    return train(folder), losses_of(folder)
+
+
+def losses_of(folder):
+    return [(line["loss"], line["val_loss"]) for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def check_same(broken, folder, whole):
+    model, losses = whole
+    assert len(losses) == 4
+    np.testing.assert_allclose(losses_of(folder), losses, rtol=1e-5)
+    for one, other in zip(model.get_weights(), broken.get_weights(), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path, whole):
+    train(tmp_path, [StopAfter()])
+    check_same(train(tmp_path), tmp_path, whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_sigterm_saves_the_state_in_the_middle_of_an_epoch(tmp_path, whole):
+    before = signal.getsignal(signal.SIGTERM)
+    # In the middle of a step of two batches, then once more in the same epoch.
+    for batches, saved in ((3, 3), (2, 5)):
+        with pytest.raises(KeyboardInterrupt, match=f"after batch {saved} of epoch 2, which is"):
+            train(tmp_path, [Terminate(1, batches)])
+        assert len(losses_of(tmp_path)) == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+    check_same(train(tmp_path), tmp_path, whole)
+
+
+def test_sigterm_at_the_end_of_an_epoch_ends_the_next_one(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt, match="after batch 1 of epoch 3, which is saved"):
+        train(tmp_path, [Terminate(1, 6)])
+    check_same(train(tmp_path), tmp_path, whole)
