@@ -17,7 +17,7 @@ def fake_bucket(folder: Path):
         return folder / text.removeprefix("gs://b").lstrip("/")
 
     functions = {
-        "open": lambda _, path, mode: open(local(path), mode),
+        "open": lambda _, path, mode: local(path).open(mode),
         "exists": lambda _, path: local(path).exists(),
         "isdir": lambda _, path: local(path).is_dir(),
         "listdir": lambda _, path: os.listdir(local(path)),
@@ -26,6 +26,6 @@ def fake_bucket(folder: Path):
         ),
         "remove": lambda _, path: os.remove(local(path)),
     }
-    with mock.patch("etils.epath.gpath._is_tf_installed", lambda: False):
+    with mock.patch("etils.epath.gpath._is_tf_installed", return_value=False):
         with testing.mock_epath(**functions):
             yield

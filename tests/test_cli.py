@@ -714,14 +714,8 @@ def test_messages_are_written_once_and_only_while_a_command_runs(capsys, monkeyp
 @pytest.mark.parametrize(
     ("argv", "option"),
     [
-        (
-            ("prepare", "sequences", "--audio", "x", "--output-folder", "gs://b/store"),
-            "output-fold",
-        ),
-        (
-            ("train", "speech-lm", "--token-folders", "gs://b", "--output-dir", "run"),
-            "token-folders",
-        ),
+        (("prepare", "sequences", "--audio-folders", "x", "--output-folder", "gs://b"), "output-f"),
+        (("train", "speech-lm", "--token-folders", "gs://b", "--output-dir", "x"), "token-folders"),
         (("tokenize", "gs://b/a.wav", "-o", "a.npy"), "audio|gs://b/a.wav"),
     ],
 )

@@ -394,7 +394,7 @@ class SaveWhenInterrupted(keras.callbacks.Callback):
             signal.signal(signal.SIGTERM, before)
 
     def _must_stop(self) -> bool:
-        if num_processes() == 1:
+        if num_processes() == 1 or self.has_signal:
             return self.has_signal
         from jax.experimental import multihost_utils
 
@@ -405,7 +405,8 @@ class SaveWhenInterrupted(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if not self._must_stop() or batch + 1 == self.params["steps"]:
+        self.has_signal = self._must_stop()
+        if not self.has_signal or batch + 1 == self.params["steps"]:
             return  # after the last batch of an epoch the state is saved anyway
         model = self.model  # reads the state back from the compiled step
         done = self.skipped + batch + 1

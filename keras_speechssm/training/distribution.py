@@ -61,12 +61,8 @@ def parse_device_mesh(device_mesh: str | Sequence[int | str] | None) -> dict[str
     else:
         pairs = [tuple(word.partition("=")[::2]) for word in words]
     sizes = dict.fromkeys(AXES, 1) | {name: _size(size) for name, size in pairs}
-    if (
-        not pairs
-        or set(sizes) != set(AXES)
-        or len(dict(pairs)) < len(pairs)
-        or min(sizes.values()) < 1
-    ):
+    known = set(sizes) == set(AXES) and 0 < len(pairs) == len(dict(pairs))
+    if not known or min(sizes.values()) < 1:
         raise ValueError(
             f"device_mesh is {' '.join(map(str, given))!r}; expected sizes above 0, such as "
             "'data=8,fsdp=2,model=1', or one or two numbers."

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: kept, restored, damaged, of another model, and next to those in one file."""
+"""Checkpoints by Orbax: kept, restored, damaged, of another model, and after one file."""
 
 import keras
 import numpy as np
