@@ -1,7 +1,8 @@
 """Packing of token sequences of many lengths into rows of one length."""
 
 import functools
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -29,28 +30,33 @@ def pack_rows(lengths: Sequence[int], capacity: int, seed: int = 0) -> list[list
         raise ValueError(
             f"Sequences have {lengths.min()} to {lengths.max()} tokens; expected 1 to {capacity}."
         )
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    rows = []
-    for start in range(0, len(order), _GROUP):
-        rows += _best_fit(order[start : start + _GROUP], lengths, capacity)
-    return rows
+    return [row for group in _pack_groups(lengths, capacity, seed) for row in group]
 
 
 _GROUP = 1024
 
 
+def _pack_groups(lengths: np.ndarray, capacity: int, seed: int) -> Iterator[list[list[int]]]:
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    for start in range(0, len(order), _GROUP):
+        yield _best_fit(order[start : start + _GROUP], lengths, capacity)
+
+
 def _best_fit(indices: np.ndarray, lengths: np.ndarray, capacity: int) -> list[list[int]]:
-    rows, free = [], np.zeros(len(indices), "int64")
-    for index in sorted(indices, key=lambda index: -lengths[index]):
-        fits = free[: len(rows)] - lengths[index]
-        if (fits >= 0).any():
-            row = int(np.argmin(np.where(fits >= 0, fits, capacity)))
+    """Put each sequence into the row that it leaves least space in, the longest first."""
+    indices = indices[np.argsort(-lengths[indices], kind="stable")]
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # space and number of each row that has space, in order
+    for index, length in zip(indices.tolist(), lengths[indices].tolist(), strict=True):
+        place = bisect_left(free, (length, -1))
+        if place < len(free):
+            space, row = free.pop(place)
         else:
-            row = len(rows)
+            space, row = capacity, len(rows)
             rows.append([])
-            free[row] = capacity
-        rows[row].append(int(index))
-        free[row] -= lengths[index]
+        rows[row].append(index)
+        if space > length:
+            insort(free, (space - length, row))
     return rows
 
 
@@ -103,20 +109,30 @@ class PackedSequences:
         self.read = read
         self.sequence_length = sequence_length
         self.seed = seed
-        # A single token has no target.
-        self.pieces = [
-            (index, start, min(start + sequence_length, length))
-            for index, length in enumerate(map(int, lengths))
-            for start in range(0, length - 1, sequence_length)
-        ]
-        if not self.pieces:
+        # Arrays, since a large corpus has millions of sequences. A single token has no target.
+        lengths = np.asarray(lengths, "int64")
+        counts = np.maximum(0, -(-(lengths - 1) // sequence_length))
+        if not counts.sum():
             raise ValueError("There are no sequences of at least two tokens to train on.")
-        piece_lengths = [stop - start for _, start, stop in self.pieces]
+        sequences = np.repeat(np.arange(len(lengths)), counts)
+        numbers = np.arange(len(sequences)) - np.repeat(np.cumsum(counts) - counts, counts)
+        starts = numbers * sequence_length
+        stops = np.minimum(starts + sequence_length, lengths[sequences])
+        self._pieces = np.empty((len(sequences), 3), "int32")
+        for column, values in enumerate((sequences, starts, stops)):
+            self._pieces[:, column] = values
         self.pack = pack
         if pack:
-            self.rows = pack_rows(piece_lengths, sequence_length, seed)
+            groups = _pack_groups(stops - starts, sequence_length, seed)
+            order, sizes = [], []
+            for rows in groups:
+                order.append(np.concatenate(rows).astype("int32"))
+                sizes.append(np.array([len(row) for row in rows], "int32"))
+            self._order_of_pieces = np.concatenate(order)
+            self._row_ends = np.cumsum(np.concatenate(sizes))
         else:
-            self.rows = [[number] for number in range(len(self.pieces))]
+            self._order_of_pieces = np.arange(len(sequences), dtype="int32")
+            self._row_ends = np.arange(1, len(sequences) + 1)
         self._orders: dict[int, np.ndarray] = {}
 
     @classmethod
@@ -138,7 +154,7 @@ class PackedSequences:
         return cls(lengths, sequences.__getitem__, sequence_length, seed, pack)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._row_ends)
 
     def __getitem__(self, number: int) -> tuple[dict, np.ndarray, np.ndarray]:
         """Return one row in the form that `fit` takes.
@@ -152,8 +168,10 @@ class PackedSequences:
         targets, weights = np.zeros_like(tokens), np.zeros(self.sequence_length, "float32")
         starts = np.zeros(self.sequence_length, bool)
         position = 0
-        for piece in self.rows[int(number)]:
-            index, start, stop = self.pieces[piece]
+        number = range(len(self))[int(number)]  # raises IndexError past the end
+        first = self._row_ends[number - 1] if number else 0
+        for piece in self._order_of_pieces[first : self._row_ends[number]]:
+            index, start, stop = self._pieces[piece].tolist()
             found = np.asarray(self.read(index))[start:stop]
             if len(found) != stop - start:
                 raise ValueError(

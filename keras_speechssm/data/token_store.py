@@ -157,6 +157,9 @@ def write_manifest(folder: str | Path, plan: dict, shards: list[dict]) -> dict:
     return manifest
 
 
+_VERIFIED_BYTES = 2 * 2**30
+
+
 def is_token_store(folder: str | Path) -> bool:
     """Return whether the folder is a finished store or a finished folder of `.npy` tokens."""
     try:
@@ -175,7 +178,9 @@ class TokenStore:
 
     Args:
         folder: A finished store, or a folder of `.npy` tokens of an earlier version.
-        verify: Whether to compare every shard with its checksum first. Defaults to `True`.
+        verify: Whether to compare every shard with its checksum first, unless there are more than
+            2 GiB: reading them would take minutes, and ArrayRecord finds damage in what it reads.
+            Defaults to `True`.
 
     Attributes:
         manifest: Content of `manifest.json`.
@@ -229,11 +234,14 @@ class TokenStore:
             **about, tokens=tokens, acoustic=acoustic.reshape(-1, levels).astype("int32")
         )
 
-    def _open_shards(self, verify: bool) -> list[int]:
+    def _open_shards(self, verify: bool) -> np.ndarray:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         shards = [shard for shard in self.manifest["shards"] if shard["lengths"]]
-        lengths = [length for shard in shards for length in shard["lengths"]]
+        for shard in shards:  # millions of Python's integers take ten times as much memory
+            shard["lengths"] = np.array(shard["lengths"], "int64")
+        lengths = np.concatenate([[], *(shard["lengths"] for shard in shards)])
+        verify = verify and sum(shard["bytes"] for shard in shards) <= _VERIFIED_BYTES
         for shard in shards:
             check_shard(self.folder, shard, verify)
         paths = [str(self.folder / shard["file"]) for shard in shards]
@@ -277,7 +285,7 @@ class TokenSource(NamedTuple):
     """
 
     vocabulary_size: int
-    lengths: list[int]
+    lengths: np.ndarray
     read: Callable[[int], np.ndarray]
 
 
@@ -296,16 +304,17 @@ def open_tokens(folders: Sequence[str | Path]) -> TokenSource:
         raise ValueError(
             f"Token stores must share one tokenizer. Received vocabulary sizes: {sizes}."
         )
-    sequences = [(store, index) for store in stores.values() for index in range(len(store))]
-
-    lengths = [int(length) for store in stores.values() for length in store.lengths]
-    read = functools.partial(_read_sequence, sequences)  # worker processes pickle it
+    opened = list(stores.values())
+    lengths = np.concatenate([store.lengths for store in opened])
+    ends = np.cumsum([len(store) for store in opened])
+    read = functools.partial(_read_sequence, opened, ends)  # worker processes pickle it
     return TokenSource(next(iter(sizes.values())), lengths, read)
 
 
-def _read_sequence(sequences: list[tuple[TokenStore, int]], number: int) -> np.ndarray:
-    store, index = sequences[number]
-    return store[index].tokens
+def _read_sequence(stores: list[TokenStore], ends: np.ndarray, number: int) -> np.ndarray:
+    place = int(np.searchsorted(ends, number, side="right"))
+    first = int(ends[place - 1]) if place else 0
+    return stores[place][number - first].tokens
 
 
 def check_shard(folder: str | Path, shard: dict, verify: bool = True) -> None:

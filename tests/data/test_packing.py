@@ -18,6 +18,21 @@ def test_every_sequence_lies_in_one_row_and_none_is_too_full(lengths, seed):
     assert all(0 < sum(lengths[index] for index in row) <= 12 for row in rows)
 
 
+def test_each_sequence_goes_where_it_leaves_least_space():
+    lengths = np.random.default_rng(1).integers(1, 30, 300)
+    order = np.random.default_rng(5).permutation(300)
+    rows, free = [], []
+    for index in sorted(order.tolist(), key=lambda index: -lengths[index]):
+        fits = [(space, row) for row, space in enumerate(free) if space >= lengths[index]]
+        row = min(fits)[1] if fits else len(rows)
+        if not fits:
+            rows.append([])
+            free.append(40)
+        rows[row].append(index)
+        free[row] -= lengths[index]
+    assert pack_rows(lengths, 40, seed=5) == rows
+
+
 def test_rows_are_nearly_full():
     lengths = np.random.default_rng(0).integers(1, 1001, 3000)
     rows = pack_rows(lengths, 1000)
