@@ -75,9 +75,12 @@ class ShardedCheckpoints:
             Whether the checkpoint is being written.
         """
         variables = _variables(model)
-        for other in self._manager.all_steps():
-            if other >= epoch:  # damaged, or of a run that was resumed
-                self._manager.delete(other)
+        # Damaged, of a run that was resumed, or at the start of the epoch that is interrupted.
+        newer = [other for other in self._manager.all_steps() if other >= epoch]
+        if newer:
+            self._manager.wait_until_finished()
+        for other in newer:
+            self._manager.delete(other)
         about = {"epoch": epoch, "shapes": _shapes(variables), **about}
         args = self._ocp.args
         return self._manager.save(

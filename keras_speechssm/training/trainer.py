@@ -4,19 +4,25 @@ It knows nothing about what is trained. It takes a compiled Keras model and a fu
 returns the batch of a given number.
 """
 
+import dataclasses
+import importlib.metadata
 import importlib.util
 import itertools
+import json
+import platform
+import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import keras
 from keras import ops
 
 from keras_speechssm.checks import check_at_least, check_between
-from keras_speechssm.files import is_bucket, open_path, run_lock
+from keras_speechssm.files import atomic_write, is_bucket, open_path, run_lock
 from keras_speechssm.training.callbacks import (
     BestCheckpoint,
     CheckpointCallback,
@@ -39,6 +45,7 @@ from keras_speechssm.training.config import TrainingConfig
 from keras_speechssm.training.distribution import (
     is_first_process,
     local_rows,
+    num_processes,
     on_first_process,
     take_rows,
 )
@@ -214,8 +221,8 @@ def fit_resumable(
 ) -> list[dict]:
     """Train a compiled model with `fit`; called again, resume where it stopped.
 
-    Writes into `config.output_dir`: `metrics.jsonl` (one line per epoch), `checkpoints/` (the
-    last two), `best/`, the presets of `config.keep_presets_every` and, if the package
+    Writes into `config.output_dir`: `metrics.jsonl` (one line per epoch), `sessions.jsonl`
+    (options, versions and devices of each session), `checkpoints/` (the last two), `best/`, the presets of `config.keep_presets_every` and, if the package
     `tensorboardX` is installed, `tensorboard/`. However a session ends, the next one resumes
     from the last intact checkpoint and gives the losses of an uninterrupted run. At the end the
     model holds the best weights, or their moving averages if the optimizer keeps them.
@@ -252,6 +259,7 @@ def fit_resumable(
     output_dir.mkdir(parents=True, exist_ok=True)
     with _only_run(output_dir):
         on_first_process(config.save)
+        on_first_process(lambda: _log_session(output_dir, config))
         log, steps_per_epoch = output_dir / "metrics.jsonl", config.steps_per_epoch
         batches_per_epoch = steps_per_epoch * config.gradient_accumulation_steps
         checkpoints = open_checkpoints(output_dir / "checkpoints")
@@ -339,6 +347,47 @@ def _only_run(output_dir: Path) -> Iterator[None]:
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(run_lock(output_dir)))
         yield
+
+
+def _log_session(output_dir: Path, config: TrainingConfig) -> None:
+    """Append what a session is run with to `sessions.jsonl`, so that the folder explains itself."""
+    packages = ("keras-speechssm", "keras", "keras-hub", "numpy", keras.backend.backend())
+    versions = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    distribution = keras.distribution.distribution()
+    mesh = None
+    if distribution is not None:
+        axes = distribution.device_mesh.axis_names
+        mesh = dict(zip(axes, distribution.device_mesh.shape, strict=True))
+    about = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+        "versions": versions,
+        "python": platform.python_version(),
+        "backend": keras.backend.backend(),
+        "processes": num_processes(),
+        "device_mesh": mesh,
+        "options": dataclasses.asdict(config),
+    }
+    path = output_dir / "sessions.jsonl"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    with atomic_write(path) as temporary:
+        temporary.write_text(before + json.dumps(about, default=str) + "\n", encoding="utf-8")
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the package's checkout; `None` if it is installed without one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    return None
 
 
 def _size_of(batch: tuple) -> int:

@@ -109,5 +109,5 @@ def test_a_run_in_a_bucket_resumes_and_leaves_no_local_folder(tmp_path, monkeypa
         assert run(4) == [2, 4] and run(6) == [2, 4, 6]
     assert asked[:2] == ["gs://b/run/checkpoints", "gs://b/run/best"]
     names = sorted(path.name for path in (tmp_path / "bucket" / "run").iterdir())
-    assert names == ["metrics.jsonl", "options.json"]
+    assert names == ["metrics.jsonl", "options.json", "sessions.jsonl"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bucket", "orbax"]

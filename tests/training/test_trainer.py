@@ -229,6 +229,16 @@ def test_metrics_are_json_lines(tmp_path):
     assert read_metrics(tmp_path / "none.jsonl") == []
 
 
+def test_a_folder_says_what_each_session_was_run_with(tmp_path):
+    for total_steps in (5, 10):
+        run(tmp_path, total_steps)
+    lines = (tmp_path / "sessions.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert (first["options"]["total_steps"], second["options"]["total_steps"]) == (5, 10)
+    assert first["versions"]["keras"] == keras.__version__
+    assert first["backend"] == keras.backend.backend() and first["processes"] == 1
+
+
 def test_tensorboard_sees_the_losses(tmp_path):
     pytest.importorskip("tensorboardX")
     _, lines = run(tmp_path, 10)
