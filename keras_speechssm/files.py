@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fnmatch
 import hashlib
+import importlib.util
 import json
 import logging
 import math
@@ -86,9 +87,19 @@ def open_path(path: str | os.PathLike) -> Path:
     """
     if not is_bucket(path):
         return Path(path)
+    _check_bucket_package(path)
     from etils import epath
 
     return epath.Path(_BUCKET.sub(_AS_URL, os.fspath(path), count=1))
+
+
+def _check_bucket_package(path: str | os.PathLike) -> None:
+    """Raises an error that names the missing package; that of fsspec is not one line."""
+    scheme = _BUCKET.match(os.fspath(path))[1]
+    package = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}[scheme]
+    names = [package, "tensorflow"] if scheme == "gs" else [package]
+    if not any(importlib.util.find_spec(name) for name in names):
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
 @contextmanager

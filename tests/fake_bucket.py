@@ -26,6 +26,9 @@ def fake_bucket(folder: Path):
         ),
         "remove": lambda _, path: os.remove(local(path)),
     }
-    with mock.patch("etils.epath.gpath._is_tf_installed", return_value=False):
-        with testing.mock_epath(**functions):
-            yield
+    with (
+        mock.patch("etils.epath.gpath._is_tf_installed", return_value=False),
+        mock.patch("keras_speechssm.files._check_bucket_package"),
+        testing.mock_epath(**functions),
+    ):
+        yield

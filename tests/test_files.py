@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fake_bucket import fake_bucket
 
+from keras_speechssm import files
 from keras_speechssm.files import (
     atomic_write,
     cached_json,
@@ -145,6 +146,14 @@ def test_buckets_are_recognized_even_after_pathlib(path):
 def test_other_paths_are_no_buckets(path):
     assert not is_bucket(path)
     check_local("output", path)
+
+
+def test_the_package_that_reads_a_bucket_is_named(monkeypatch):
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
+    for path, package in (("gs://b", "gcsfs"), ("s3://b", "s3fs"), ("az://b", "adlfs")):
+        with pytest.raises(ModuleNotFoundError) as error:
+            open_path(path)
+        assert error.value.name == package
 
 
 def test_files_in_a_bucket_are_complete_and_no_local_folder_appears(tmp_path, monkeypatch):

@@ -222,10 +222,11 @@ def fit_resumable(
     """Train a compiled model with `fit`; called again, resume where it stopped.
 
     Writes into `config.output_dir`: `metrics.jsonl` (one line per epoch), `sessions.jsonl`
-    (options, versions and devices of each session), `checkpoints/` (the last two), `best/`, the presets of `config.keep_presets_every` and, if the package
-    `tensorboardX` is installed, `tensorboard/`. However a session ends, the next one resumes
-    from the last intact checkpoint and gives the losses of an uninterrupted run. At the end the
-    model holds the best weights, or their moving averages if the optimizer keeps them.
+    (options, versions and devices of each session), `checkpoints/` (the last two), `best/`, the
+    presets of `config.keep_presets_every` and, if the package `tensorboardX` is installed,
+    `tensorboard/`. However a session ends, the next one resumes from the last intact checkpoint
+    and gives the losses of an uninterrupted run. At the end the model holds the best weights, or
+    their moving averages if the optimizer keeps them.
 
     Args:
         model: A compiled `keras.Model`.
