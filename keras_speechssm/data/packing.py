@@ -133,6 +133,8 @@ class PackedSequences:
         else:
             self._order_of_pieces = np.arange(len(sequences), dtype="int32")
             self._row_ends = np.arange(1, len(sequences) + 1)
+        targets = (stops - starts - 1)[self._order_of_pieces]
+        self._num_targets = np.diff(np.cumsum(targets)[self._row_ends - 1], prepend=0)
         self._orders: dict[int, np.ndarray] = {}
 
     @classmethod
@@ -190,21 +192,32 @@ class PackedSequences:
         starts[position : position + 1] = True
         return {"token_ids": tokens, "reset_mask": starts}, targets, weights
 
-    def batch(self, numbers: Sequence[int]) -> tuple[dict, np.ndarray, np.ndarray]:
+    def batch(
+        self, numbers: Sequence[int], part: slice | np.ndarray = slice(None)
+    ) -> tuple[dict, np.ndarray, np.ndarray]:
         """Stack rows into one batch, (batch, sequence_length) each.
 
         The weights are scaled to a mean of one, so that the loss is the mean over the
         predicted tokens, in nats: Keras divides by all positions.
+
+        Args:
+            numbers: Numbers of the rows.
+            part: Places in `numbers` of the rows to return, for a process that shares the batch
+                with others. The weights are those of the whole batch. Defaults to all.
         """
-        inputs, targets, weights = zip(*(self[number] for number in numbers), strict=True)
+        numbers = np.asarray(numbers)
+        inputs, targets, weights = zip(*(self[number] for number in numbers[part]), strict=True)
         stacked = {name: np.stack([row[name] for row in inputs]) for name in inputs[0]}
-        weights = np.stack(weights)
-        return stacked, np.stack(targets), weights * (weights.size / weights.sum())
+        positions = np.float32(len(numbers) * self.sequence_length)
+        scale = positions / np.float32(self._num_targets[numbers].sum())
+        return stacked, np.stack(targets), np.stack(weights) * scale
 
     def batches(
         self, batch_size: int, process: int = 0, num_processes: int = 1
     ) -> Callable[[int], tuple]:
         """Return a function from the step to its batch: every row once per epoch, shuffled.
+
+        Its second argument, `rows`, replaces the part of this process: places in the batch.
 
         Args:
             batch_size: Number of rows of a batch.
@@ -216,14 +229,14 @@ class PackedSequences:
             ValueError: If the batch cannot be split among the processes.
         """
         rows_per_process = _split_batch(batch_size, process, num_processes)
+        own = slice(process * rows_per_process, (process + 1) * rows_per_process)
 
-        def make_batch(step: int) -> tuple:
-            start = step * batch_size + process * rows_per_process
+        def make_batch(step: int, rows: np.ndarray | None = None) -> tuple:
             numbers = []
-            for place in range(start, start + rows_per_process):
+            for place in range(step * batch_size, (step + 1) * batch_size):
                 epoch, position = divmod(place, len(self))
                 numbers.append(int(self._order(epoch)[position]))
-            return self.batch(numbers)
+            return self.batch(numbers, own if rows is None else rows)
 
         return make_batch
 
@@ -309,8 +322,9 @@ class PackedDataset(keras.utils.PyDataset):
         return -(-len(self.rows) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[dict, np.ndarray, np.ndarray]:
-        start = index * self.batch_size + self.process * self._rows_per_process
-        return self.rows.batch(self._numbers[start : start + self._rows_per_process])
+        start, own = index * self.batch_size, self.process * self._rows_per_process
+        numbers = self._numbers[start : start + self.batch_size]
+        return self.rows.batch(numbers, slice(own, own + self._rows_per_process))
 
     def on_epoch_end(self) -> None:
         self._epoch += 1

@@ -1,5 +1,6 @@
 """Training on many devices and hosts: processes, the mesh of devices, and the layouts on it."""
 
+import inspect
 import math
 import os
 import re
@@ -377,6 +378,22 @@ def local_rows(batch_size: int) -> np.ndarray | None:
     layout = keras.distribution.distribution().get_data_layout((batch_size,)).backend_layout
     parts = layout.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
+
+
+def make_local(make_batch: Callable[..., tuple], batch_size: int) -> Callable[[int], tuple]:
+    """Return a function from a batch's number to the examples that this process needs.
+
+    Args:
+        make_batch: Function of a batch's number. If it has a second argument `rows`, it is asked
+            for these examples only.
+        batch_size: Examples per batch.
+    """
+    rows = local_rows(batch_size)
+    if rows is None:
+        return make_batch
+    if "rows" in inspect.signature(make_batch).parameters:
+        return lambda number: make_batch(number, rows=rows)
+    return lambda number: take_rows(make_batch(number), rows)
 
 
 def take_rows(batch: tuple, rows: np.ndarray | None) -> tuple:

@@ -45,6 +45,7 @@ from keras_speechssm.training.config import TrainingConfig
 from keras_speechssm.training.distribution import (
     is_first_process,
     local_rows,
+    make_local,
     num_processes,
     on_first_process,
     take_rows,
@@ -270,7 +271,6 @@ def fit_resumable(
         restored = checkpoints.restore(model)
         first_epoch = restored.get("epoch", 0)
         on_first_process(lambda: truncate_log(log, first_epoch))
-        rows = local_rows(config.batch_size)
         validation, averages = None, averages_weights(model.optimizer)
         if validation_batches is None:
             monitor = "loss"
@@ -311,7 +311,7 @@ def fit_resumable(
             def fit(first_epoch: int, epochs: int, done: int = 0) -> None:
                 model.fit(
                     prefetch(
-                        lambda number: take_rows(make_batch(number), rows),
+                        make_local(make_batch, config.batch_size),
                         first_epoch * batches_per_epoch + done,
                         batch_threads,
                     ),

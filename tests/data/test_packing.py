@@ -109,6 +109,20 @@ def test_processes_share_a_batch():
         rows.batches(6, 0, 4)
 
 
+def test_parts_of_a_batch_have_the_weights_of_the_whole():
+    rows = packed([np.arange(2 + number % 9) for number in range(60)], 10)
+    whole = rows.batches(6)(1)
+    parts = [rows.batches(6, process, 3)(1) for process in range(3)]
+    others = [rows.batches(6)(1, rows=np.array(places)) for places in ([0, 5], [1, 4], [2, 3])]
+    assert len({float(part[2].max()) for part in parts}) == 1
+    for k in (1, 2):
+        np.testing.assert_array_equal(np.concatenate([part[k] for part in parts]), whole[k])
+        np.testing.assert_array_equal(others[0][k], whole[k][[0, 5]])
+    np.testing.assert_array_equal(others[2][0]["token_ids"], whole[0]["token_ids"][2:4])
+    datasets = [rows.dataset(6, False, process, 2)[1][2] for process in range(2)]
+    np.testing.assert_array_equal(np.concatenate(datasets), rows.dataset(6, False)[1][2])
+
+
 def test_a_batch_larger_than_an_epoch_takes_from_the_next():
     batches = packed([np.arange(4)], 4).batches(3)
     assert batches(0)[0]["token_ids"].tolist() == [[0, 1, 2, 3]] * 3
