@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def open_checkpoints(folder: str | Path, keep: int = 2) -> "Checkpoints | ShardedCheckpoints":
     """Return the checkpoints of a run: sharded on a mesh or in a bucket, else in one file.
 
-    Sharded ones restore from a file as well, and a run that has begun with them keeps them.
+    Sharded ones restore from a file as well, and a run that was started with them keeps them.
 
     Args:
         folder: Folder of the checkpoints.
@@ -114,7 +114,7 @@ class ShardedCheckpoints:
             try:
                 found = self._manager.restore(epoch, args=args.Composite(about=args.JsonRestore()))
                 about = found["about"]
-            except (ValueError, OSError, KeyError) as error:
+            except Exception as error:  # Orbax and TensorStore have many for damaged files
                 self._warn(epoch, error)
                 continue
             if about["shapes"] != _shapes(variables):
@@ -130,7 +130,7 @@ class ShardedCheckpoints:
                 found = self._manager.restore(
                     epoch, args=args.Composite(state=args.StandardRestore(wanted))
                 )
-            except (ValueError, OSError, KeyError) as error:
+            except Exception as error:  # Orbax and TensorStore have many for damaged files
                 self._warn(epoch, error)
                 continue
             for variable, name in zip(variables, wanted, strict=True):
