@@ -17,11 +17,7 @@ from keras_speechssm.models.speech_ssm.speech_ssm import SpeechSSM
 from keras_speechssm.models.speech_transformer.speech_transformer import SpeechTransformer
 from keras_speechssm.presets import DEFAULT_PRESET, is_trained
 from keras_speechssm.training.config import TrainingConfig, check_model_config, demo_arguments
-from keras_speechssm.training.distribution import (
-    batch_shards,
-    distributed,
-    save_preset,
-)
+from keras_speechssm.training.distribution import batch_shards, distributed, save_preset
 from keras_speechssm.training.trainer import ValidationBatches, fit_resumable, make_optimizer
 
 BACKBONES = {

@@ -144,8 +144,10 @@ def free_port():
 OTHERS = """
 import json
 import keras
+import keras_hub
 import numpy as np
-from tiny_models import tiny_models
+from tiny_models import tiny_gemma, tiny_models
+from keras_speechssm.models import SpeechTransformer
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer_pretraining import (
     SemanticTokenizerPretraining,
 )
@@ -167,9 +169,14 @@ storm = {
 }
 codes = rng.integers(0, 16, (8, 10))
 
+def gemma_layout_map(mesh):
+    return keras_hub.models.GemmaBackbone.get_layout_map(mesh, "model", "fsdp")
+
+LAYOUTS = {"codec": None, "transformer": gemma_layout_map}
+
 def losses(kind, mesh):
     keras.backend.clear_session()
-    with distributed(mesh, None if kind == "codec" else conformer_layout_map, 8):
+    with distributed(mesh, LAYOUTS.get(kind, conformer_layout_map), 8):
         tokenizer, _, soundstorm, codec = tiny_models()
         if kind == "soundstorm":
             model, x, y = soundstorm, storm, codes
@@ -178,6 +185,11 @@ def losses(kind, mesh):
             model = SemanticTokenizerPretraining(tokenizer, masked_codebook_size=8, seed=0)
             x, y = waveform, {name: labels for name in phoneme_outputs(model)}
             compile_tokenizer(model)
+        elif kind == "transformer":
+            keras.utils.set_random_seed(0)
+            model, x, y = SpeechTransformer(tiny_gemma(), max_length=16), codes % 12, codes % 12
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(keras.optimizers.Adam(1e-2), loss, weighted_metrics=None)
         else:
             model, x, y = AdversarialCodec(codec, Discriminators(2)), waveform, waveform
             model.build((None, 3200))
@@ -190,6 +202,7 @@ def losses(kind, mesh):
 for kind, mesh in (
     ("soundstorm", "data=2,fsdp=2,model=2"),
     ("tokenizer", "data=2,fsdp=2,model=2"),
+    ("transformer", "data=2,fsdp=2,model=2"),
     ("codec", "data=4,fsdp=2"),
 ):
     print(json.dumps([kind, losses(kind, None), losses(kind, mesh)]))
