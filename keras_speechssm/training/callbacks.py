@@ -355,7 +355,8 @@ class CheckpointCallback(keras.callbacks.Callback):
         self.checkpoints = checkpoints
 
     def on_epoch_end(self, epoch, logs=None):
-        self.checkpoints.save(self.model, epoch + 1)
+        logged = {name: float(value) for name, value in (logs or {}).items()}
+        self.checkpoints.save(self.model, epoch + 1, logs=logged)
 
 
 class SaveWhenInterrupted(keras.callbacks.Callback):
