@@ -157,7 +157,8 @@ def _read_environment(environment) -> tuple[tuple, dict] | None:
     steps = (
         environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     )
-    hosts = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    tpus = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+    hosts = any("," in environment.get(name, "") for name in tpus)
     if hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment or any(int(n) > 1 for n in steps):
         return (None, None, None), {}  # JAX knows them
     return None
