@@ -100,23 +100,37 @@ class MetricsLog(keras.callbacks.Callback):
         steps_per_epoch: Steps per epoch.
         max_seconds: Training stops at the end of the epoch in which this much training time,
             including earlier sessions, has passed. Defaults to `None`: no limit.
+        earlier_seconds: Training time of earlier sessions, with that of an interrupted epoch.
+            Defaults to `0.0`: that of the last line.
     """
 
-    def __init__(self, path: Path, steps_per_epoch: int, max_seconds: float | None = None):
+    def __init__(
+        self,
+        path: Path,
+        steps_per_epoch: int,
+        max_seconds: float | None = None,
+        earlier_seconds: float = 0.0,
+    ):
         super().__init__()
         self.path = path
         self.steps_per_epoch = steps_per_epoch
         self.max_seconds = max_seconds
+        self.earlier_seconds = earlier_seconds
         self.seconds_before = 0.0
         self.pending = []
 
     def on_train_begin(self, logs=None):
         last = read_metrics(self.path)[-1:]
-        self.seconds_before = last[0].get("seconds", 0.0) if last else 0.0
+        logged = last[0].get("seconds", 0.0) if last else 0.0
+        self.seconds_before = max(logged, self.earlier_seconds)
         self.started = time.monotonic()
 
+    def seconds(self) -> float:
+        """Return the training time so far, including earlier sessions."""
+        return self.seconds_before + time.monotonic() - self.started
+
     def on_epoch_end(self, epoch, logs=None):
-        seconds = self.seconds_before + time.monotonic() - self.started
+        seconds = self.seconds()
         line = {"step": (epoch + 1) * self.steps_per_epoch, "seconds": round(seconds, 1)}
         line.update({name: float(value) for name, value in (logs or {}).items()})
         self.pending.append(json.dumps(line) + "\n")
@@ -367,12 +381,16 @@ class SaveWhenInterrupted(keras.callbacks.Callback):
 
     Args:
         checkpoints: Where to save.
+        log: Knows the training time.
         skipped: Batches of the first epoch that an earlier session has trained on.
     """
 
-    def __init__(self, checkpoints: Checkpoints | ShardedCheckpoints, skipped: int = 0):
+    def __init__(
+        self, checkpoints: Checkpoints | ShardedCheckpoints, log: MetricsLog, skipped: int = 0
+    ):
         super().__init__()
         self.checkpoints = checkpoints
+        self.log = log
         self.skipped = skipped
         self.has_signal = False
         self._batches = 0
@@ -412,7 +430,8 @@ class SaveWhenInterrupted(keras.callbacks.Callback):
         model = self.model  # reads the state back from the compiled step
         done = self.skipped + batch + 1
         metrics = [keras.ops.convert_to_numpy(v).tolist() for v in model.metrics_variables]
-        self.checkpoints.save(model, self.epoch, batch=done, metrics=metrics)
+        about = {"batch": done, "metrics": metrics, "seconds": self.log.seconds()}
+        self.checkpoints.save(model, self.epoch, **about)
         self.checkpoints.wait()
         raise KeyboardInterrupt(f" after batch {done} of epoch {self.epoch + 1}, which is saved")
 

@@ -278,7 +278,10 @@ def fit_resumable(
             validation = ValidationBatches(
                 [take_rows(batch, local_rows(_size_of(batch))) for batch in validation_batches]
             )
-        interruption = SaveWhenInterrupted(checkpoints, restored.get("batch", 0))
+        metrics_log = MetricsLog(
+            log, steps_per_epoch, config.max_seconds, restored.get("seconds", 0.0)
+        )
+        interruption = SaveWhenInterrupted(checkpoints, metrics_log, restored.get("batch", 0))
         restoring = [RestoreTorchRandomStates(restored), RestoreMetrics(restored)]
 
         def make_callbacks(first_epoch: int) -> list[keras.callbacks.Callback]:
@@ -294,7 +297,7 @@ def fit_resumable(
                 own.append(PresetCheckpoint(folder, every, steps_per_epoch, exported))
             if averages and validation is not None:
                 own.append(ValidateAverages())
-            own.append(MetricsLog(log, steps_per_epoch, config.max_seconds))
+            own.append(metrics_log)
             if ProgressBar.is_visible() and is_first_process():
                 total_batches = config.total_epochs * batches_per_epoch
                 own.append(ProgressBar(total_batches, first_epoch * batches_per_epoch))

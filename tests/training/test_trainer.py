@@ -246,6 +246,15 @@ def test_tensorboard_sees_the_losses(tmp_path):
     assert events.count(b"learning_rate") == len(lines) == 2
 
 
+def test_the_time_of_an_interrupted_epoch_counts(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 5, earlier_seconds=100.0)
+    for epoch in range(2):
+        log.on_train_begin()
+        log.on_epoch_end(epoch, {"loss": 1.0})
+    first, second = (line["seconds"] for line in read_metrics(tmp_path / "metrics.jsonl"))
+    assert 100.0 <= first <= second < 160.0
+
+
 def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, caplog):
     log = MetricsLog(tmp_path / "metrics.jsonl", steps_per_epoch=5)
     log.on_train_begin()
