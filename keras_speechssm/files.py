@@ -109,8 +109,9 @@ def _write_to_bucket(path: str | os.PathLike) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / target.name
         yield temporary
+        content = temporary.read_bytes()
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(temporary.read_bytes())
+        target.write_bytes(content)
 
 
 @contextmanager
