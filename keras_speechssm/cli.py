@@ -675,8 +675,8 @@ def finetune(
         preset: Preset of the pipeline to start from.
         soundstorm: Fine-tune SoundStorm, too, which decides the voice.
         total_steps: Steps of the language model. Defaults to ten passes over the recordings, at
-            least 100 steps.
-        soundstorm_steps: Steps of SoundStorm. Defaults to 500.
+            least 100 steps. Rounded up to a multiple of 20.
+        soundstorm_steps: Steps of SoundStorm. Rounded up to a multiple of 50. Defaults to 500.
         learning_rate: Peak of the language model's learning rate. Defaults to 0.002.
         lora_rank: Rank of the matrices that are trained. Defaults to 8.
         batch_size: Rows of 30 s per batch. Defaults to 8.

@@ -56,5 +56,6 @@ if keras.backend.backend() == "torch":
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.get_closest_marker("slow_to_compile") and keras.backend.backend() != "torch":
+        marker = item.get_closest_marker("slow_to_compile")
+        if marker and keras.backend.backend() in (marker.args or ("jax", "tensorflow")):
             item.add_marker(pytest.mark.slow)

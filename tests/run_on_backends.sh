@@ -2,7 +2,8 @@
 # Run the tests on each backend, even if one fails. Arguments go to pytest: for the slow tests,
 # sh tests/run_on_backends.sh -m slow
 # Tests marked `any_backend` do not depend on the backend and run on JAX only; those marked
-# `slow_to_compile` are fast on torch, and among the slow ones elsewhere.
+# `slow_to_compile` are fast on torch, and among the slow ones on JAX and TensorFlow or on the
+# backends that the mark names.
 failed=""
 selected="not slow"
 # Programs compiled by one test process are reused by the next.

@@ -583,6 +583,7 @@ def test_stereo_arrays_and_other_rates_are_converted_as_files_are(tiny, tmp_path
     assert len(tiny.continue_speech(stereo, 0.5, sample_rate=24_000)) == SAMPLE_RATE // 2
 
 
+@pytest.mark.slow
 def test_programs_are_optimized_as_users_run_them(tmp_path):
     """The whole way in a process without the XLA flag that other tests set."""
     script = (

@@ -455,7 +455,8 @@ def prepare_token_pairs(
         recordings_per_shard: Defaults to 16, or more if there would be more than 1024 shards.
         max_unreadable_fraction: Fraction of the recordings that may be unreadable, 0 to 1.
         workers: Number of processes.
-        beam_options: Options of an Apache Beam pipeline, see `prepare_sequences`.
+        beam_options: Options of an Apache Beam pipeline as on its command line, such as
+            `--runner=DirectRunner`, which then makes the shards (extra `beam`).
 
     Returns:
         dict of counts, as `prepare_sequences` returns it.

@@ -434,7 +434,7 @@ def _generate(
     seconds = plan.until_seconds - plan.prompt_seconds
     start = time.monotonic()
     # After an interrupt, a shorter file must not remain: it would count as done.
-    with AudioWriter(path, keep_interrupted=False) as writer:
+    with AudioWriter(path, speech.sample_rate, keep_interrupted=False) as writer:
         for block in speech.stream(
             prompt, seed=int(seeds.generate_state(1)[0]), seconds=seconds, **options
         ):

@@ -78,11 +78,11 @@ def initialize_from_preset(cls, preset: str, **kwargs):
 
 
 _EXPORTS = {
-    "tensorflow": ("tf_saved_model", "litert"),
-    "jax": ("tf_saved_model",),
-    "torch": ("torch",),
+    "tensorflow": "tf_saved_model",
+    "jax": "tf_saved_model",
+    "torch": "torch",
 }
-"""Formats of `export` that are tested, by backend."""
+"""The format of `export` by backend. LiteRT lacks operations of every model, ONNX of most."""
 
 
 class _ClassProperty:
@@ -225,8 +225,8 @@ class PresetMixin:
 
         Args:
             filepath: Path of the file or folder to write.
-            format: `"tf_saved_model"` (TensorFlow, JAX), `"litert"` (TensorFlow), or `"torch"`
-                (PyTorch). Defaults to `"tf_saved_model"`.
+            format: `"tf_saved_model"` (TensorFlow, JAX), or `"torch"` (PyTorch). Defaults to
+                `"tf_saved_model"`.
             verbose: See `keras.Model.export`.
             input_signature: A list of one `keras.InputSpec`, or of a dict of them by the names of
                 the model's inputs. Defaults to `None`: any shapes.
@@ -236,10 +236,9 @@ class PresetMixin:
             ValueError: If the backend does not export the format, or needs fixed shapes.
         """
         backend = keras.backend.backend()
-        if format not in _EXPORTS[backend]:
+        if format != _EXPORTS[backend]:
             raise ValueError(
-                f"format is {format!r}; expected {' or '.join(map(repr, _EXPORTS[backend]))} on "
-                f"the backend {backend} (TensorFlow has 'tf_saved_model' and 'litert')."
+                f"format is {format!r}; expected {_EXPORTS[backend]!r} on the backend {backend}."
             )
         shapes = [spec.shape for spec in keras.tree.flatten(input_signature or [])]
         if backend != "tensorflow" and (not shapes or any(None in shape for shape in shapes)):

@@ -14,6 +14,7 @@ from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.presets import DEFAULT_PRESET, check_weight_files, fetch_pipeline
 from keras_speechssm.shapes import TOKEN_RATE
 from keras_speechssm.training.callbacks import read_metrics
+from keras_speechssm.training.config import TrainingConfig
 from keras_speechssm.training.soundstorm import SoundStormTrainingConfig, train_soundstorm
 from keras_speechssm.training.speech_lm import (
     SpeechLMTrainingConfig,
@@ -95,7 +96,7 @@ def finetune_pipeline(
         before = cached_json(run / "before.json", key, lambda: initial_loss(config))
         logger.info(
             "Training the language model for %d steps. Held-out loss before: %.3f nats per token.",
-            config.total_steps,
+            _num_steps(config),
             before,
         )
         train_speech_lm(config)
@@ -106,14 +107,14 @@ def finetune_pipeline(
             config_of_voice = _soundstorm_config(
                 run, preset, train, held_out, soundstorm_options or {}
             )
-            logger.info("Training SoundStorm for %d steps.", config_of_voice.total_steps)
+            logger.info("Training SoundStorm for %d steps.", _num_steps(config_of_voice))
             train_soundstorm(config_of_voice)
             parts["soundstorm"] = run / "soundstorm" / "preset"
         result = {
             "recordings": len(train),
             "held_out_recordings": len(held_out),
             "hours": hours,
-            "steps": config.total_steps,
+            "steps": _num_steps(config),
             "held_out_loss_before": round(before, 4),
             "held_out_loss": round(after, 4),
         }
@@ -207,6 +208,10 @@ def _prepare(
         passes = -(-MIN_PASSES * counts["train"]["tokens"] // tokens_per_step)
         config = dataclasses.replace(config, total_steps=max(config.total_steps, passes))
     return config, round(sum(count["hours"] for count in counts.values()), 3)
+
+
+def _num_steps(config: TrainingConfig) -> int:
+    return config.total_epochs * config.steps_per_epoch  # the last epoch is whole
 
 
 def _report(before: float, after: float) -> None:

@@ -147,20 +147,20 @@ def test_an_interrupted_run_resumes(recordings, tmp_path, monkeypatch):
     prepare(recordings, tmp_path / "whole")
     made = prepare_module.write_shard
 
-    def stops(path, sequences, size):
+    def stops(path, sequences, *sizes):
         if path.name == "shard-00003.array_record":
             next(sequences)
             raise KeyboardInterrupt
-        return made(path, sequences, size)
+        return made(path, sequences, *sizes)
 
     monkeypatch.setattr(prepare_module, "write_shard", stops)
     with pytest.raises(KeyboardInterrupt):
         prepare(recordings, tmp_path / "broken")
     counted = []
 
-    def counts(path, sequences, size):
+    def counts(path, sequences, *sizes):
         counted.append(path.name)
-        return made(path, sequences, size)
+        return made(path, sequences, *sizes)
 
     monkeypatch.setattr(prepare_module, "write_shard", counts)
     prepare(recordings, tmp_path / "broken")

@@ -306,7 +306,8 @@ def test_sampling_options_reach_the_language_model(benchmark, tmp_path, monkeypa
     sampling = SamplingOptions(temperature=0.8, top_k=25, top_p=0.9)
     generate_continuations(benchmark, tmp_path / "given", sampling=sampling, **options)
     # What is not given is left to the preset.
-    assert calls == [{}, {"temperature": 0.8, "top_k": 25, "top_p": 0.9}]
+    sampled = {"temperature": 0.8, "top_k": 25, "top_p": 0.9}
+    assert calls == [{"windows": "paper"}, {"windows": "paper", **sampled}]
     # A run resumes with the same sampling only, whether it is given or the preset's.
     other = SamplingOptions(temperature=0.8, top_k=25)
     with pytest.raises(ValueError, match=r"top_p 0\.9"):

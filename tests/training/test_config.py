@@ -126,11 +126,18 @@ def test_a_recipe_sets_options_and_explicit_ones_win():
 
 
 def test_recipes_cover_what_the_documents_name():
-    assert list(SpeechLMTrainingConfig.recipes) == ["finetune", "paper", "demo"]
+    segments = ["paper-30s", "paper-4min", "paper-16min"]
+    recipes = ["finetune", "paper", *segments, "paper-x", "demo"]
+    assert sorted(SpeechLMTrainingConfig.recipes) == sorted(recipes)
     paper = SpeechLMTrainingConfig.from_recipe("paper", **STORE)
     assert paper.text_preset == "hf://google/recurrentgemma-2b-it" and paper.preset is None
-    # 128 rows of 4 min per step, as in the paper's appendix B.1.
-    assert paper.batch_size * paper.gradient_accumulation_steps * paper.sequence_length == 768_000
+    # 128 rows of 4 min per step, and 768,000 tokens of 16 min, as in the paper's appendix B.1.
+    assert (paper.batch_size * paper.gradient_accumulation_steps, paper.sequence_length) == (
+        128,
+        5760,
+    )
+    long = SpeechLMTrainingConfig.from_recipe("paper-16min", **STORE)
+    assert long.batch_size * long.gradient_accumulation_steps * long.sequence_length == 768_000
     assert SpeechLMTrainingConfig.from_recipe("demo", **STORE).preset is None
 
 

@@ -142,7 +142,7 @@ def test_stores_and_npy_folders_of_earlier_versions_give_the_same_rows(tmp_path)
     assert len(losses(tmp_path / "run")) == 1
 
 
-@pytest.mark.any_backend
+@pytest.mark.slow_to_compile
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
     folder = token_folder(tmp_path / "tokens", num_recordings=16)
     for name, options in (
@@ -157,7 +157,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
     np.testing.assert_allclose(small, large, rtol=0.02)
 
 
-@pytest.mark.any_backend
+@pytest.mark.slow_to_compile
 def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     plain = settings(validation_folders=[folder], validation_steps=1)
@@ -207,6 +207,7 @@ def test_averages_resume(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow_to_compile
 def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     first = train([folder], tmp_path / "first", total_steps=10, **settings())

@@ -227,6 +227,7 @@ def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     assert not np.allclose(ops.convert_to_numpy(loaded.front_end.mean), -3.0)
 
 
+@pytest.mark.slow_to_compile
 def test_a_tokenizer_learns_the_characters_of_librispeech(tmp_path):
     chapter = tmp_path / "84" / "121"
     chapter.mkdir(parents=True)

@@ -214,6 +214,7 @@ def test_every_validation_sees_every_batch(tmp_path):
         assert line["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.slow_to_compile("tensorflow")
 def test_time_limit_stops_and_counts_earlier_runs(tmp_path):
     for _ in range(2):  # run again, nothing is left to use
         _, lines = run(tmp_path, 1000, max_seconds=0.0)

@@ -47,10 +47,11 @@ def read_kmeans(path: str | Path) -> np.ndarray:
 
 def _read(path: Path):
     if path.suffix in (".npy", ".npz"):
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        return content["cluster_centers_" if len(content.files) != 1 else content.files[0]]
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return content
+            return content["cluster_centers_" if len(content.files) != 1 else content.files[0]]
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file

@@ -88,7 +88,8 @@ def test_windows_in_batches_give_the_same_speech(speech, prompt):
     assert alone.shape == (130 * 960,)
     settings = {**CONFIG.get_config(), "windows_per_batch": 3}
     batched = Synthesizer(config=SynthesisConfig(**settings), s3_gen=speech.s3_gen)
-    # Products of batches round in another way, and the vocoder's exponentials amplify that.
+    # Products of batches round in another way, and the vocoder amplifies that: on torch the largest
+    # error is .0014 at a level of 1; relative changes of the weights by 1e-7 cause errors of .2.
     errors = np.abs(batched(tokens, voice, 0) - alone)
     assert errors.max() < 5e-3 and errors.mean() < 1e-4
 

@@ -196,6 +196,7 @@ def test_windows_overlap_and_continue_with_extra_values():
         run_in_windows(run, signal, 17, 2, windows_per_batch=0)
 
 
+@pytest.mark.slow_to_compile
 def test_saved_tokenizer_loads_to_the_same_latents(tokenizer, tmp_path):
     tokenizer.save_to_preset(str(tmp_path / "saved"))
     loaded = S3Tokenizer.from_preset(str(tmp_path / "saved"))

@@ -176,11 +176,12 @@ def test_more_tokens_than_it_holds_are_refused(model):
 
 
 def test_fit_learns_a_constant(model):
+    keras.utils.set_random_seed(0)
     fresh = SpeechTransformer.from_config(model.get_config())
     assert fresh.max_length == MAX_LENGTH
     fresh.compile(optimizer=keras.optimizers.Adam(1e-2))
     tokens = np.full((8, 9), 4, "int32")
-    history = fresh.fit(tokens[:, :-1], tokens[:, 1:], epochs=10, verbose=0).history
+    history = fresh.fit(tokens[:, :-1], tokens[:, 1:], epochs=20, verbose=0).history
     assert history["loss"][-1] < 0.3 * history["loss"][0]
 
 
