@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fnmatch
+import glob
 import hashlib
 import importlib.util
 import json
@@ -290,14 +291,19 @@ def checksum(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_partial_files(folder: str | Path) -> None:
-    """Removes the partial files that a killed process left in a folder (not below it)."""
-    for left in Path(folder).glob(".*.partial"):
+def remove_partial_files(folder: str | Path, name: str = "") -> None:
+    """Removes the partial files that a killed process left in a folder (not below it).
+
+    Args:
+        folder: The folder.
+        name: Name of the file that they are parts of. Defaults to all.
+    """
+    for left in Path(folder).glob(f".{glob.escape(name)}*.partial"):
         left.unlink(missing_ok=True)
 
 
 @contextmanager
-def run_lock(folder: str | Path) -> Iterator[None]:
+def run_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
     """Locks the folder of a run for the duration of the block.
 
     Two runs in one folder would mix their records and overwrite each other's files. The
@@ -306,6 +312,7 @@ def run_lock(folder: str | Path) -> Iterator[None]:
 
     Args:
         folder: Folder of the run. It must exist.
+        name: Name of the lock's file, for processes that share the work of a run.
 
     Raises:
         ValueError: If another process on this machine holds the lock.
@@ -314,7 +321,7 @@ def run_lock(folder: str | Path) -> Iterator[None]:
         logger.warning("%s has no locks: make sure that only one run uses it.", folder)
         yield
         return
-    lock = FileLock(Path(folder) / ".lock", timeout=0)
+    lock = FileLock(Path(folder) / name, timeout=0)
     try:
         lock.acquire()
     except (Timeout, NotImplementedError, OSError) as error:

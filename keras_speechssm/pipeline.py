@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,12 +126,14 @@ class SpeechStream(Iterator[np.ndarray]):
             path: Path of the file, for `SpeechContinuation.resume`.
 
         Raises:
-            ValueError: The language model has no state that can be saved.
+            ValueError: The language model has no state that can be saved, or continues several
+                prompts.
         """
         state = self.state
         if not isinstance(state.generation, GenerationState):
             raise ValueError(
-                "The state cannot be saved: this language model has no `start_generation`."
+                "The state cannot be saved: this language model has no `start_generation`, or it "
+                "continues several prompts as one batch."
             )
         settings = {
             "synthesis": state.config.get_config(),
@@ -376,26 +378,10 @@ class SpeechContinuation:
         if not _is_batch(prompt):
             return np.concatenate(list(self.stream(prompt, seed=seed, seconds=seconds, **options)))
         seed = draw_seed() if seed is None else seed
-        if len(prompt) < 2 or not hasattr(self.speech_lm, "start_generation"):
-            return [self.continue_speech(one, seconds, seed, **options) for one in prompt]
-        return self._continue_batch(prompt, self._num_samples(seconds), seed, **options)
+        streams = self.stream_batch(prompt, [seed] * len(prompt), seconds=seconds, **options)
+        return [np.concatenate(list(stream)) for stream in streams]
 
     generate = continue_speech
-
-    def _continue_batch(self, prompts, num_samples: int, seed: int, **options) -> list[np.ndarray]:
-        states = [self._read_prompt(prompt, seed, **options) for prompt in prompts]
-        limits = [self._token_limit(state, num_samples) for state in states]
-        tokens = [state.generation for state in states]
-        generation = self.speech_lm.start_generation(tokens, seed=[seed] * len(tokens))
-        batch = dataclasses.replace(states[0], generation=generation)
-        blocks = self._token_blocks(batch, None if None in limits else min(limits))
-
-        def synthesize(row, state, blocks):
-            of_prompt = (block[row] for block in blocks)
-            return np.concatenate(list(self._stream_from(state, num_samples, of_prompt)))
-
-        copies = itertools.tee(blocks, len(states))
-        return [synthesize(*one) for one in zip(range(len(states)), states, copies, strict=True)]
 
     def stream(
         self,
@@ -437,6 +423,45 @@ class SpeechContinuation:
             )
         tokens = (block[0] for block in self._token_blocks(state, limit))
         return self._stream_from(state, num_samples, tokens)
+
+    def stream_batch(
+        self, prompts, seeds: Sequence[int], seconds: float | None = None, **options
+    ) -> list[SpeechStream]:
+        """Continue several recordings block by block; the language model takes them as one batch.
+
+        Each is continued as it would be alone, up to rounding errors. The streams can be read one
+        after the other: tokens wait for those that are read later.
+
+        Args:
+            prompts: Paths of audio files, or waveforms (samples,) or (samples, channels).
+            seeds: A seed for each prompt.
+            seconds: Length of the new speech. Defaults to `None`: as in `stream`.
+            **options: See `stream`.
+
+        Returns:
+            One `SpeechStream` per prompt. Their states cannot be saved.
+        """
+        num_samples = self._num_samples(seconds)
+        if len(prompts) < 2 or not hasattr(self.speech_lm, "start_generation"):
+            return [
+                self.stream(prompt, seed=seed, seconds=seconds, **options)
+                for prompt, seed in zip(prompts, seeds, strict=True)
+            ]
+        states = [
+            self._read_prompt(prompt, seed, **options)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        limits = [self._token_limit(state, num_samples) for state in states]
+        tokens = [state.generation for state in states]
+        generation = self.speech_lm.start_generation(tokens, seed=list(seeds))
+        batch = dataclasses.replace(states[0], generation=generation)
+        blocks = self._token_blocks(batch, None if None in limits else min(limits))
+
+        def stream(row, state, blocks):
+            return self._stream_from(state, num_samples, (block[row] for block in blocks))
+
+        copies = itertools.tee(blocks, len(states))
+        return [stream(*one) for one in zip(range(len(states)), states, copies, strict=True)]
 
     def _read_prompt(
         self,

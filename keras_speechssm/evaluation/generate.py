@@ -5,11 +5,13 @@ Short form: 7 s after a prompt of 3 s (paper, section 6). Long form: after a pro
 """
 
 import dataclasses
+import functools
+import itertools
 import json
 import logging
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +62,7 @@ PROTOCOLS = {
 _MIN_REFERENCE_SECONDS = 1.0
 
 _LOG = "generation.jsonl"
+"""Name of the log; several processes write `generation-0.jsonl` and so on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +182,16 @@ def generate_continuations(
     subset: int | None = None,
     subset_seed: int = 0,
     sampling: SamplingOptions = DEFAULT_SAMPLING,
+    batch_size: int = 1,
+    num_processes: int = 1,
+    process_id: int = 0,
 ) -> dict:
     """Continue every recording of a benchmark.
 
     Writes `<name>.flac`, the continuation without its prompt, for each item, and
     `generation.jsonl` with the seconds that each took. An interrupted run resumes with the
-    missing items. An item's samples depend on its name and the seed only.
+    missing items. An item's samples depend on its name and the seed only, not on the items that
+    it shares a batch with.
 
     Args:
         benchmark_folder: Recordings, such as `librispeech-long/test-clean`.
@@ -204,6 +211,11 @@ def generate_continuations(
             recordings. Defaults to `None`: all.
         subset_seed: Seed of the subset.
         sampling: How tokens are sampled. Defaults to the preset's sampling with seed 0.
+        batch_size: Number of recordings that the language model continues at a time, which is
+            faster on accelerators.
+        num_processes: Number of processes, on one or many hosts, that share the recordings and
+            the output folder. Start each with its own `process_id`.
+        process_id: Number of this process, from 0.
 
     Returns:
         `generated`, the number of items made by this run; `items`, the number of all items; and
@@ -217,6 +229,8 @@ def generate_continuations(
     """
     plan = _plan(protocol, prompt_seconds, until_seconds)
     check_at_least(0, slide_and_prompt_seconds=slide_and_prompt_seconds)
+    check_at_least(1, batch_size=batch_size, num_processes=num_processes)
+    check_between(0, num_processes - 1, process_id=process_id)
     folder = Path(output_folder)
     if Path(benchmark_folder).resolve() in (folder.resolve(), *folder.resolve().parents):
         raise ValueError(
@@ -246,18 +260,21 @@ def generate_continuations(
     config |= sampling.resolve(speech)
     save_run_config(output_folder, **config)
     # A second process would make every item twice, and delete unfinished files of the first.
-    with run_lock(folder):
-        missing = _missing(items, folder)
+    number = f"-{process_id}" if num_processes > 1 else ""
+    with run_lock(folder, f".lock{number}"):
+        missing = _missing(items[process_id::num_processes], folder)
+        log = folder / _LOG.replace(".", f"{number}.")
         options = {"windows": windows, **sampling.given()}
-        factor = _generate_all(speech, missing, plan, folder, sampling.seed, options, len(items))
+        start = functools.partial(_start_streams, speech, plan, sampling.seed, options)
+        factor = _generate_all(start, speech.sample_rate, missing, log, batch_size, len(items))
     return {"generated": len(missing), "items": len(items), "real_time_factor": factor}
 
 
-def log_item(folder: Path, item: str, recording: str, seconds: float, wall_seconds: float) -> None:
+def log_item(path: Path, item: str, recording: str, seconds: float, wall_seconds: float) -> None:
     """Record in `generation.jsonl` that an item is done.
 
     Args:
-        folder: Folder of the continuations.
+        path: The log, in the folder of the continuations.
         item: Name of the item.
         recording: Checksum of the recording that is continued.
         seconds: Length of the continuation.
@@ -269,7 +286,7 @@ def log_item(folder: Path, item: str, recording: str, seconds: float, wall_secon
         "seconds": seconds,
         "wall_seconds": round(wall_seconds, 4),
     }
-    with open(folder / _LOG, "ab+") as file:
+    with open(path, "ab+") as file:
         file.seek(max(0, file.tell() - 1))
         # An interrupted run may have left an incomplete line.
         is_cut = file.read(1) not in (b"", b"\n")
@@ -277,12 +294,11 @@ def log_item(folder: Path, item: str, recording: str, seconds: float, wall_secon
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Read the complete lines of `generation.jsonl`."""
-    path = Path(folder) / _LOG
+    """Read the complete lines of `generation.jsonl`, or of those of several processes."""
     lines: list[dict] = []
-    if not path.is_file():
-        return lines
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    logs = sorted(Path(folder).glob(_LOG.replace(".", "*.")))
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in logs]
+    for text in itertools.chain.from_iterable(map(str.splitlines, texts)):
         try:
             line = json.loads(text)
             times = {name: float(line[name]) for name in ("seconds", "wall_seconds")}
@@ -390,55 +406,65 @@ def _missing(items: Sequence[BenchmarkItem], folder: Path) -> list[BenchmarkItem
     return missing
 
 
-def _generate_all(
+def _start_streams(
     speech: SpeechContinuation,
-    missing: Sequence[BenchmarkItem],
     plan: BenchmarkProtocol,
-    folder: Path,
     seed: int,
     options: dict[str, Any],
+    items: Sequence[BenchmarkItem],
+) -> list[Iterator[np.ndarray]]:
+    """Start to continue some items as one batch."""
+    prompts = [read_audio(item.audio, duration=plan.prompt_seconds) for item in items]
+    sequences = [np.random.SeedSequence((seed, zlib.crc32(item.name.encode()))) for item in items]
+    seeds = [int(sequence.generate_state(1)[0]) for sequence in sequences]
+    seconds = plan.until_seconds - plan.prompt_seconds
+    return speech.stream_batch(prompts, seeds, seconds=seconds, **options)
+
+
+def _generate_all(
+    start: Callable[[Sequence[BenchmarkItem]], list[Iterator[np.ndarray]]],
+    sample_rate: int,
+    missing: Sequence[BenchmarkItem],
+    log: Path,
+    batch_size: int,
     num_items: int,
 ) -> float | None:
-    """Continue the missing items and returns the real-time factor."""
+    """Continue the missing items and return the real-time factor."""
     spoken = taken = 0.0
-    failed = []
-    for number, item in enumerate(missing, start=1):
+    number, failed = 0, []
+    for first in range(0, len(missing), batch_size):
+        batch = missing[first : first + batch_size]
+        started = time.monotonic()
         try:
-            seconds, wall = _generate(speech, item, plan, folder, seed, options)
-        except ValueError as error:  # such as a silent prompt; the other items continue
-            failed.append(f"{item.audio}: {error}")
-            continue
-        spoken, taken = spoken + seconds, taken + wall
-        logger.info(
-            "%d of %d: %s, %.0f s in %.0f s", number, len(missing), item.name, seconds, wall
-        )
+            streams = start(batch)
+        except ValueError:  # one by one: only the recording that it is about is left out
+            streams = [None] * len(batch)
+        for item, stream in zip(batch, streams, strict=True):
+            number += 1
+            try:
+                blocks = start([item])[0] if stream is None else stream
+                seconds = _write_continuation(blocks, sample_rate, log.parent / f"{item.name}.flac")
+            except ValueError as error:  # such as a silent prompt; the other items continue
+                failed.append(f"{item.audio}: {error}")
+                continue
+            wall = time.monotonic() - started
+            log_item(log, item.name, checksum(item.audio), seconds, wall)
+            started = time.monotonic()
+            spoken, taken = spoken + seconds, taken + wall
+            logger.info(
+                "%d of %d: %s, %.0f s in %.0f s", number, len(missing), item.name, seconds, wall
+            )
     if failed:
         raise ValueError(f"{len(failed)} of {num_items} recordings were not continued: {failed[0]}")
     return _three_digits(taken / spoken) if spoken else None
 
 
-def _generate(
-    speech: SpeechContinuation,
-    item: BenchmarkItem,
-    plan: BenchmarkProtocol,
-    folder: Path,
-    seed: int,
-    options: dict[str, Any],
-) -> tuple[float, float]:
-    """Write one continuation; returns its seconds and the time that it took."""
-    path = folder / f"{item.name}.flac"
+def _write_continuation(blocks: Iterator[np.ndarray], sample_rate: int, path: Path) -> float:
+    """Write one continuation and return its length in seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_partial_files(path.parent)
-    prompt = read_audio(item.audio, duration=plan.prompt_seconds)
-    seeds = np.random.SeedSequence((seed, zlib.crc32(item.name.encode())))
-    seconds = plan.until_seconds - plan.prompt_seconds
-    start = time.monotonic()
+    remove_partial_files(path.parent, path.name)
     # After an interrupt, a shorter file must not remain: it would count as done.
-    with AudioWriter(path, speech.sample_rate, keep_interrupted=False) as writer:
-        for block in speech.stream(
-            prompt, seed=int(seeds.generate_state(1)[0]), seconds=seconds, **options
-        ):
+    with AudioWriter(path, sample_rate, keep_interrupted=False) as writer:
+        for block in blocks:
             writer.write(block)
-    wall = time.monotonic() - start
-    log_item(folder, item.name, checksum(item.audio), seconds, wall)
-    return seconds, wall
+    return writer.seconds

@@ -1,6 +1,7 @@
 import copy
 import json
 import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from keras_speechssm.evaluation.generate import (
     read_log,
     read_real_time_factor,
 )
-from keras_speechssm.files import run_lock
+from keras_speechssm.files import checksum, run_lock
 from keras_speechssm.models import SpeechTransformer
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.speech_transformer.slide_and_prompt import SlideAndPrompt
@@ -32,6 +33,7 @@ class FakePipeline:
     sample_rate = 16_000
     sampling = Sampling(top_p=0.95)
     speech_lm = None
+    batches: ClassVar[list] = []
 
     @classmethod
     def from_preset(cls, preset, speech_lm=None):
@@ -42,6 +44,13 @@ class FakePipeline:
             raise ValueError("the prompt is all silence")
         noise = np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * 16000))
         yield (noise * np.abs(prompt).max()).astype("float32")
+
+    def stream_batch(self, prompts, seeds, **options):
+        self.batches.append(len(prompts))
+        if not all(prompt.any() for prompt in prompts):
+            raise ValueError("the prompt is all silence")
+        pairs = zip(prompts, seeds, strict=True)
+        return [self.stream(prompt, seed=seed, **options) for prompt, seed in pairs]
 
 
 @pytest.fixture(autouse=True)
@@ -108,19 +117,19 @@ def test_a_killed_run_goes_on_and_nothing_is_generated_twice(benchmark, tmp_path
     assert len(read_audio(whole / "61" / "a.flac")) == 16000
 
     broken = tmp_path / "broken"
-    real = generation._generate
+    real = generation._write_continuation
 
-    def killed(speech, item, *rest):
-        if item.name == "61/b":
+    def killed(blocks, sample_rate, path):
+        if path.name == "b.flac":
             (broken / "61" / ".b.flac.123.partial").write_bytes(b"half")
             raise KeyboardInterrupt
-        return real(speech, item, *rest)
+        return real(blocks, sample_rate, path)
 
-    monkeypatch.setattr(generation, "_generate", killed)
+    monkeypatch.setattr(generation, "_write_continuation", killed)
     with pytest.raises(KeyboardInterrupt):
         generate_continuations(benchmark, broken, **options)
     assert sorted(path.name for path in broken.rglob("*.flac")) == ["a.flac"]
-    monkeypatch.setattr(generation, "_generate", real)
+    monkeypatch.setattr(generation, "_write_continuation", real)
     assert generate_continuations(benchmark, broken, **options)["generated"] == 2
     assert generate_continuations(benchmark, broken, **options) == {
         "generated": 0,
@@ -153,6 +162,51 @@ def test_other_weights_of_the_same_name_are_other_options(benchmark, tmp_path):
         generate_continuations(benchmark, tmp_path / "out", speech_lm=path, **options)
 
 
+def checksums(folder):
+    return {path.relative_to(folder): checksum(path) for path in sorted(folder.rglob("*.flac"))}
+
+
+def test_batches_and_processes_write_the_same_files(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(FakePipeline, "batches", [])
+    options = {"preset": shared_tiny_preset(), **SHORT}
+    generate_continuations(benchmark, tmp_path / "one", **options)
+    generate_continuations(benchmark, tmp_path / "batches", batch_size=3, **options)
+    assert FakePipeline.batches == [1, 1, 1, 1, 3, 1]
+    for process in (1, 0):
+        report = generate_continuations(
+            benchmark, tmp_path / "shared", num_processes=2, process_id=process, **options
+        )
+        assert (report["generated"], report["items"]) == (2, 4)
+    assert len(read_log(tmp_path / "shared")) == 4
+    # One process alone finds that all is done.
+    assert generate_continuations(benchmark, tmp_path / "shared", **options)["generated"] == 0
+    for other in ("batches", "shared"):
+        assert checksums(tmp_path / other) == checksums(tmp_path / "one")
+
+
+def test_a_process_leaves_the_unfinished_files_of_the_others(benchmark, tmp_path):
+    (tmp_path / "out" / "61").mkdir(parents=True)
+    partial = tmp_path / "out" / "61" / ".b.flac.123.partial"
+    partial.write_bytes(b"half")
+    options = {"preset": shared_tiny_preset(), "num_processes": 2, **SHORT}
+    generate_continuations(benchmark, tmp_path / "out", process_id=0, **options)
+    assert partial.exists()
+    with run_lock(tmp_path / "out", ".lock-0"):
+        with pytest.raises(ValueError, match="Another run is at work"):
+            generate_continuations(benchmark, tmp_path / "out", process_id=0, **options)
+        generate_continuations(benchmark, tmp_path / "out", process_id=1, **options)
+    assert not partial.exists()
+
+
+def test_a_batch_of_real_prompts_says_what_each_says_alone(benchmark, tmp_path, tiny_pipeline):
+    options = {"preset": shared_tiny_preset(), "subset": 2, **SHORT}
+    generate_continuations(benchmark, tmp_path / "one", **options)
+    generate_continuations(benchmark, tmp_path / "both", batch_size=2, **options)
+    for path in checksums(tmp_path / "one"):
+        alone, together = (read_audio(tmp_path / name / path) for name in ("one", "both"))
+        np.testing.assert_allclose(together, alone, atol=1e-4)  # 16 bits
+
+
 def test_two_at_once_are_refused(benchmark, tmp_path):
     options = {"preset": shared_tiny_preset(), "subset": 1, **SHORT}
     (tmp_path / "out").mkdir()
@@ -162,9 +216,11 @@ def test_two_at_once_are_refused(benchmark, tmp_path):
     assert generate_continuations(benchmark, tmp_path / "out", **options)["generated"] == 1
 
 
-def test_a_silent_prompt_is_named_and_the_others_are_continued(benchmark, tmp_path):
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_silent_prompt_is_named_and_the_others_are_continued(benchmark, tmp_path, batch_size):
     write_audio(benchmark / "61" / "a.flac", np.zeros(7 * 16000, "float32"))
     options = {"preset": shared_tiny_preset(), "protocol": "short-form", **SHORT}
+    options["batch_size"] = batch_size
     for _ in range(2):
         with pytest.raises(ValueError, match=r"1 of 3 .*61/a\.flac: .*all silence"):
             generate_continuations(benchmark, tmp_path / "out", **options)
@@ -173,8 +229,8 @@ def test_a_silent_prompt_is_named_and_the_others_are_continued(benchmark, tmp_pa
 
 def test_a_line_that_a_kill_has_cut_does_not_spoil_the_next(tmp_path):
     (tmp_path / "generation.jsonl").write_text('{"item": "61/a", "reco')
-    log_item(tmp_path, "61/b", "0", 1.0, 2.0)
-    log_item(tmp_path, "61/c", "0", 1.0, 2.0)
+    for item in ("61/b", "61/c"):
+        log_item(tmp_path / "generation.jsonl", item, "0", 1.0, 2.0)
     assert [line["item"] for line in read_log(tmp_path)] == ["61/b", "61/c"]
 
 
@@ -262,6 +318,8 @@ def test_a_transformer_goes_on_past_its_length(benchmark, tmp_path, tiny_pipelin
         ({"prompt_seconds": 0.1}, "prompt_seconds is 0.1"),
         ({"prompt_seconds": 5.0, "until_seconds": 5.0}, "above the prompt's 5"),
         ({"subset": 0}, "subset is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_processes": 2, "process_id": 2}, "process_id is 2"),
         ({"slide_and_prompt_seconds": 2.0}, "needs a limit above"),
     ],
 )
