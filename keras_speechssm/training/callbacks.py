@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import keras
 from tqdm import tqdm
 
+from keras_speechssm.checks import first_line
 from keras_speechssm.files import atomic_write, is_bucket, open_path
 from keras_speechssm.training.checkpoints import Checkpoints
 from keras_speechssm.training.distribution import (
@@ -214,10 +216,9 @@ class TensorBoardLog(keras.callbacks.Callback):
         self.writer = SummaryWriter(str(folder), purge_step=purged)
 
     def on_epoch_end(self, epoch, logs=None):
-        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         try:
-            for name, value in {**(logs or {}), "learning_rate": rate}.items():
-                self.writer.add_scalar(name, float(value), (epoch + 1) * self.steps_per_epoch)
+            for name, value in _with_learning_rate(logs, self.model).items():
+                self.writer.add_scalar(name, value, (epoch + 1) * self.steps_per_epoch)
             self.writer.flush()
         except OSError as error:
             logger.warning(
@@ -226,6 +227,70 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.writer.close()
+
+
+class WandbLog(keras.callbacks.Callback):
+    """Sends losses and learning rate per epoch to Weights & Biases.
+
+    Args:
+        run: The run that `wandb_run` started.
+        steps_per_epoch: Steps per epoch.
+    """
+
+    def __init__(self, run, steps_per_epoch: int):
+        super().__init__()
+        self.run = run
+        self.steps_per_epoch = steps_per_epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = _with_learning_rate(logs, self.model)
+        self.run.log(values, step=(epoch + 1) * self.steps_per_epoch)
+
+
+@contextlib.contextmanager
+def wandb_run(output_dir: Path, project: str, about: dict) -> Iterator:
+    """Start a run of Weights & Biases, or resume that of an earlier session.
+
+    Args:
+        output_dir: Folder of the training run. `wandb_run.txt` in it holds the id.
+        project: Name of the project.
+        about: What the session is run with.
+
+    Raises:
+        ValueError: If Weights & Biases does not start the run.
+    """
+    import wandb
+
+    path = output_dir / "wandb_run.txt"
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_text(uuid.uuid4().hex, encoding="utf-8")
+    try:
+        run = wandb.init(
+            project=project,
+            id=path.read_text(encoding="utf-8"),
+            name=output_dir.name,
+            resume="allow",
+            config=about,
+            dir=None if is_bucket(output_dir) else str(output_dir),
+        )
+    except wandb.Error as error:
+        raise ValueError(
+            f"Weights & Biases did not start a run ({first_line(error)}); run `wandb login`, set "
+            "WANDB_MODE=offline, or leave wandb_project out."
+        ) from None
+    exit_code = 1
+    try:
+        yield run
+        exit_code = 0
+    finally:
+        run.finish(exit_code=exit_code)
+
+
+def _with_learning_rate(logs: dict | None, model: keras.Model) -> dict[str, float]:
+    rate = keras.ops.convert_to_numpy(model.optimizer.learning_rate)
+    values = {**(logs or {}), "learning_rate": rate}
+    return {name: float(value) for name, value in values.items()}
 
 
 def read_metrics(path: str | Path) -> list[dict]:

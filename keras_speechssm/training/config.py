@@ -1,5 +1,6 @@
 """Options of a training run, checked before anything is read, built or written."""
 
+import importlib.util
 import inspect
 import json
 import logging
@@ -65,9 +66,13 @@ class TrainingConfig:
         process_id: Number of this process, from 0. Needs `coordinator`.
         keep_presets_every: Steps between presets that are saved to `presets/`, to choose from
             with `speechssm evaluate checkpoints`. Defaults to `None`: none.
+        wandb_project: Project of Weights & Biases that losses, options and versions are sent to.
+            Needs the package `wandb`; log in first, or set `WANDB_MODE=offline`. Defaults to
+            `None`: nothing is sent.
 
     Raises:
         ValueError: If an option is out of range.
+        ModuleNotFoundError: If `wandb_project` is given but `wandb` is not installed.
     """
 
     # Data
@@ -101,6 +106,7 @@ class TrainingConfig:
     process_id: int | None = None
     # Log
     keep_presets_every: int | None = None
+    wandb_project: str | None = None
 
     fixed: ClassVar[tuple[str, ...]] = (
         "preset",
@@ -169,6 +175,8 @@ class TrainingConfig:
         self._check_at_least(0, "max_seconds")
         self._check_at_least(1e-9, "clip_norm")
         parse_device_mesh(self.device_mesh)
+        if self.wandb_project is not None and importlib.util.find_spec("wandb") is None:
+            raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
         self._check_between(0, 1, "final_learning_rate")
         self._check_between(0, 0.999999, "beta_1", "beta_2", "ema_momentum")
         if self.warmup_steps and self.warmup_steps >= self.total_steps:

@@ -36,9 +36,11 @@ from keras_speechssm.training.callbacks import (
     TensorBoardLog,
     TimeLimitedSchedule,
     ValidateAverages,
+    WandbLog,
     averages_weights,
     read_metrics,
     truncate_log,
+    wandb_run,
 )
 from keras_speechssm.training.checkpoints import RestoreTorchRandomStates
 from keras_speechssm.training.config import TrainingConfig
@@ -225,9 +227,9 @@ def fit_resumable(
     Writes into `config.output_dir`: `metrics.jsonl` (one line per epoch), `sessions.jsonl`
     (options, versions and devices of each session), `checkpoints/` (the last two), `best/`, the
     presets of `config.keep_presets_every` and, if the package `tensorboardX` is installed,
-    `tensorboard/`. However a session ends, the next one resumes from the last intact checkpoint
-    and gives the losses of an uninterrupted run. At the end the model holds the best weights, or
-    their moving averages if the optimizer keeps them.
+    `tensorboard/`. `config.wandb_project` gets the same values. However a session ends, the next
+    one resumes from the last intact checkpoint and gives the losses of an uninterrupted run. At
+    the end the model holds the best weights, or their moving averages if the optimizer keeps them.
 
     Args:
         model: A compiled `keras.Model`.
@@ -259,9 +261,13 @@ def fit_resumable(
     config.check_resumed()
     output_dir = open_path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with _only_run(output_dir):
+    with _only_run(output_dir), ExitStack() as stack:
+        about, wandb_runs = _describe_session(config), []
         on_first_process(config.save)
-        on_first_process(lambda: _log_session(output_dir, config))
+        if config.wandb_project is not None:
+            wandb = wandb_run(output_dir, config.wandb_project, about)
+            on_first_process(lambda: wandb_runs.append(stack.enter_context(wandb)))
+        on_first_process(lambda: _log_session(output_dir, about))
         log, steps_per_epoch = output_dir / "metrics.jsonl", config.steps_per_epoch
         batches_per_epoch = steps_per_epoch * config.gradient_accumulation_steps
         checkpoints = open_checkpoints(output_dir / "checkpoints")
@@ -304,6 +310,7 @@ def fit_resumable(
             has_tensorboard = importlib.util.find_spec("tensorboardX") is not None
             if has_tensorboard and is_first_process() and not is_bucket(output_dir):
                 own.append(TensorBoardLog(output_dir / "tensorboard", steps_per_epoch, first_epoch))
+            own += [WandbLog(run, steps_per_epoch) for run in wandb_runs]
             own.append(BestCheckpoint(best, monitor, read_metrics(log), progress, best_from))
             own.append(CheckpointCallback(checkpoints))
             return [*own, interruption]
@@ -353,8 +360,8 @@ def _only_run(output_dir: Path) -> Iterator[None]:
         yield
 
 
-def _log_session(output_dir: Path, config: TrainingConfig) -> None:
-    """Append what a session is run with to `sessions.jsonl`, so that the folder explains itself."""
+def _describe_session(config: TrainingConfig) -> dict:
+    """Return what a session is run with, as JSON values."""
     packages = ("keras-speechssm", "keras", "keras-hub", "numpy", keras.backend.backend())
     versions = {}
     for name in packages:
@@ -375,10 +382,15 @@ def _log_session(output_dir: Path, config: TrainingConfig) -> None:
         "device_mesh": mesh,
         "options": dataclasses.asdict(config),
     }
+    return json.loads(json.dumps(about, default=str))
+
+
+def _log_session(output_dir: Path, about: dict) -> None:
+    """Append to `sessions.jsonl`, so that the folder explains itself."""
     path = output_dir / "sessions.jsonl"
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     with atomic_write(path) as temporary:
-        temporary.write_text(before + json.dumps(about, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(before + json.dumps(about) + "\n", encoding="utf-8")
 
 
 def _git_commit() -> str | None:

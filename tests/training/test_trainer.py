@@ -1,9 +1,12 @@
 import errno
+import importlib.machinery
 import io
 import itertools
 import json
+import sys
 import threading
 import time
+import types
 from types import SimpleNamespace
 
 import keras
@@ -245,6 +248,57 @@ def test_tensorboard_sees_the_losses(tmp_path):
     _, lines = run(tmp_path, 10)
     events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert events.count(b"learning_rate") == len(lines) == 2
+
+
+class FakeWandb(types.ModuleType):
+    """Stands for the package `wandb`; `error` is what its server answers."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, error=None):
+        super().__init__("wandb")
+        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        self.error, self.runs = error, []
+
+    def init(self, **options):
+        if self.error is not None:
+            raise self.Error(self.error)
+        run = SimpleNamespace(options=options, logged={}, exit_code=None)
+        run.log = lambda values, step: run.logged.update({step: values})
+        run.finish = lambda exit_code: setattr(run, "exit_code", exit_code)
+        self.runs.append(run)
+        return run
+
+
+def test_weights_and_biases_see_one_run_of_all_sessions(tmp_path, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    _, lines = run(tmp_path, 10, wandb_project="speech")
+    with pytest.raises(ValueError, match="loss is nan"):
+        run(
+            tmp_path,
+            15,
+            lambda step: (np.full((8, 3), np.nan), np.zeros((8, 1))),
+            wandb_project="speech",
+        )
+    first, second = wandb.runs
+    assert first.options["project"] == "speech" and first.options["resume"] == "allow"
+    assert first.options["id"] == second.options["id"]
+    assert first.options["config"]["options"]["total_steps"] == 10
+    assert [first.logged[line["step"]]["loss"] for line in lines] == [x["loss"] for x in lines]
+    assert "learning_rate" in first.logged[10]
+    assert (first.exit_code, second.exit_code, second.logged) == (0, 1, {})
+
+
+def test_weights_and_biases_are_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb("not logged in\nsee the documentation"))
+    with pytest.raises(ValueError, match=r"start a run \(not logged in\); run `wandb login`"):
+        run(tmp_path, 5, lambda step: pytest.fail("a batch was made"), wandb_project="speech")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ModuleNotFoundError) as error:
+        options_of(tmp_path, 5, wandb_project="speech")
+    assert error.value.name == "wandb"
 
 
 def test_the_time_of_an_interrupted_epoch_counts(tmp_path):
