@@ -58,7 +58,8 @@ class SpeechLMTrainingConfig(TrainingConfig):
         text_preset: Preset of a RecurrentGemma (or Gemma) to start from. All of its weights are
             used, except the embeddings of words.
         lora_rank: Rank of the low-rank matrices to train instead of the weights. Needs `preset`
-            or `text_preset`. Defaults to `None`: all weights are trained.
+            or `text_preset`, whose new token embeddings are trained as well. Defaults to `None`:
+            all weights are trained.
         sequence_length: Tokens per row (5,760 are 4 min without the last 10 s).
         rematerialize: Whether to store only the inputs of each block for the gradient and
             recompute the rest, which saves memory.
@@ -147,7 +148,7 @@ class SpeechLMTrainingConfig(TrainingConfig):
 
 
 def train_speech_lm(config: SpeechLMTrainingConfig) -> SpeechSSM | SpeechTransformer:
-    """Train a speech language model on tokens; called again, resume where it stopped.
+    """Train a speech language model on tokens, or resume the run of the same folder.
 
     Args:
         config: The options. See `SpeechLMTrainingConfig`.
@@ -179,6 +180,8 @@ def train_speech_lm(config: SpeechLMTrainingConfig) -> SpeechSSM | SpeechTransfo
         model = make_model(config, source.vocabulary_size)
         if config.lora_rank is not None:
             model.backbone.enable_lora(config.lora_rank)
+            if config.text_preset is not None or not is_trained(config.preset):
+                model.backbone.token_embedding.trainable = True  # New, so it has to learn.
         model.compile(
             optimizer=make_optimizer(config, NOT_DECAYED),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

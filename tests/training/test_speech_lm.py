@@ -229,6 +229,26 @@ def test_low_rank_training_from_a_preset_leaves_the_rest(tmp_path):
     np.testing.assert_allclose(outputs[2], outputs[1], atol=1e-4)
 
 
+@pytest.mark.slow_to_compile
+def test_low_rank_training_from_a_text_model_learns_the_embeddings_too(tmp_path):
+    """They are random, so low-rank changes of the rest would learn little."""
+    folder = token_folder(tmp_path / "tokens")
+    save_as_hugging_face(GriffinBackbone(11, **TINY), tmp_path / "text")
+    options = settings(model_config=None, text_preset=str(tmp_path / "text"), lora_rank=2)
+    start = make_model(SpeechLMTrainingConfig(token_folders=[folder], output_dir="x", **options), 7)
+    options["steps_per_epoch"] = 5
+    model = train([folder], tmp_path / "run", total_steps=10, **options)
+    trained = {variable.path.split("/")[-1] for variable in model.trainable_variables}
+    assert trained == {"embeddings", "lora_kernel_a", "lora_kernel_b"}
+    resumed = train([folder], tmp_path / "run", total_steps=15, **options)
+    values = [
+        keras.ops.convert_to_numpy(m.backbone.token_embedding.embeddings)
+        for m in (start, model, resumed)
+    ]
+    assert np.abs(values[2] - values[1]).max() > 1e-3
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

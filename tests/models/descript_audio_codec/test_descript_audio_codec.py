@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from original_parts import make_base_dac, make_dac
 
 from keras_speechssm.models import DescriptAudioCodec
 from keras_speechssm.models.preset_mixin import load_part
@@ -18,31 +19,6 @@ SIZES = {
 }
 
 
-def make_original(path, scale=0.01, **config):
-    """A DAC of `transformers` with random weights, saved to `path`."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    config = {
-        "encoder_hidden_size": 4,
-        "decoder_hidden_size": 32,
-        "n_codebooks": 3,
-        "codebook_size": 16,
-        **config,
-    }
-    config = transformers.DacConfig(downsampling_ratios=[2, 4, 5, 8], **config)
-    model = transformers.DacModel(config).eval()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("alpha"):
-                parameter.uniform_(0.5, 2.0)
-            elif parameter.ndim > 1 and "codebook" not in name:
-                parameter.normal_(0.0, 0.5 / (parameter[0].numel() ** 0.5))
-            else:  # Small biases: codes shall depend on the waveform.
-                parameter.normal_(0.0, 1.0 if "codebook" in name else scale)
-    model.save_pretrained(path)
-    return model
-
-
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-0.5, 0.5, shape).astype("float32")
 
@@ -50,7 +26,7 @@ def noise(*shape, seed=0):
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dac")
-    return make_original(folder), folder
+    return make_dac(folder), folder
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +78,7 @@ def test_parity_with_transformers(original, converted):
 
 @pytest.mark.slow
 def test_parity_at_full_size(tmp_path):
-    sizes = dict(encoder_hidden_size=64, decoder_hidden_size=1536, n_codebooks=12)
-    model = make_original(tmp_path, codebook_size=1024, **sizes)
+    model = make_base_dac(tmp_path)
     codec = DescriptAudioCodec.from_preset(str(tmp_path))
     assert codec.count_params() == 74_141_697
     check_parity(model, codec, noise(1, 12 * 320), 1e-3)

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from original_parts import hidden_states, make_base_hubert, make_hubert
 
 from keras_speechssm.models import HubertTokenizer
 
@@ -22,46 +23,14 @@ SIZES = {
 }
 
 
-def make_original(path, **config):
-    """A HuBERT of `transformers` with random weights, saved to `path`."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    config = {
-        "hidden_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "conv_dim": [8, 8, 8],
-        "conv_kernel": [10, 8, 16],
-        "conv_stride": [5, 8, 16],
-        "num_conv_pos_embeddings": 8,
-        "num_conv_pos_embedding_groups": 2,
-        **config,
-    }
-    torch.manual_seed(0)
-    model = transformers.HubertModel(transformers.HubertConfig(**config)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(path)
-    return model
-
-
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-0.5, 0.5, shape).astype("float32")
-
-
-def hidden_states(model, waveform, layer):
-    import torch
-
-    with torch.inference_mode():
-        outputs = model(torch.tensor(waveform), output_hidden_states=True)
-    return outputs.hidden_states[layer].numpy()
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hubert")
-    model = make_original(folder)
+    model = make_hubert(folder)
     features = hidden_states(model, noise(1, 640 * 40 + 5), 2)[0]
     np.save(folder / "km.npy", features[::4].astype("float64"))
     return model, folder
@@ -117,20 +86,7 @@ def test_whole_recordings_are_windows_without_zeros_at_the_end(original, convert
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mhubert", "hubert"])
 def test_parity_at_full_size(tmp_path, name):
-    strides = [5, 2, 2, 2, 2, 2, 2, 2][: 8 if name == "mhubert" else 7]
-    kernels = [10, 3, 3, 3, 3, 2, 2, 2][: len(strides)]
-    model = make_original(
-        tmp_path,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        conv_dim=[512] * len(strides),
-        conv_kernel=kernels,
-        conv_stride=strides,
-        num_conv_pos_embeddings=128,
-        num_conv_pos_embedding_groups=16,
-    )
+    model = make_base_hubert(tmp_path, name)
     np.save(tmp_path / "km.npy", np.random.default_rng(0).normal(size=(500, 768)))
     layer = 11 if name == "mhubert" else 6
     converted = HubertTokenizer.from_preset(str(tmp_path), layer=layer, kmeans=tmp_path / "km.npy")

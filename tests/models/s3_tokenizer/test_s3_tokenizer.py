@@ -1,10 +1,14 @@
-import sys
-import types
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from original_parts import (
+    make_s3_tokenizer,
+    s3_latents,
+    s3_tokenizer_module,
+    save_s3_tokenizer,
+    speech,
+)
 
 from keras_speechssm.models import S3Tokenizer
 from keras_speechssm.models.windowed_inference import run_in_windows
@@ -18,68 +22,21 @@ SIZES = {
 }
 
 
-def original_module():
-    """PyPI's `s3tokenizer`; the packages that it imports for other models need not be there."""
-    pytest.importorskip("torch")
-    absent = [name for name in ("onnx", "torchaudio") if name not in sys.modules]
-    for name in absent:
-        sys.modules[name] = types.ModuleType(name)
-    try:
-        return pytest.importorskip("s3tokenizer")
-    finally:
-        for name in absent:
-            del sys.modules[name]
-
-
-def make_original(num_layers=2, num_heads=2, hidden_dim=128, scale=0.05):
-    s3tokenizer, torch = original_module(), pytest.importorskip("torch")
-    from s3tokenizer.model_v2 import ModelConfig, S3TokenizerV2
-
-    config = ModelConfig(
-        n_mels=128, n_audio_state=hidden_dim, n_audio_head=num_heads, n_audio_layer=num_layers
-    )
-    model = S3TokenizerV2("speech_tokenizer_v2_25hz", config).eval()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(0.0, scale)
-            if name.endswith("ln.weight"):
-                parameter.add_(1.0)
-    return s3tokenizer, model
-
-
-def save_original(model, path, prefix=""):
-    from safetensors.torch import save_file
-
-    state = {prefix + name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, str(path))
-
-
-def speech(*shape, seed=0):
-    rng = np.random.default_rng(seed)
-    loudness = 10 ** rng.uniform(-4, -0.7, (*shape[:-1], shape[-1] // 320))
-    noise = np.repeat(loudness, 320, axis=-1) * rng.normal(size=shape)
-    return np.clip(noise, -1, 1).astype("float32")
-
-
-def original_latents(model, mel, lengths):
+def original_outputs(model, mel, lengths):
     """The original's values before rounding, and its tokens."""
     import torch
 
     with torch.inference_mode():
-        mel, lengths = torch.tensor(mel), torch.tensor(lengths)
-        hidden, _ = model.encoder(mel, lengths)
-        latents = model.quantizer._codebook.project_down(hidden).tanh() * 0.9990000128746033
-        tokens, _ = model.quantize(mel, lengths)
-    return latents.numpy(), tokens.numpy()
+        tokens, _ = model.quantize(torch.tensor(mel), torch.tensor(lengths))
+    return s3_latents(model, mel, lengths), tokens.numpy()
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    s3tokenizer, model = make_original()
+    model = make_s3_tokenizer()
     folder = tmp_path_factory.mktemp("s3")
-    save_original(model, folder / "model.safetensors")
-    return s3tokenizer, model, folder
+    save_s3_tokenizer(model, folder / "model.safetensors")
+    return s3_tokenizer_module(), model, folder
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +74,7 @@ def test_parity_with_the_original(original, converted):
         for row, steps in zip(waveform, mask.sum(axis=1), strict=True)
     ]
     mel = np.stack([np.pad(m.numpy(), ((0, 0), (0, 400 - m.shape[1]))) for m in mels])
-    latents, tokens = original_latents(model, mel, [400, 332])
+    latents, tokens = original_outputs(model, mel, [400, 332])
     waveform[1, 83 * 640 :] = np.nan
     found = converted({"waveform": waveform, "padding_mask": mask})
     found = {name: ops.convert_to_numpy(value) for name, value in found.items()}
@@ -132,13 +89,13 @@ def test_parity_with_the_original(original, converted):
 def test_parity_at_full_size(tmp_path):
     import torch
 
-    s3tokenizer, model = make_original(6, 20, 1280, scale=0.02)
-    save_original(model, tmp_path / "model.safetensors")
+    model = make_s3_tokenizer(6, 20, 1280, scale=0.02)
+    save_s3_tokenizer(model, tmp_path / "model.safetensors")
     converted = S3Tokenizer.from_preset(str(tmp_path))
     assert converted.count_params() == 123_714_568
     waveform = speech(1, 100 * 640)
-    mel = s3tokenizer.log_mel_spectrogram(torch.tensor(waveform[0])).numpy()[None]
-    latents, tokens = original_latents(model, mel, [400])
+    mel = s3_tokenizer_module().log_mel_spectrogram(torch.tensor(waveform[0])).numpy()[None]
+    latents, tokens = original_outputs(model, mel, [400])
     found = converted({"waveform": waveform, "padding_mask": np.ones((1, 100), bool)})
     np.testing.assert_allclose(ops.convert_to_numpy(found["latents"]), latents, atol=1e-3)
     clear = (np.abs(np.abs(latents) - 0.5) > 1e-3).all(axis=-1)
