@@ -108,6 +108,13 @@ GROUPS = {
 NOT_OPTIONS = ("progress",)
 """Parameters of wrapped functions that only Python code can give."""
 
+IN_BUCKETS = {
+    ("train",): ("output_dir",),
+    ("prepare", "sequences"): ("audio_folders", "output_folder"),
+    ("prepare", "token-pairs"): ("audio_folders", "output_folder"),
+}
+"""Words of a command -> its arguments that may be in a bucket; in others `gs://` is refused."""
+
 NO_CACHE = "--no-compilation-cache"
 """Option of all commands: compiled programs are not kept for later commands."""
 
@@ -148,7 +155,8 @@ def _run(argv: list[str]) -> int:
             command(*bound.args, **bound.kwargs)
             raise SystemExit(0)
         parameters = inspect.signature(command).parameters
-        _check_buckets(bound, allowed=("output_dir",) if words[:1] == ["train"] else ())
+        allowed = [IN_BUCKETS.get(tuple(words[:count]), ()) for count in (1, 2)]
+        _check_buckets(bound, allowed=(*allowed[0], *allowed[1]))
         result = command(*bound.args, **bound.kwargs)
         if isinstance(result, dict):
             from keras_speechssm.files import to_json

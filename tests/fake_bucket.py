@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 
@@ -22,6 +23,11 @@ def fake_bucket(folder: Path):
         "open": lambda _, path, mode: local(path).open(mode),
         "exists": lambda _, path: local(path).exists(),
         "isdir": lambda _, path: local(path).is_dir(),
+        "stat": lambda _, path: SimpleNamespace(length=local(path).stat().st_size),
+        "walk": lambda _, path, **options: (
+            (path + root.removeprefix(str(local(path))), folders, files)
+            for root, folders, files in os.walk(local(path))
+        ),
         "listdir": lambda _, path: os.listdir(local(path)),
         "makedirs": lambda _, path, exist_ok=False, mode=None: os.makedirs(
             local(path), exist_ok=exist_ok

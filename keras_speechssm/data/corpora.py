@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_speechssm.audio.io import AV_SUFFIXES, can_use_av, read_duration
-from keras_speechssm.files import open_path, write_json
+from keras_speechssm.files import is_bucket, open_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
     """Find every audio file in folders and their subfolders.
 
     Args:
-        folders: One or several folders or audio files.
+        folders: One or several folders or audio files, local or in a bucket (`gs://`, `s3://`).
 
     Returns:
         The paths in sorted order, each once. Hidden files (names that start with a dot, such as
@@ -69,14 +69,14 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
     found, skipped = set(), set()
     readable = (*AUDIO_SUFFIXES, *(AV_SUFFIXES if can_use_av() else ()))
-    for folder in map(Path, folders):
+    for folder in map(open_path, folders):
         if not folder.exists():
             raise ValueError(f"The audio folder {folder} does not exist; give an existing folder.")
-        for path in [folder] if folder.is_file() else folder.rglob("*"):
+        for path in [folder] if folder.is_file() else _walk(folder):
             suffix = path.suffix.lower()
             if path.name.startswith(".") or suffix not in (*AUDIO_SUFFIXES, *AV_SUFFIXES):
                 continue
-            if path.is_file():
+            if is_bucket(path) or path.is_file():
                 (found if suffix in readable else skipped).add(path)
     if skipped:
         kinds = sorted(Counter(path.suffix.lower() for path in skipped).items())
@@ -91,6 +91,12 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
         names = ", ".join(map(str, folders)) or "an empty list of folders"
         raise ValueError(f"No audio in {names}: expected files ending {', '.join(readable)}.")
     return sorted(found)
+
+
+def _walk(folder: Path) -> Iterable[Path]:
+    if not is_bucket(folder):
+        return folder.rglob("*")
+    return (root / name for root, _, files in folder.walk() for name in files)
 
 
 def read_durations(paths: Sequence[Path], known: str | Path | None = None) -> list[float]:
@@ -172,21 +178,21 @@ def name_recordings(inputs: Sequence[str | Path]) -> dict[str, Path]:
     """Name recordings by their paths without suffix, in order.
 
     Args:
-        inputs: Folders of recordings, or recordings. Names are relative to a single folder;
-            with several folders, each name begins with the folder's name. Single recordings are
-            named by their file names or, if these are equal, by their paths below the common
-            parent folder.
+        inputs: Folders of recordings, or recordings, local or in buckets. Names are relative to
+            a single folder; with several folders, each name begins with the folder's name.
+            Single recordings are named by their file names or, if these are equal, by their
+            paths below the common parent folder.
 
     Raises:
         ValueError: If two recordings would have the same name, or `find_audio` raises it.
     """
     names = {}
-    files = [path.absolute() for path in map(Path, inputs) if not path.is_dir()]
+    files = [path.absolute() for path in map(open_path, inputs) if not path.is_dir()]
     shared = None
     if len({path.stem for path in files}) < len(files):
         shared = Path(os.path.commonpath([path.parent for path in files]))
-    for path in map(Path, inputs):
-        for recording in find_audio(path):
+    for path in map(open_path, inputs):
+        for recording in find_audio([path]):
             if path.is_dir() or shared is None:
                 inner = recording.relative_to(path if path.is_dir() else path.parent)
             else:

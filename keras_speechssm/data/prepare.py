@@ -6,9 +6,11 @@ import json
 import logging
 import multiprocessing
 import shlex
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from keras_speechssm.data.token_store import (
     write_shard,
     write_tokens,
 )
-from keras_speechssm.files import check_local, remove_partial_files, write_json
+from keras_speechssm.files import is_bucket, open_path, remove_partial_files, write_json
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstream.soundstream import SoundStream
@@ -155,7 +157,7 @@ class ShardTask:
     @property
     def report(self) -> Path:
         """Path of the shard's report."""
-        return Path(self.folder) / f"{self.name}.json"
+        return open_path(self.folder) / f"{self.name}.json"
 
 
 def make_shard(task: ShardTask) -> dict:
@@ -167,7 +169,7 @@ def make_shard(task: ShardTask) -> dict:
         dict: `file`, `bytes`, `sha256`, `lengths`; `skipped`, a list of `recording` and `error`;
         `seconds` of the audio read; `unused`, recordings of which nothing could be used.
     """
-    folder = Path(task.folder)
+    folder = open_path(task.folder)
     path = folder / f"{task.name}.array_record"
     shard = read_report(task) if task.report.is_file() and path.is_file() else None
     if shard is not None and not shard["skipped"]:
@@ -186,8 +188,10 @@ def _tokenize_spans(task: ShardTask, skipped, unused, seconds) -> Iterator[Token
     dropped = round(plan.drop_last_seconds * TOKEN_RATE)
     for name, path in task.recordings:
         try:
-            waveform = read_audio(path)
-            spans = find_spans(waveform, read_turns(path), plan)
+            with _local_recording(path) as local:
+                waveform = read_audio(local)
+                turns = read_turns(local)
+            spans = find_spans(waveform, turns, plan)
         except (ValueError, OSError) as error:
             skipped.append({"recording": name, "error": " ".join(str(error).split())})
             continue
@@ -211,6 +215,23 @@ def _tokenize_spans(task: ShardTask, skipped, unused, seconds) -> Iterator[Token
                 yield TokenSequence(name, start, stop, np.asarray(tokens), acoustic)
         if not kept:
             unused.append(name)
+
+
+@contextmanager
+def _local_recording(path: str) -> Iterator[Path]:
+    """Yield a recording on this machine; one in a bucket is downloaded, with its `.json`."""
+    if not is_bucket(path):
+        yield Path(path)
+        return
+    remote = open_path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        for source in (remote, remote.with_suffix(".json")):
+            if source.exists():
+                (Path(folder) / source.name).write_bytes(source.read_bytes())
+        try:
+            yield Path(folder) / remote.name
+        except ValueError as error:
+            raise ValueError(str(error).replace(folder, str(remote.parent))) from error
 
 
 def read_report(task: ShardTask) -> dict:
@@ -334,8 +355,8 @@ def make_shards_with_beam(
     """Make the shards in a Beam pipeline, wait for its end, and yield their reports.
 
     Args:
-        tasks: One task per shard. Their folders must be mounted under the same paths on all
-            workers and on this machine.
+        tasks: One task per shard. Their folders must be in buckets, or mounted under the same
+            paths on all workers and on this machine.
         options: Options of the pipeline as on its command line: `--runner=DataflowRunner`, ...
 
     Yields:
@@ -379,10 +400,11 @@ def prepare_sequences(
     missing shards. The result does not depend on `workers` or Beam.
 
     Args:
-        audio_folders: Folders of recordings. A `.json` next to a recording may say when
-            somebody speaks (`voice_activity` as in LibriLight, or `segments`); read speech
-            without one is cut at its quietest places.
-        output_folder: Folder of the store. Created if missing.
+        audio_folders: Folders of recordings, local or in a bucket (`gs://`, `s3://`). A `.json`
+            next to a recording may say when somebody speaks (`voice_activity` as in LibriLight,
+            or `segments`); read speech without one is cut at its quietest places.
+        output_folder: Folder of the store, local or in a bucket. Created if missing. Training
+            reads local folders only.
         preset: Preset of a `SemanticTokenizer` or a pipeline.
         target_seconds: Longest sequence: 30, 240 or 960 in the paper.
         drop_last_seconds: Seconds to drop from each sequence's end; shorter sequences
@@ -401,8 +423,8 @@ def prepare_sequences(
             are listed and skipped; above the fraction the run stops.
         workers: Number of processes.
         beam_options: Options of an Apache Beam pipeline as on its command line, such as
-            `--runner=DirectRunner`, which then makes the shards (extra `beam`). All its workers
-            must see both folders under the same paths. In a shell write
+            `--runner=DirectRunner`, which then makes the shards (extra `beam`). Both folders must
+            be in buckets, or mounted under the same paths on all workers. In a shell write
             `--beam-options="--runner=..."`.
 
     Returns:
@@ -448,8 +470,9 @@ def prepare_token_pairs(
     nothing is dropped. If interrupted, run it again to resume with the missing shards.
 
     Args:
-        audio_folders: Folders of audio files.
-        output_folder: Folder of the store. Created if missing.
+        audio_folders: Folders of audio files, local or in a bucket (`gs://`, `s3://`).
+        output_folder: Folder of the store, local or in a bucket. Created if missing. Training
+            reads local folders only.
         tokenizer_preset: Preset of a `SemanticTokenizer` or a pipeline.
         codec_preset: Preset of a `SoundStream` or a pipeline.
         recordings_per_shard: Defaults to 16, or more if there would be more than 1024 shards.
@@ -495,8 +518,7 @@ def _make_store(
         pipeline_options = None if beam_options is None else shlex.split(beam_options)
     except ValueError as error:
         raise ValueError(f"beam_options is {beam_options!r}: {error}.") from None
-    check_local("output_folder", output_folder)
-    folder = Path(output_folder)
+    folder = open_path(output_folder)
     content = {**asdict(plan), "token_rate": TOKEN_RATE, "recordings": list(names)}
     _save_plan(folder, content)
     recordings = [(name, str(path.resolve())) for name, path in names.items()]

@@ -26,7 +26,14 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_speechssm.checks import first_line, token_array
-from keras_speechssm.files import DAMAGED_ARRAYS, atomic_write, checksum, write_json
+from keras_speechssm.files import (
+    DAMAGED_ARRAYS,
+    atomic_write,
+    checksum,
+    is_bucket,
+    open_path,
+    write_json,
+)
 from keras_speechssm.shapes import FRAMES_PER_TOKEN, TOKEN_RATE
 
 MANIFEST = "manifest.json"
@@ -116,7 +123,6 @@ def write_shard(
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    path = Path(path)
     lengths = []
     with atomic_write(path) as temporary:
         # Groups of one record, so that training reads single sequences in any order.
@@ -127,12 +133,12 @@ def write_shard(
                 lengths.append(len(sequence.tokens))
         finally:
             writer.close()
-    return {
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "sha256": checksum(path),
-        "lengths": lengths,
-    }
+        return {
+            "file": Path(path).name,
+            "bytes": temporary.stat().st_size,
+            "sha256": checksum(temporary),
+            "lengths": lengths,
+        }
 
 
 def write_manifest(folder: str | Path, plan: dict, shards: list[dict]) -> dict:
@@ -153,7 +159,7 @@ def write_manifest(folder: str | Path, plan: dict, shards: list[dict]) -> dict:
         "skipped": [entry for shard in shards for entry in shard.get("skipped", [])],
         "shards": shards,
     }
-    write_json(Path(folder) / MANIFEST, manifest)
+    write_json(open_path(folder) / MANIFEST, manifest)
     return manifest
 
 
@@ -318,16 +324,20 @@ def _read_sequence(stores: list[TokenStore], ends: np.ndarray, number: int) -> n
 
 
 def check_shard(folder: str | Path, shard: dict, verify: bool = True) -> None:
-    """Compare a shard with its report.
+    """Compare a shard with its report. In a bucket, which verifies its content, only the size.
 
     Raises:
         ValueError: If it is missing, or its size or (with `verify`) checksum differs.
     """
-    path = Path(folder) / shard["file"]
+    path = open_path(folder) / shard["file"]
     if not path.is_file():
         raise ValueError(f"{path} is missing; run the preparation again.")
-    intact = path.stat().st_size == shard["bytes"]
-    if not intact or (verify and checksum(path) != shard["sha256"]):
+    if is_bucket(path):
+        intact = path.stat().length == shard["bytes"]
+    else:
+        intact = path.stat().st_size == shard["bytes"]
+        intact = intact and (not verify or checksum(path) == shard["sha256"])
+    if not intact:
         raise ValueError(
             f"{path} is damaged; delete it and its .json, and run the preparation again."
         )

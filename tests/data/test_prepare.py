@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from fake_bucket import fake_bucket
 from tiny_models import shared_tiny_preset
 
 pytest.importorskip("grain")
@@ -108,6 +110,28 @@ def test_beam_makes_the_same_store(recordings, tmp_path):
     arguments += ["--target-seconds", "3", "--recordings-per-shard", "1"]
     assert main([*arguments, "--beam-options=--runner=DirectRunner --job_name=prepare"]) == 0
     assert content(tmp_path / "one") == content(tmp_path / "beam")
+
+
+@pytest.mark.parametrize("beam_options", [None, "--runner=DirectRunner"])
+def test_a_bucket_holds_the_same_store(recordings, tmp_path, monkeypatch, beam_options):
+    if beam_options:
+        pytest.importorskip("apache_beam")
+    (recordings / "1.json").write_text(json.dumps({"voice_activity": [[0.2, 1.0], [3.4, 6.0]]}))
+    (recordings / "2.wav").write_bytes(b"no audio")
+    options = {"max_unreadable_fraction": 0.5, "recordings_per_shard": 2}
+    counts = prepare(recordings, tmp_path / "one", **options)
+    bucket = tmp_path / "bucket"
+    shutil.copytree(recordings, bucket / "audio" / "deep")
+    monkeypatch.chdir(bucket)
+    options["beam_options"] = beam_options
+    with fake_bucket(bucket):
+        for _ in range(2):  # the second time nothing is missing
+            assert prepare("gs://b/audio/deep", "gs://b/store", **options) == counts
+    assert sorted(path.name for path in bucket.iterdir()) == ["audio", "store"]
+    expected, found = content(tmp_path / "one"), content(bucket / "store")
+    for name, bytes_ in found.items():  # the message about the damaged file has its URL
+        found[name] = bytes_.replace(b"gs://b/audio/deep", str(recordings).encode())
+    assert found == expected
 
 
 def test_beam_makes_a_shard_with_a_skipped_recording_once(recordings, tmp_path, monkeypatch):
