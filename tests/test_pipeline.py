@@ -182,7 +182,9 @@ def test_sampling_of_the_language_model_has_defaults_that_arguments_override():
 
 
 def test_config_of_the_synthesis_is_in_seconds_and_reads_older_ones():
-    config = SynthesisConfig(window_seconds=12.0, overlap_seconds=2.0, iterations=[4, 1])
+    config = SynthesisConfig(
+        window_seconds=12.0, overlap_seconds=2.0, iterations=[4, 1], guidance_scale=[2, 1]
+    )
     assert (config.window, config.overlap, config.first_windows) == (300, 50, (100, 200))
     saved = json.loads(json.dumps(config.get_config()))
     assert SynthesisConfig.from_config(saved) == config
