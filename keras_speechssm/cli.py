@@ -666,7 +666,7 @@ def finetune(
     held_out_fraction: float = 0.1,
     workers: int = 1,
 ) -> dict:
-    """Fine-tune on recordings and write a pipeline preset; run again, resume.
+    """Fine-tune on recordings and write a pipeline preset, or resume the run of the same output.
 
     Args:
         recordings: Folders of recordings, or recordings.

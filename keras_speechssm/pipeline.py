@@ -329,6 +329,12 @@ class SpeechContinuation:
         }
         save_parts(preset_dir, self.parts, config, self.metadata if metadata is None else metadata)
 
+    def __getattr__(self, name: str):
+        message = f"{type(self).__name__} has no attribute {name!r}"
+        if not name.startswith("_") and hasattr(self.__dict__.get("speech_lm"), name):
+            message += f"; it is one of the language model: `speech_lm.{name}`"
+        raise AttributeError(f"{message}.", name=name, obj=self)
+
     def __repr__(self) -> str:
         lines = [
             f"  {part}={type(model).__name__}({_num_parameters(model)}),"
@@ -349,7 +355,7 @@ class SpeechContinuation:
     # === Continue a recording ===
 
     def continue_speech(
-        self, prompt, seconds: float, seed: int | None = None, **options
+        self, prompt, seconds: float | None = None, seed: int | None = None, **options
     ) -> np.ndarray | list[np.ndarray]:
         """Continue a recording, or several. The prompt is not part of the result.
 
@@ -359,7 +365,7 @@ class SpeechContinuation:
             prompt: Path of an audio file, or waveform (samples,) or (samples, channels). Or a
                 list of them: each is continued as it would be alone with the same seed, up to
                 rounding errors. The language model continues all of them as one batch.
-            seconds: Length of the new speech.
+            seconds: Length of the new speech; required.
             seed: Non-negative int. The same seed gives the same audio, and a longer continuation
                 starts with the shorter one. Defaults to `None`: drawn from the generator that
                 `keras.utils.set_random_seed` seeds.
@@ -374,7 +380,10 @@ class SpeechContinuation:
                 or the prompt is too short, silent, or not audio.
         """
         if seconds is None:
-            raise ValueError("seconds is None; pass a length, or use `stream` for endless speech.")
+            raise ValueError(
+                "seconds is missing; pass the length of the new speech, such as seconds=60, or use "
+                "`stream` for endless speech."
+            )
         if not _is_batch(prompt):
             return np.concatenate(list(self.stream(prompt, seed=seed, seconds=seconds, **options)))
         seed = draw_seed() if seed is None else seed

@@ -401,12 +401,12 @@ def _download(
     except Exception as error:  # Each hub has its own errors, for malformed handles as well.
         raise ValueError(
             f"{prefix}{handle!r}{', which' if prefix else ''} could not be downloaded: "
-            f"{_hub_reason(error)}. {advice}"
+            f"{hub_reason(error)}. {advice}"
         ) from error
 
 
-def _hub_reason(error: Exception) -> str:
-    """What a hub's error means, without the address of each request that failed."""
+def hub_reason(error: Exception) -> str:
+    """Return what a hub's error means, without the address of each request that failed."""
     names = {base.__name__ for base in type(error).__mro__}
     if names & {"ConnectionError", "ConnectError", "LocalEntryNotFoundError"}:
         return "there is no connection to the hub"
@@ -621,7 +621,7 @@ def upload_preset(uri: str, preset: str | os.PathLike, license: str | None = Non
         ) from None
     except Exception as error:  # Each hub has its own errors.
         raise ValueError(
-            f"{os.fspath(preset)!r} could not be uploaded to {uri!r}: {_hub_reason(error)}."
+            f"{os.fspath(preset)!r} could not be uploaded to {uri!r}: {hub_reason(error)}."
         ) from error
 
 

@@ -93,7 +93,7 @@ class SynthesisConfig:
         temperature: Temperature of SoundStorm's samples; like the next two, not used with S3Gen.
             Defaults to `1.0`.
         guidance_scale: Above 1, SoundStorm follows the semantic tokens more closely, at twice the
-            work; see `SoundStorm.generate`. Defaults to `1.0`.
+            work; one number, or one for each level. See `SoundStorm.generate`. Defaults to `1.0`.
         iterations: Decoding passes for each level; see `SoundStorm.generate`. Defaults to `None`.
         windows_per_batch: Number of windows that are synthesized as one batch. The audio is the
             same. A larger batch is faster on accelerators, needs more memory, and makes blocks
@@ -120,7 +120,7 @@ class SynthesisConfig:
     first_window_seconds: float = FIRST_WINDOW / TOKEN_RATE
     voice_seconds: float = PROMPT_TOKENS / TOKEN_RATE
     temperature: float = 1.0
-    guidance_scale: float = 1.0
+    guidance_scale: float | Sequence[float] = 1.0
     iterations: Sequence[int] | None = None
     windows_per_batch: int = 1
 
@@ -138,7 +138,8 @@ class SynthesisConfig:
             raise ValueError(f"windows_per_batch is {self.windows_per_batch}; expected at least 1.")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; expected 0 or more.")
-        check_guidance_scale(self.guidance_scale)
+        guidance_scale = check_guidance_scale(self.guidance_scale)
+        object.__setattr__(self, "guidance_scale", guidance_scale)
         if self.iterations is not None:
             object.__setattr__(self, "iterations", tuple(self.iterations))
 

@@ -1,5 +1,6 @@
 """The arithmetic of the pipeline with stages that paint numbers, and the real stages, tiny."""
 
+import copy
 import itertools
 import json
 import os
@@ -182,7 +183,9 @@ def test_sampling_of_the_language_model_has_defaults_that_arguments_override():
 
 
 def test_config_of_the_synthesis_is_in_seconds_and_reads_older_ones():
-    config = SynthesisConfig(window_seconds=12.0, overlap_seconds=2.0, iterations=[4, 1])
+    config = SynthesisConfig(
+        window_seconds=12.0, overlap_seconds=2.0, iterations=[4, 1], guidance_scale=[2, 1]
+    )
     assert (config.window, config.overlap, config.first_windows) == (300, 50, (100, 200))
     saved = json.loads(json.dumps(config.get_config()))
     assert SynthesisConfig.from_config(saved) == config
@@ -265,8 +268,21 @@ def test_a_bounded_language_model_speaks_up_to_its_max_length():
 
 
 def test_a_continuation_has_a_length():
-    with pytest.raises(ValueError, match="seconds is None"):
-        painted().continue_speech(PROMPT, None)
+    for arguments in ({}, {"seconds": None}, {"max_length": 100}):
+        with pytest.raises(ValueError, match="seconds is missing; pass the length"):
+            painted().generate(PROMPT, **arguments)
+
+
+def test_what_only_the_language_model_has_is_named():
+    speech = painted()
+    match = "; it is one of the language model: `speech_lm.blocks_made`.$"
+    with pytest.raises(AttributeError, match="has no attribute 'blocks_made'" + match):
+        speech.blocks_made  # noqa: B018
+    for name in ("foo", "_state"):
+        with pytest.raises(AttributeError, match=f"SpeechContinuation has no attribute '{name}'.$"):
+            getattr(speech, name)
+    assert not hasattr(SpeechContinuation.__new__(SpeechContinuation), "speech_lm")
+    assert copy.copy(speech).synthesis == speech.synthesis
 
 
 def test_stream_is_lazy_but_checks_at_once():

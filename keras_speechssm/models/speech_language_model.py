@@ -147,7 +147,9 @@ def read_sampler(sampler: Any) -> Sampling:
     try:
         found = keras_hub.samplers.get(sampler)
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"sampler is {sampler!r}; expected one of {names}.") from None
+        found = None
+    if not isinstance(found, keras_hub.samplers.Sampler):
+        raise ValueError(f"sampler is {sampler!r}; expected one of {names}.")
     kind = type(found)
     if kind is keras_hub.samplers.GreedySampler:
         return Sampling(temperature=0.0)
@@ -256,8 +258,8 @@ class SpeechLanguageModel(OptionalInputs):
 
         Args:
             token_ids: int (batch, time) or (time,), the prompts; or a list of prompts of any
-                lengths, or recordings (paths or waveforms) that the preprocessor tokenizes. All
-                prompts are continued as one batch.
+                lengths, or recordings (paths or waveforms) that the preprocessor tokenizes, or
+                what its `generate_preprocess` returns. All prompts are continued as one batch.
             num_tokens: Number of new tokens per prompt.
             temperature: At least 0; 0 takes the most likely token each time. Defaults to `1.0`.
             top_k: Samples from the k most likely tokens. Defaults to `None`: from all.
@@ -386,6 +388,8 @@ class SpeechLanguageModel(OptionalInputs):
 
     def _read_prompts(self, token_ids, padding_mask) -> Prompts:
         preprocessor = self.preprocessor
+        if isinstance(token_ids, dict) and "token_ids" in token_ids:  # of `generate_preprocess`
+            token_ids, padding_mask = token_ids["token_ids"], token_ids.get("padding_mask")
         if isinstance(preprocessor, SpeechSSMPreprocessor) and needs_preprocessing(token_ids):
             if padding_mask is not None:
                 raise ValueError("A padding_mask is for arrays of tokens; expected none.")
@@ -659,6 +663,8 @@ class SpeechLanguageModel(OptionalInputs):
             shuffle, validation_split = False, 0.0  # the dataset shuffles the rows
         elif y is None:
             x = self._map_dataset(x)
+        if isinstance(validation_data, tuple) and all(one is None for one in validation_data[1:]):
+            validation_data = validation_data[0]  # without targets
         if validation_data is not None and not isinstance(validation_data, tuple):
             if is_in_memory(validation_data):
                 validation_data = self._make_dataset(validation_data, batch_size, shuffle=False)
@@ -750,8 +756,12 @@ class SpeechLanguageModel(OptionalInputs):
             return TargetsDataset(x)
         if isinstance(x, types.GeneratorType):
             return (add_targets(batch) for batch in x)
-        if hasattr(x, "element_spec") and isinstance(x.element_spec, tuple):
-            return x  # tf.data of inputs and targets
+        if hasattr(x, "element_spec"):  # tf.data
+            if isinstance(x.element_spec, tuple):
+                return x  # of inputs and targets
+            from tensorflow.autograph.experimental import do_not_convert
+
+            return x.map(do_not_convert(add_targets))  # its errors then have one line
         return x.map(add_targets) if hasattr(x, "map") else x
 
     def get_config(self) -> dict:

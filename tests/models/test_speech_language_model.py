@@ -109,6 +109,8 @@ def test_other_samplers_are_refused_in_one_line(sampler):
     with pytest.raises(ValueError, match="'greedy', 'random', 'top_k' and 'top_p'") as caught:
         read_sampler(sampler)
     assert "\n" not in str(caught.value)
+    named = {"beam": "BeamSampler", "contrastive": "ContrastiveSampler"}
+    assert named.get(sampler, repr(sampler)) in str(caught.value)
 
 
 def test_a_compiled_sampler_is_the_default_of_generate(model):
