@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_speechssm.audio.io import read_speech
+from keras_speechssm.checks import is_number, shown
 from keras_speechssm.config import draw_seed
 from keras_speechssm.files import atomic_write, open_arrays
 from keras_speechssm.models.generation import (
@@ -28,6 +29,7 @@ from keras_speechssm.presets import (
     pipeline_parts,
     presets_of,
     read_json_file,
+    read_section,
     save_parts,
 )
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
@@ -306,7 +308,7 @@ class SpeechContinuation:
         speech = cls(
             **models,
             synthesis=settings,
-            sampling={**config.get("sampling", {}), **(sampling or {})},
+            sampling={**read_section(config, "sampling"), **(sampling or {})},
         )
         if (Path(folder) / "metadata.json").is_file():
             speech.metadata = read_json_file(Path(folder), "metadata.json")
@@ -629,8 +631,8 @@ class SpeechContinuation:
     def _num_samples(self, seconds: float | None) -> int | None:
         if seconds is None:
             return None
-        if not 0 < seconds < float("inf"):
-            raise ValueError(f"seconds must be a positive number, got {seconds}.")
+        if not (is_number(seconds) and 0 < seconds < float("inf")):
+            raise ValueError(f"seconds must be a positive number, got {shown(seconds)}.")
         return max(1, round(seconds * self.sample_rate))
 
     def _token_limit(self, state: ContinuationState, num_samples: int | None) -> int | None:

@@ -20,7 +20,7 @@ import os
 import re
 from pathlib import Path
 
-from keras_speechssm.checks import first_line, nearest_name
+from keras_speechssm.checks import first_line, nearest_name, shown
 from keras_speechssm.files import checksum, replace_folder, write_json
 
 PARTS = ("semantic_tokenizer", "speech_lm", "soundstorm", "soundstream")
@@ -458,6 +458,18 @@ def read_json_file(folder: Path, name: str = "config.json") -> dict:
     if not isinstance(config, dict):
         raise ValueError(f"{str(path)!r} must contain a JSON object.")
     return config
+
+
+def read_section(config: dict, name: str) -> dict:
+    """Returns a section of a preset's config, or an empty one if it does not have it.
+
+    Raises:
+        ValueError: If the section is not a JSON object.
+    """
+    section = config.get(name, {})
+    if not isinstance(section, dict):
+        raise ValueError(f"{name!r} of the preset is {shown(section)}; expected a JSON object.")
+    return section
 
 
 def store_weights_as_float16(folder: str | os.PathLike) -> None:

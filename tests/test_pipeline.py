@@ -223,6 +223,11 @@ def test_config_of_the_synthesis_is_in_seconds_and_reads_older_ones():
         (dict(overlap_seconds=-1.0), "overlap_seconds is -1.0"),
         (dict(overlap_seconds=float("nan")), "overlap_seconds is nan"),
         (dict(voice_seconds=0.0), "at least 0.04"),
+        (dict(voice_seconds=1e12), "voice_seconds is 1000000000000.0; expected 0 to 3600"),
+        (dict(window_seconds="10"), "window_seconds is '10'"),
+        (dict(window_seconds=None), "window_seconds is None"),
+        (dict(windows_per_batch=[1]), r"windows_per_batch is \[1\]"),
+        (dict(iterations=["x"]), "iterations is 'x'"),
         (dict(first_window_seconds=0.0), "first_window is 0"),
         (dict(windows_per_batch=0), "windows_per_batch is 0"),
         (dict(temperature=-1.0), "temperature is -1.0"),
@@ -420,7 +425,7 @@ def test_bad_audio_is_refused(verb, audio, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "1", [1]])
 def test_bad_length_is_refused(seconds):
     with pytest.raises(ValueError, match="seconds must be a positive number"):
         painted().continue_speech(PROMPT, seconds)
@@ -656,6 +661,14 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, part):
         SpeechContinuation.from_preset(shared_tiny_preset(), **{part: other})
     with pytest.raises(ValueError, match="not a soundstream"):
         SpeechContinuation.from_preset(shared_tiny_preset(), soundstream=other)
+
+
+@pytest.mark.parametrize("content", [[1, "a"], None, 5, {"x": 1}])
+def test_settings_of_a_preset_of_wrong_types(content):
+    # All of a pipeline's config is in `odd_pipeline` of tests/fuzz.py.
+    with pytest.raises(ValueError, match="'synthesis' of the preset is|Unknown synth") as error:
+        read_synthesis_config({"synthesis": content})
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("part", ["semantic_tokenizer", "soundstream"])

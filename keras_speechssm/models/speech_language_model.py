@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import operator
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_speechssm.checks import token_array
+from keras_speechssm.checks import is_number, shown, to_int, token_array
 from keras_speechssm.compilation import CompiledFunctions
 from keras_speechssm.config import draw_seed
 from keras_speechssm.data.packing import PackedDataset
@@ -120,15 +119,14 @@ class Sampling:
     def check(self, vocabulary_size: int) -> "Sampling":
         """Raises `ValueError` if a setting is out of range; returns itself."""
         temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
-        numbers = int | float | np.number
-        if not (isinstance(temperature, numbers) and 0 <= temperature < math.inf):
+        if not (is_number(temperature) and 0 <= temperature < math.inf):
             raise ValueError(
-                f"temperature is {temperature}; expected a finite number of at least 0."
+                f"temperature is {shown(temperature)}; expected a finite number of at least 0."
             )
-        if top_k is not None and not 1 <= _to_int("top_k", top_k) <= vocabulary_size:
+        if top_k is not None and not 1 <= to_int("top_k", top_k) <= vocabulary_size:
             raise ValueError(f"top_k is {top_k}; expected an integer from 1 to {vocabulary_size}.")
-        if top_p is not None and not (isinstance(top_p, numbers) and 0 < top_p <= 1):
-            raise ValueError(f"top_p is {top_p}; expected a number above 0 and at most 1.")
+        if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
+            raise ValueError(f"top_p is {shown(top_p)}; expected a number above 0 and at most 1.")
         return self
 
 
@@ -164,7 +162,7 @@ def read_sampler(sampler: Any) -> Sampling:
 
 def read_count(name: str, value: Any) -> int:
     """Returns a positive int, or raises `ValueError`."""
-    count = _to_int(name, value)
+    count = to_int(name, value)
     if count < 1:
         raise ValueError(f"{name} is {value}; expected an integer of at least 1.")
     return count
@@ -172,7 +170,7 @@ def read_count(name: str, value: Any) -> int:
 
 def read_seed(seed: Any) -> int:
     """Returns an int from 0 to 2^63 - 1, or raises `ValueError`."""
-    number = _to_int("seed", seed)
+    number = to_int("seed", seed)
     if not 0 <= number < 2**63:
         raise ValueError(f"seed is {seed}; expected an integer from 0 to 2^63 - 1.")
     return number
@@ -199,13 +197,6 @@ def read_seeds(seed: Any, batch_size: int) -> int | tuple[int, ...]:
             "for each prompt."
         )
     return tuple(read_seed(number) for number in seed)
-
-
-def _to_int(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; expected an integer.") from None
 
 
 class SpeechLanguageModel(OptionalInputs):

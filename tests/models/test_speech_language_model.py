@@ -76,7 +76,7 @@ def test_bad_seeds(seed):
     [
         ((-0.1, None, None), "temperature is -0.1"),
         ((float("nan"), None, None), "temperature is nan"),
-        (("hot", None, None), "temperature is hot"),
+        (("hot", None, None), "temperature is 'hot'"),
         ((1.0, 0, None), "top_k is 0"),
         ((1.0, 14, None), "top_k is 14; expected an integer from 1 to 13"),
         ((1.0, 1.5, None), "top_k is 1.5"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
+from keras_speechssm.checks import is_number, shown, to_int
 from keras_speechssm.config import draw_seed
 from keras_speechssm.models.soundstorm.masking import remask_counts
 from keras_speechssm.shapes import FRAMES_PER_TOKEN
@@ -121,23 +122,29 @@ def check_guidance_scale(guidance_scale: float | Sequence[float]) -> float | tup
     scales = np.atleast_1d(np.asarray(guidance_scale, dtype=object)).tolist() if many else None
     most = float(np.finfo("float32").max)
     for scale in [guidance_scale] if scales is None else scales:
-        if not 0.0 <= scale <= most:
-            raise ValueError(f"guidance_scale must be 0 or a positive number, got {scale}.")
+        if not (is_number(scale) and 0.0 <= scale <= most):
+            raise ValueError(f"guidance_scale must be 0 or a positive number, got {shown(scale)}.")
     return float(guidance_scale) if scales is None else tuple(map(float, scales))
+
+
+def check_iterations(iterations: Sequence[int]) -> tuple[int, ...]:
+    """Return the passes of each level as ints, or raise `ValueError` if they are not integers."""
+    passes = np.atleast_1d(np.asarray(iterations, dtype=object))
+    return tuple(to_int("iterations", number) for number in passes)
 
 
 def _read_settings(batch: int, num_levels: int, seed, iterations, temperature, guidance_scale):
     """Check the settings of a request, and give each example a seed."""
     if iterations is None:
         iterations = (16,) + (1,) * (num_levels - 1)
-    iterations = tuple(int(passes) for passes in np.atleast_1d(iterations))
+    iterations = check_iterations(iterations)
     if len(iterations) != num_levels or min(iterations) < 1:
         raise ValueError(
             f"iterations must give one positive number for each of the {num_levels} levels, "
             f"got {iterations}."
         )
-    if not 0.0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 or a positive number, got {temperature}.")
+    if not (is_number(temperature) and 0.0 <= temperature < float("inf")):
+        raise ValueError(f"temperature must be 0 or a positive number, got {shown(temperature)}.")
     guidance_scales = check_guidance_scale(guidance_scale)
     if isinstance(guidance_scales, float):
         guidance_scales = (guidance_scales,) * num_levels
@@ -149,7 +156,7 @@ def _read_settings(batch: int, num_levels: int, seed, iterations, temperature, g
     if seed is None:
         seeds = [draw_seed() for _ in range(batch)]
     else:
-        seeds = [int(value) for value in np.atleast_1d(seed)]
+        seeds = [to_int("seed", value) for value in np.atleast_1d(np.asarray(seed, dtype=object))]
     if len(seeds) == 1:
         seeds = seeds * batch
     if len(seeds) != batch or min(seeds) < 0:
