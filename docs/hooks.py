@@ -5,6 +5,7 @@ Nothing of the package is imported: the site builds without Keras and JAX.
 
 import ast
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -36,10 +37,27 @@ def _tutorial(path: Path) -> str:
     spec = importlib.util.spec_from_file_location("make_notebook", path.parent / "make_notebook.py")
     notebook = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(notebook)
-    (_, header), *cells = notebook.read_cells(path.read_text("utf-8"))
-    texts = [notebook.make_header(header)]
-    texts += [f"```python\n{text}\n```" if kind == "code" else text for kind, text in cells]
+    (_, header), *_ = notebook.read_cells(path.read_text("utf-8"))
+    path = path.with_suffix(".ipynb")
+    texts = [notebook.make_header(header), f"The notebook is `examples/{path.name}`."]
+    for cell in json.loads(path.read_text("utf-8"))["cells"][1:]:
+        text = "".join(cell["source"])
+        texts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+        texts += map(_output, cell.get("outputs", []))
     return "\n\n".join(texts) + "\n"
+
+
+def _output(output: dict) -> str:
+    """Returns an output of a notebook's cell as Markdown or HTML."""
+    data = {kind: "".join(text) for kind, text in output.get("data", {}).items()}
+    if "text/html" in data:  # an audio player
+        return f"<div>{' '.join(data['text/html'].split())}</div>"
+    if "image/png" in data:
+        picture = "".join(data["image/png"].split())
+        return f'<img alt="Output of the cell" src="data:image/png;base64,{picture}">'
+    if "text/markdown" in data:
+        return re.sub("^#", "###", data["text/markdown"], flags=re.MULTILINE)
+    return f"```text\n{''.join(output.get('text', [])) or data['text/plain']}\n```"
 
 
 def _card(path: Path) -> str:

@@ -127,7 +127,8 @@ report = evaluate_continuations(
     ),
     models=MODELS,
 )
-Markdown((OUTPUT / "report" / "report.md").read_text())
+text = (OUTPUT / "report" / "report.md").read_text()
+Markdown(text.partition("![")[0])  # without the links to pictures
 
 """
 `evaluated/report/report.html` is one page with all tables, curves over time, and audio players.

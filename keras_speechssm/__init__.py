@@ -52,7 +52,8 @@ def __getattr__(name: str):
         return upload_preset
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hint = "; models are in keras_speechssm.models" if name[:1].isupper() else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ def waveform_array(
             f"{name} is {waveform.dtype} of shape {waveform.shape}; expected floats of shape "
             "(samples,) or (batch, samples). Divide 16-bit integers by 32768."
         )
+    if not is_number(min_seconds):
+        raise ValueError(f"min_seconds is {shown(min_seconds)}; expected a number.")
     seconds = waveform.shape[-1] / SAMPLE_RATE
     if waveform.size == 0 or seconds < min_seconds:
         raise ValueError(
@@ -54,7 +57,8 @@ def waveform_array(
     peak = float(np.abs(waveform).max())
     if peak > 2.0:
         raise ValueError(f"{name} reaches {peak:.4g}; expected samples in [-1, 1]: scale it.")
-    silent = np.abs(waveform).max(axis=-1) < SILENCE_PEAK
+    # Around its offset: a dead microphone may give a constant that is not 0.
+    silent = np.ptp(waveform, axis=-1) < 2 * SILENCE_PEAK
     if not allow_silence and np.any(silent):
         raise ValueError(f"{name} is all silence; expected speech. Check the recording.")
     return waveform.astype("float32", copy=False)
@@ -130,14 +134,29 @@ def token_array(
     return array.astype("int32", copy=False)
 
 
+def is_number(value: Any) -> bool:
+    """Returns whether a value is a single real number: no text, list, or array."""
+    return isinstance(value, int | float | np.number | np.bool_) and not isinstance(
+        value, np.complexfloating
+    )
+
+
+def to_int(name: str, value: Any) -> int:
+    """Returns an integer of any type as an int, or raises `ValueError`."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {shown(value)}; expected an integer.") from None
+
+
 def check_at_least(least: float, **options: float | None) -> None:
     """Raises `ValueError` for the first option that is below `least` or not a finite number.
 
     Options that are `None` are not checked.
     """
     for name, value in options.items():
-        if value is not None and not (math.isfinite(value) and value >= least):
-            raise ValueError(f"{name} is {value}; expected {least:g} or more.")
+        if value is not None and not (is_number(value) and least <= value < math.inf):
+            raise ValueError(f"{name} is {shown(value)}; expected {least:g} or more.")
 
 
 def check_between(low: float, high: float, **options: float | None) -> None:
@@ -146,8 +165,16 @@ def check_between(low: float, high: float, **options: float | None) -> None:
     Options that are `None` are not checked.
     """
     for name, value in options.items():
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"{name} is {value}; expected {low:g} to {high:g}.")
+        if value is not None and not (is_number(value) and low <= value <= high):
+            raise ValueError(f"{name} is {shown(value)}; expected {low:g} to {high:g}.")
+
+
+def shown(value: Any) -> str:
+    """Returns a value for a message: in one line, and not longer than that."""
+    if is_number(value):
+        return str(value)[:40]
+    text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

@@ -115,6 +115,9 @@ IN_BUCKETS = {
 }
 """Words of a command -> its arguments that may be in a bucket; in others `gs://` is refused."""
 
+MAX_MESSAGE = 1000
+"""Characters of an error's line."""
+
 NO_CACHE = "--no-compilation-cache"
 """Option of all commands: compiled programs are not kept for later commands."""
 
@@ -152,7 +155,8 @@ def _run(argv: list[str]) -> int:
         app, argv = _app_of(argv)
         command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
         if command in (app.help_print, app.version_print) or not hasattr(command, "is_command"):
-            command(*bound.args, **bound.kwargs)
+            with _for_a_reader():
+                command(*bound.args, **bound.kwargs)
             raise SystemExit(0)
         parameters = inspect.signature(command).parameters
         allowed = [IN_BUCKETS.get(tuple(words[:count]), ()) for count in (1, 2)]
@@ -161,7 +165,8 @@ def _run(argv: list[str]) -> int:
         if isinstance(result, dict):
             from keras_speechssm.files import to_json
 
-            print(to_json(result))
+            with _for_a_reader():
+                print(to_json(result))
         return 0
     except KeyboardInterrupt as interrupt:
         print(f"speechssm: interrupted{interrupt}.", file=sys.stderr)
@@ -172,6 +177,23 @@ def _run(argv: list[str]) -> int:
     except (ValueError, OSError, CycloptsError) as error:
         print(f"speechssm: {_one_line(error, parameters)}", file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def _for_a_reader() -> Iterator[None]:
+    """Print all of the block to stdout, unless its reader leaves, as `head` does."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich ends the program
+        _drop(sys.stdout)
+
+
+def _drop(stdout: typing.IO) -> None:
+    """Let stdout lead nowhere: Python flushes it at exit, which must not fail again."""
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), stdout.fileno())
 
 
 def _choose_compilation_cache(argv: list[str]) -> list[str]:
@@ -242,7 +264,8 @@ def _one_line(error: Exception, parameters: Iterable[str] = ()) -> str:
         option = f"--{name.replace('_', '-')}"
         pattern = rf"(?<![\w./'\"-]){name}(?![\w(/.])" if "_" in name else rf"^{name}(?= is )"
         message = re.sub(pattern, option, message)
-    return message
+    # A message may quote a path or a line of a file of any length.
+    return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
 
 
 def _missing_package(module: str) -> str:
@@ -566,9 +589,7 @@ def _binary_stdout() -> Iterator[typing.BinaryIO]:
             yield stdout
         except BrokenPipeError:
             print("The reader closed the stream.", file=sys.stderr)
-            # Python flushes stdout at exit, which must not fail again.
-            with open(os.devnull, "wb") as null:
-                os.dup2(null.fileno(), stdout.fileno())
+            _drop(stdout)
 
 
 def _read_speech_so_far(state: str, num_samples: int):
@@ -674,7 +695,7 @@ def finetune(
     held_out_fraction: float = 0.1,
     workers: int = 1,
 ) -> dict:
-    """Fine-tune on recordings and write a pipeline preset; run again, resume.
+    """Fine-tune on recordings and write a pipeline preset, or resume the run of the same output.
 
     Args:
         recordings: Folders of recordings, or recordings.

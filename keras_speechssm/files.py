@@ -217,6 +217,21 @@ CACHE_VARIABLE = "KERAS_SPEECHSSM_COMPILATION_CACHE"
 """Environment variable with the folder of compiled programs, or `off`."""
 
 
+def cache_folder() -> Path:
+    """Returns the folder for files that can be made again, such as `~/.cache/keras_speechssm`.
+
+    Raises:
+        ValueError: If the user has no home folder, as in some containers.
+    """
+    variable = "LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME"
+    try:
+        return Path(os.environ.get(variable) or Path.home() / ".cache") / "keras_speechssm"
+    except RuntimeError:
+        raise ValueError(
+            f"This user has no home folder for files to keep; set {variable} to a folder."
+        ) from None
+
+
 def compilation_cache_settings() -> dict[str, Any]:
     """Returns JAX's settings that keep compiled programs in the user's cache folder.
 
@@ -225,13 +240,15 @@ def compilation_cache_settings() -> dict[str, Any]:
     folder, or switches the cache off (`off`).
 
     Returns:
-        Settings by name; empty if the cache is off or the folder cannot be written.
+        Settings by name; empty if the cache is off or there is no folder that can be written.
     """
     chosen = os.environ.get(CACHE_VARIABLE, "")
     if chosen.lower() in ("off", "0", "none"):
         return {}
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
-    folder = Path(chosen or Path(base or Path.home() / ".cache") / "keras_speechssm" / "compiled")
+    try:
+        folder = Path(chosen) if chosen else cache_folder() / "compiled"
+    except ValueError:
+        return {}
     processor = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

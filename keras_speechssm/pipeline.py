@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_speechssm.audio.io import read_speech
+from keras_speechssm.checks import is_number, shown
 from keras_speechssm.config import draw_seed
 from keras_speechssm.files import atomic_write, open_arrays
 from keras_speechssm.models.generation import (
@@ -28,6 +29,7 @@ from keras_speechssm.presets import (
     pipeline_parts,
     presets_of,
     read_json_file,
+    read_section,
     save_parts,
 )
 from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
@@ -306,7 +308,7 @@ class SpeechContinuation:
         speech = cls(
             **models,
             synthesis=settings,
-            sampling={**config.get("sampling", {}), **(sampling or {})},
+            sampling={**read_section(config, "sampling"), **(sampling or {})},
         )
         if (Path(folder) / "metadata.json").is_file():
             speech.metadata = read_json_file(Path(folder), "metadata.json")
@@ -329,6 +331,12 @@ class SpeechContinuation:
         }
         save_parts(preset_dir, self.parts, config, self.metadata if metadata is None else metadata)
 
+    def __getattr__(self, name: str):
+        message = f"{type(self).__name__} has no attribute {name!r}"
+        if not name.startswith("_") and hasattr(self.__dict__.get("speech_lm"), name):
+            message += f"; it is one of the language model: `speech_lm.{name}`"
+        raise AttributeError(f"{message}.", name=name, obj=self)
+
     def __repr__(self) -> str:
         lines = [
             f"  {part}={type(model).__name__}({_num_parameters(model)}),"
@@ -349,7 +357,7 @@ class SpeechContinuation:
     # === Continue a recording ===
 
     def continue_speech(
-        self, prompt, seconds: float, seed: int | None = None, **options
+        self, prompt, seconds: float | None = None, seed: int | None = None, **options
     ) -> np.ndarray | list[np.ndarray]:
         """Continue a recording, or several. The prompt is not part of the result.
 
@@ -359,7 +367,7 @@ class SpeechContinuation:
             prompt: Path of an audio file, or waveform (samples,) or (samples, channels). Or a
                 list of them: each is continued as it would be alone with the same seed, up to
                 rounding errors. The language model continues all of them as one batch.
-            seconds: Length of the new speech.
+            seconds: Length of the new speech; required.
             seed: Non-negative int. The same seed gives the same audio, and a longer continuation
                 starts with the shorter one. Defaults to `None`: drawn from the generator that
                 `keras.utils.set_random_seed` seeds.
@@ -374,7 +382,10 @@ class SpeechContinuation:
                 or the prompt is too short, silent, or not audio.
         """
         if seconds is None:
-            raise ValueError("seconds is None; pass a length, or use `stream` for endless speech.")
+            raise ValueError(
+                "seconds is missing; pass the length of the new speech, such as seconds=60, or use "
+                "`stream` for endless speech."
+            )
         if not _is_batch(prompt):
             return np.concatenate(list(self.stream(prompt, seed=seed, seconds=seconds, **options)))
         seed = draw_seed() if seed is None else seed
@@ -620,8 +631,8 @@ class SpeechContinuation:
     def _num_samples(self, seconds: float | None) -> int | None:
         if seconds is None:
             return None
-        if not 0 < seconds < float("inf"):
-            raise ValueError(f"seconds must be a positive number, got {seconds}.")
+        if not (is_number(seconds) and 0 < seconds < float("inf")):
+            raise ValueError(f"seconds must be a positive number, got {shown(seconds)}.")
         return max(1, round(seconds * self.sample_rate))
 
     def _token_limit(self, state: ContinuationState, num_samples: int | None) -> int | None:

@@ -20,7 +20,7 @@ import os
 import re
 from pathlib import Path
 
-from keras_speechssm.checks import first_line, nearest_name
+from keras_speechssm.checks import first_line, nearest_name, shown
 from keras_speechssm.files import checksum, replace_folder, write_json
 
 PARTS = ("semantic_tokenizer", "speech_lm", "soundstorm", "soundstream")
@@ -401,12 +401,12 @@ def _download(
     except Exception as error:  # Each hub has its own errors, for malformed handles as well.
         raise ValueError(
             f"{prefix}{handle!r}{', which' if prefix else ''} could not be downloaded: "
-            f"{_hub_reason(error)}. {advice}"
+            f"{hub_reason(error)}. {advice}"
         ) from error
 
 
-def _hub_reason(error: Exception) -> str:
-    """What a hub's error means, without the address of each request that failed."""
+def hub_reason(error: Exception) -> str:
+    """Return what a hub's error means, without the address of each request that failed."""
     names = {base.__name__ for base in type(error).__mro__}
     if names & {"ConnectionError", "ConnectError", "LocalEntryNotFoundError"}:
         return "there is no connection to the hub"
@@ -458,6 +458,18 @@ def read_json_file(folder: Path, name: str = "config.json") -> dict:
     if not isinstance(config, dict):
         raise ValueError(f"{str(path)!r} must contain a JSON object.")
     return config
+
+
+def read_section(config: dict, name: str) -> dict:
+    """Returns a section of a preset's config, or an empty one if it does not have it.
+
+    Raises:
+        ValueError: If the section is not a JSON object.
+    """
+    section = config.get(name, {})
+    if not isinstance(section, dict):
+        raise ValueError(f"{name!r} of the preset is {shown(section)}; expected a JSON object.")
+    return section
 
 
 def store_weights_as_float16(folder: str | os.PathLike) -> None:
@@ -621,7 +633,7 @@ def upload_preset(uri: str, preset: str | os.PathLike, license: str | None = Non
         ) from None
     except Exception as error:  # Each hub has its own errors.
         raise ValueError(
-            f"{os.fspath(preset)!r} could not be uploaded to {uri!r}: {_hub_reason(error)}."
+            f"{os.fspath(preset)!r} could not be uploaded to {uri!r}: {hub_reason(error)}."
         ) from error
 
 

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_speechssm.models.soundstorm.decoding import check_guidance_scale
+from keras_speechssm.checks import check_at_least, check_between, to_int
+from keras_speechssm.models.soundstorm.decoding import check_guidance_scale, check_iterations
+from keras_speechssm.presets import read_section
 from keras_speechssm.shapes import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE
 from keras_speechssm.windows import (
     FIRST_WINDOW,
@@ -22,6 +24,9 @@ from keras_speechssm.windows import (
 
 WINDOW_PLANS = ("growing", "paper")
 """Plans of the windows of a continuation."""
+
+_MAX_SECONDS = 3600.0
+"""Longest window or voice prompt. Windows are synthesized in memory."""
 
 _TOKEN_SETTINGS = {
     "window": "window_seconds",
@@ -93,7 +98,7 @@ class SynthesisConfig:
         temperature: Temperature of SoundStorm's samples; like the next two, not used with S3Gen.
             Defaults to `1.0`.
         guidance_scale: Above 1, SoundStorm follows the semantic tokens more closely, at twice the
-            work; see `SoundStorm.generate`. Defaults to `1.0`.
+            work; one number, or one for each level. See `SoundStorm.generate`. Defaults to `1.0`.
         iterations: Decoding passes for each level; see `SoundStorm.generate`. Defaults to `None`.
         windows_per_batch: Number of windows that are synthesized as one batch. The audio is the
             same. A larger batch is faster on accelerators, needs more memory, and makes blocks
@@ -120,26 +125,26 @@ class SynthesisConfig:
     first_window_seconds: float = FIRST_WINDOW / TOKEN_RATE
     voice_seconds: float = PROMPT_TOKENS / TOKEN_RATE
     temperature: float = 1.0
-    guidance_scale: float = 1.0
+    guidance_scale: float | Sequence[float] = 1.0
     iterations: Sequence[int] | None = None
     windows_per_batch: int = 1
 
     def __post_init__(self):
-        for name in _TOKEN_SETTINGS.values():
-            seconds = getattr(self, name)
-            if not 0 <= seconds < float("inf"):
-                raise ValueError(f"{name} is {seconds}; expected a number of seconds.")
+        numbers = {name: getattr(self, name) for name in (*_TOKEN_SETTINGS.values(), "temperature")}
+        if missing := [name for name in numbers if numbers[name] is None]:
+            raise ValueError(f"{missing[0]} is None; expected a number.")
+        check_at_least(0, temperature=numbers.pop("temperature"))
+        check_between(0, _MAX_SECONDS, **numbers)
         if self.windows not in WINDOW_PLANS:
             raise ValueError(f"windows is {self.windows!r}; expected 'growing' or 'paper'.")
         self.plan()
         if self.voice_tokens < 1:
             raise ValueError(f"voice_seconds is {self.voice_seconds}; expected at least 0.04.")
-        if self.windows_per_batch < 1:
-            raise ValueError(f"windows_per_batch is {self.windows_per_batch}; expected at least 1.")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; expected 0 or more.")
-        check_guidance_scale(self.guidance_scale)
+        check_at_least(1, windows_per_batch=to_int("windows_per_batch", self.windows_per_batch))
+        guidance_scale = check_guidance_scale(self.guidance_scale)
+        object.__setattr__(self, "guidance_scale", guidance_scale)
         if self.iterations is not None:
+            check_iterations(self.iterations)
             object.__setattr__(self, "iterations", tuple(self.iterations))
 
     @property
@@ -192,6 +197,7 @@ class SynthesisConfig:
         settings = {}
         for name, value in config.items():
             if name in _TOKEN_SETTINGS:
+                check_between(0, _MAX_SECONDS * TOKEN_RATE, **{name: value})
                 name = _TOKEN_SETTINGS[name]
                 value = None if value is None else value / TOKEN_RATE
             if name == "first_window_seconds" and value is None:
@@ -209,7 +215,7 @@ def read_synthesis_config(preset_config: dict) -> SynthesisConfig:
     """Read the synthesis settings of a pipeline preset's `config.json`, new or old."""
     old = (*_TOKEN_SETTINGS, *_RENAMED_SETTINGS)
     settings = {name: preset_config[name] for name in old if name in preset_config}
-    return SynthesisConfig.from_config({**settings, **preset_config.get("synthesis", {})})
+    return SynthesisConfig.from_config({**settings, **read_section(preset_config, "synthesis")})
 
 
 class Synthesizer:

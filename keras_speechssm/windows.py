@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_speechssm.checks import to_int
 from keras_speechssm.shapes import TOKEN_RATE
 
 TOKENIZER_WINDOW = 30 * TOKEN_RATE
@@ -107,7 +108,7 @@ def plan_windows(
     plan_windows(16, window=10, overlap=4)  # [(0, 0, 8), (6, 8, 16)]
     ```
     """
-    if num_tokens < 0:
+    if to_int("num_tokens", num_tokens) < 0:
         raise ValueError(f"num_tokens is {num_tokens}; expected 0 or more.")
     windows = StreamingWindows(window, overlap, first_windows)
     return windows.feed(num_tokens) + windows.finish()
@@ -151,7 +152,9 @@ class StreamingWindows:
     _finished: bool = field(default=False, init=False)
 
     def __post_init__(self):
-        window, overlap, first_windows = self.window, self.overlap, tuple(self.first_windows)
+        window, overlap = to_int("window", self.window), to_int("overlap", self.overlap)
+        lengths = np.atleast_1d(np.asarray(self.first_windows, dtype=object))
+        first_windows = tuple(to_int("first_windows", length) for length in lengths)
         if window < 1 or overlap < 0 or 2 * overlap > window:
             raise ValueError(
                 f"window {window} with overlap {overlap}: expected a window of at least 1 and an "

@@ -1,12 +1,20 @@
 """Random wrong inputs, and the check that each is answered as it should be.
 
 A case is a function of a `random.Random` and an empty folder. It calls the command line or the
-public API once, inside `answered`.
+public API inside `answered`. Many cases in one process, which a later run resumes:
+
+    KERAS_BACKEND=jax python tests/fuzz.py LOG COUNT SEED
+
+The log has one line of JSON per case. A case that ended the process is a fault when it is resumed.
 """
 
+import collections
 import contextlib
 import copy
+import dataclasses
+import faulthandler
 import functools
+import gc
 import inspect
 import io
 import json
@@ -15,24 +23,35 @@ import random
 import resource
 import shutil
 import signal
+import socket
+import sys
 import tempfile
+import time
+import traceback
 import types
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import soundfile
-from tiny_models import shared_tiny_preset
+from tiny_models import shared_tiny_pipeline, shared_tiny_preset
 
 from keras_speechssm import cli
-from keras_speechssm.audio.io import read_audio, read_duration
+from keras_speechssm.audio.io import read_audio, read_duration, to_mono_16khz, write_audio
+from keras_speechssm.checks import is_number
 from keras_speechssm.data import prepare
 from keras_speechssm.data.corpora import read_segments, read_turns
-from keras_speechssm.data.token_store import TokenStore, read_tokens
+from keras_speechssm.data.token_store import TokenStore, read_tokens, write_token_store
 from keras_speechssm.models.generation import load_generation_state
 from keras_speechssm.models.hubert_tokenizer.kmeans_file import read_kmeans
 from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.pipeline import Sampling
 from keras_speechssm.presets import PARTS, fetch_pipeline
+from keras_speechssm.synthesis import SynthesisConfig
+from keras_speechssm.training import SpeechLMTrainingConfig
+from keras_speechssm.windows import plan_windows
 
 SECONDS, MEMORY = 30, 4 * 2**20
 """Limits of one case: seconds, and KiB that the process grows by."""
@@ -56,8 +75,20 @@ ODD_WORDS = (
 )
 
 
-class LateError(Exception):
-    """A case took too long."""
+class LateError(BaseException):
+    """A case took too long. No handler of `Exception` makes an answer of it."""
+
+
+answers: list[str] = []
+"""Messages of the errors that were answers, `""` for calls that returned."""
+
+
+def peak_memory() -> int:
+    """Returns the largest size of this process in KiB, since the last call where Linux knows it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak
 
 
 @contextlib.contextmanager
@@ -67,19 +98,22 @@ def answered(folder: Path):
     def stop(*_):
         raise LateError(f"not answered within {SECONDS} s")
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_memory()
+    before = peak_memory()
     # Seconds of this process, because tests may share the machine.
-    handler, message = signal.signal(signal.SIGPROF, stop), "an answer"
+    handler, message = signal.signal(signal.SIGPROF, stop), ""
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     except ValueError as error:
         message = str(error)
+        assert message.strip() and "\n" not in message.strip(), repr(message)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, handler)
-    assert message and "\n" not in message.strip(), repr(message)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY
+    grown = peak_memory() - before
+    assert grown < MEMORY, f"{grown} KiB"
+    answers.append(message)
     assert not [path for path in folder.rglob("*") if "partial" in path.name]
 
 
@@ -94,6 +128,7 @@ def run_command(folder: Path, argv) -> int:
             status = leave.code
     assert status in (0, 2), argv
     if status == 2:
+        answers[-1] = said.getvalue()
         lines = [line for line in said.getvalue().split("\n") if line.startswith("speechssm: ")]
         assert len(lines) == 1 and "Traceback" not in said.getvalue(), (argv, said.getvalue())
         left = [path for path in sorted(folder.rglob("*")) if path not in before]
@@ -347,14 +382,267 @@ class StubTokenizer:
         return np.zeros(len(waveform) // 640, "int32")
 
 
+def _load_or_stub(load, preset, *arguments, **options):
+    return StubTokenizer() if preset == "stub" else load(preset, *arguments, **options)
+
+
 def use_stub_tokenizer(monkeypatch) -> None:
     """`tokenize --preset stub` reads the recording and loads nothing."""
-    load = prepare.load_part
-    monkeypatch.setattr(
-        prepare,
-        "load_part",
-        lambda p, *a, **k: StubTokenizer() if p == "stub" else load(p, *a, **k),
+    monkeypatch.setattr(prepare, "load_part", functools.partial(_load_or_stub, prepare.load_part))
+
+
+ODD_PATHS = (
+    *("missing.wav", "folder", "link_to_itself.wav", "link_to_nothing.wav", "empty.wav"),
+    *("folder/../folder/missing/x.wav", "tone.wav/below.wav", "x" * 251 + ".wav", "y" * 255),
+    *(
+        "new\nline.wav",
+        "tab\t.wav",
+        "-o.wav",
+        "--help.wav",
+        " .wav",
+        "\udcff\udcfe.wav",
+        "%s%n.wav",
+    ),
+    *("\u202etxt.wav", "\U0001f642.wav", "socket.wav", "tone.wav", "tone.npy", "CON", "a/" * 600),
+    *("/dev/zero", "/dev/full", "/dev/null", "/dev/tty", "/proc/self/mem", "/proc/self/environ"),
+    *("/", "/root/x\0y.wav", "~/x.wav", "file:///etc/passwd", "hf://", "hf://a", "kaggle://a/b"),
+    *("", ".", "..", "/dev/stdin/x"),
+)
+
+
+def odd_paths(rng: random.Random, folder: Path) -> None:
+    """Paths that are something else, for what is read and for what is written."""
+    (folder / "folder").mkdir()
+    (folder / "tone.wav").write_bytes(sound("wav"))
+    (folder / "empty.wav").touch()
+    np.save(folder / "tone.npy", np.arange(4))
+    (folder / "link_to_itself.wav").symlink_to("link_to_itself.wav")
+    (folder / "link_to_nothing.wav").symlink_to("nothing")
+    server = socket.socket(socket.AF_UNIX)
+    here = Path.cwd()
+    os.chdir(folder)
+    server.bind("socket.wav")
+    path, out = rng.choice(ODD_PATHS), rng.choice((*ODD_PATHS, "out.wav", "out"))
+    preset = rng.choice(("stub", "stub", rng.choice(ODD_PATHS)))
+    store = rng.choice(("folder", rng.choice(ODD_PATHS)))
+    verbs = (
+        ("tokenize", path, "-o", out, "--preset", preset),
+        ("tokenize", path, "tone.wav", "-o", out, "--preset", preset),
+        ("continue", path, "-o", out, "--preset", rng.choice(ODD_PATHS)),
+        ("continue", "tone.wav", "-o", "out.wav", "--preset", rng.choice(ODD_PATHS)),
+        ("continue", "--resume", path, "-o", "out.wav", "--preset", shared_tiny_preset()),
+        ("resynthesize", path, "-o", out, "--preset", rng.choice(ODD_PATHS)),
+        ("assemble", "-o", out, "--preset", path),
+        ("assemble", "-o", "tone.wav", "--preset", shared_tiny_preset(), "--speech-lm", path),
+        ("convert", path, "-o", out),
+        ("finetune", path, "-o", out, "--preset", rng.choice(ODD_PATHS)),
+        (
+            "prepare",
+            "sequences",
+            "--audio-folders",
+            path,
+            "--output-folder",
+            out,
+            "--preset",
+            preset,
+        ),
+        (
+            "prepare",
+            "transcribed",
+            "--audio-folder",
+            path,
+            "--transcripts-file",
+            store,
+            "--output-folder",
+            out,
+        ),
+        ("train", "speech-lm", "--token-folders", store, "--output-dir", out, "--preset", path),
+        ("train", "tokenizer", "--audio-folders", store, "--output-dir", out),
+        (
+            "train",
+            "soundstorm",
+            "--audio-folders",
+            store,
+            "--output-dir",
+            out,
+            "--codec-preset",
+            path,
+        ),
+        ("evaluate", "speech-lm", "--held-out-folders", path, "--training-folders", path),
+        (
+            "evaluate",
+            "long-form",
+            "--continuation-folder",
+            path,
+            "--benchmark-folder",
+            store,
+            "--output-folder",
+            out,
+        ),
+        (
+            "evaluate",
+            "continuations",
+            "--systems",
+            f"a={path}",
+            "--benchmark-folder",
+            store,
+            "--output-folder",
+            out,
+        ),
     )
+    try:
+        run_command(folder, rng.choice(verbs))
+    finally:
+        os.chdir(here)
+        server.close()
 
 
-CASES = (odd_audio, odd_words, odd_config, odd_bytes, odd_data, odd_pipeline)
+def odd_value(rng: random.Random):
+    """A number, text, list, or array that is no waveform, tokens, or setting."""
+    shape = rng.choice(((0,), (), (1,), (7,), (1, 0), (2, 5), (5, 2), (1, 1, 3), (2, 2, 2), (9, 1)))
+    scale = rng.choice((0, 1, 5, 1e-30, 1e30, np.nan, np.inf, -1))
+    kind = rng.choice(("float32", "float64", "int8", "int64", "uint64", "bool", "complex64", "U3"))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        array = (np.arange(1, 1 + np.prod(shape, dtype=int)).reshape(shape) * scale).astype(kind)
+    objects = (array.tolist(), [[1], [2, 3]], [None], ["a"], np.array([None, 2]), array)
+    return rng.choice((rng.choice(ODD_VALUES), rng.choice(objects), array, array))
+
+
+def odd_call(rng: random.Random, folder: Path) -> None:
+    """Functions and methods of the public API with one odd argument, or two."""
+    pipeline = shared_tiny_pipeline()
+    lm, soundstorm = pipeline.speech_lm, pipeline.soundstorm
+    wave, tokens = np.sin(np.arange(16_000) / 9).astype("float32") / 3, np.arange(8, dtype="int32")
+    acoustic = np.ones((16, soundstorm.num_levels), "int32")
+    sampling = {"temperature": 1.0, "top_k": 3, "top_p": 0.5, "seed": 1}
+
+    def save_tokens(tokens, vocabulary_size):
+        write_token_store(folder / "store", {"a": tokens}, vocabulary_size)
+
+    save_wave = functools.partial(write_audio, folder / "a.wav")
+    prompts = {"prompt_semantic": tokens, "prompt_acoustic": acoustic}
+    calls = (
+        (pipeline.continue_speech, {"prompt": wave, "seconds": 0.5, **sampling}),
+        (
+            pipeline.continue_speech,
+            {"prompt": wave, "seconds": 0.5, "sample_rate": 16_000, "windows": "paper"},
+        ),
+        (pipeline.tokenize, {"audio": wave, "sample_rate": 16_000}),
+        (pipeline.resynthesize, {"audio": wave, "sample_rate": 16_000, "seed": 1}),
+        (pipeline.speak_tokens, {"tokens": tokens, "voice": wave, "seed": 1}),
+        (pipeline.semantic_tokenizer.tokenize, {"waveform": wave, "windows_per_batch": 4}),
+        (pipeline.semantic_tokenizer.phonemes, {"tokens": tokens}),
+        (lm.generate, {"token_ids": tokens, "num_tokens": 3, **sampling}),
+        (lm.generate, {"token_ids": tokens, "max_length": 12, "padding_mask": tokens >= 0}),
+        (lm.stream, {"token_ids": tokens, "num_tokens": 3, "block_size": 2, **sampling}),
+        (lm.score, {"token_ids": tokens, "padding_mask": tokens >= 0}),
+        (lm.start_generation, {"token_ids": tokens, "seed": 0}),
+        (
+            soundstorm.generate,
+            {"semantic_tokens": tokens, **prompts, "temperature": 1.0, "seed": 1},
+        ),
+        (
+            soundstorm.generate,
+            {"semantic_tokens": tokens, "iterations": (2, 1), "guidance_scale": 1.0},
+        ),
+        (
+            soundstorm.generate,
+            {"semantic_tokens": tokens, "pad_to": 9, "padding_mask": tokens >= 0},
+        ),
+        (pipeline.soundstream.encode, {"waveform": wave}),
+        (pipeline.soundstream.decode, {"tokens": acoustic}),
+        (to_mono_16khz, {"samples": wave, "sample_rate": 8_000}),
+        (save_wave, {"waveform": wave, "sample_rate": 8_000}),
+        (
+            functools.partial(read_audio, "examples/prompt.flac"),
+            {"start": 0.0, "duration": 1.0, "min_seconds": 0.0},
+        ),
+        (plan_windows, {"num_tokens": 50, "window": 20, "overlap": 4, "first_windows": (5, 10)}),
+        (SynthesisConfig, SynthesisConfig().get_config()),
+        (Sampling, {"temperature": 1.0, "top_k": 2, "top_p": 0.5}),
+        (
+            SpeechLMTrainingConfig,
+            {"token_folders": ["x"], "output_dir": "y", **NUMBERS_OF_TRAINING},
+        ),
+        (save_tokens, {"tokens": tokens, "vocabulary_size": 9}),
+    )
+    function, arguments = rng.choice(calls)
+    for _ in range(rng.choice((1, 1, 2))):
+        arguments = {**arguments, rng.choice(list(arguments)): odd_value(rng)}
+    for name, most in {"seconds": 0.5, "num_tokens": 50, "max_length": 50}.items():
+        if is_number(arguments.get(name)):  # long speech takes long, as it should
+            arguments[name] = min(arguments[name], most)
+    with answered(folder):
+        result = function(**arguments)
+        if isinstance(result, Iterator):
+            next(result)
+
+
+NUMBERS_OF_TRAINING = {
+    name: value
+    for name, value in (
+        (field.name, field.default) for field in dataclasses.fields(SpeechLMTrainingConfig)
+    )
+    if is_number(value)
+}
+
+CASES = (odd_audio, odd_words, odd_paths, odd_config, odd_bytes, odd_data, odd_call, odd_pipeline)
+
+
+def try_cases(log: Path, count: int, seed: int) -> None:
+    """Tries the cases that a log does not have yet, and prints what all of them gave."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    known = {line["number"]: line for line in lines}
+    with open(log, "a") as file, tempfile.TemporaryDirectory() as parent:
+
+        def write(**line):
+            known[line["number"]] = line
+            print(json.dumps(line), file=file, flush=True)
+
+        for number in range(count):
+            if known.get(number, {}).get("result"):
+                continue
+            case = CASES[number % len(CASES)]
+            line = {"number": number, "case": case.__name__, "seed": seed}
+            if number in known:  # started, but never ended
+                write(**line, result="fault", said="the process ended")
+                continue
+            write(**line, result="")
+            folder = Path(parent) / str(number)
+            folder.mkdir()
+            answers.clear()
+            start, result, said = time.process_time(), "accepted", ""
+            faulthandler.dump_traceback_later(20 * SECONDS, exit=True)  # for a call that waits
+            try:
+                case(random.Random(f"{seed} {number}"), folder)
+                said = " | ".join(filter(None, answers))
+                result = "refused" if said else "accepted"
+            except (Exception, LateError):
+                result, said = "fault", traceback.format_exc()[-3000:]
+            faulthandler.cancel_dump_traceback_later()
+            shutil.rmtree(folder, ignore_errors=True)
+            seconds = round(time.process_time() - start, 2)
+            write(**line, result=result, seconds=seconds, said=said)
+            if number % 100 == 99:
+                _forget_models()
+    counts = collections.Counter((known[n]["case"], known[n]["result"]) for n in range(count))
+    for (case, result), times in sorted(counts.items()):
+        print(case, result, times)
+    print("most seconds:", max(known[n].get("seconds", 0) for n in range(count)))
+
+
+def _forget_models() -> None:
+    import jax
+    import keras
+
+    keras.utils.clear_session(free_memory=False)
+    jax.clear_caches()
+    gc.collect()
+
+
+if __name__ == "__main__":
+    import conftest  # noqa: F401  initial weights that need no compilation
+
+    prepare.load_part = functools.partial(_load_or_stub, prepare.load_part)
+    try_cases(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,6 +1,9 @@
-"""Kills commands at random instants and runs them again: `python tests/kills.py FOLDER KILLS SEED`.
+"""Kills commands at random instants and runs them again:
 
-Every command runs in a fork of this process, which has imported all but computed nothing.
+    python tests/kills.py FOLDER KILLS SEED [SIGINT]
+
+With SIGINT they are interrupted, as by Ctrl-C, instead of killed. Every command runs in a fork of
+this process, which has imported all but computed nothing.
 """
 
 import contextlib
@@ -102,7 +105,7 @@ def commands(folder: Path, preset: str) -> dict:
     }
 
 
-def main(folder: Path, kills: int, seed: int) -> None:
+def main(folder: Path, kills: int, seed: int, signal_name: str = "SIGKILL") -> None:
     from tiny_models import shared_tiny_preset
 
     preset = folder / "preset"
@@ -127,14 +130,19 @@ def main(folder: Path, kills: int, seed: int) -> None:
             instant = rng.uniform(0, seconds)
             child = start(argv(out))
             time.sleep(instant)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            if name in ("continue", "assemble", "convert") and out.exists():
+            os.kill(child, signal.Signals[signal_name])
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            is_there = name in ("continue", "assemble", "convert") and out.exists()
+            if signal_name == "SIGINT":
+                assert status in (0, 130), (name, instant, status)
+                assert not list(folder.rglob("*partial*")), (name, instant)
+            elif is_there:
                 assert in_fork(check, out) == expected, (name, instant)  # whole, or not there
             finish(argv(out))
             assert in_fork(check, out) == expected, (name, instant)
-            print(f"{name} killed after {instant:.2f} of {seconds:.2f} s", flush=True)
+            ended = {0: "done", 130: "interrupted", -9: "killed"}[status]
+            print(f"{name} {ended} after {instant:.2f} of {seconds:.2f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -39,6 +39,8 @@ def test_waveform_array():
         waveform_array(double * np.nan, name="the second")
     with pytest.raises(ValueError, match="all silence"):
         waveform_array(np.stack([double, 0 * double]), allow_silence=False)
+    with pytest.raises(ValueError, match="all silence"):  # an offset alone
+        waveform_array(0.2 + 1e-4 * double, allow_silence=False)
 
 
 def test_mono_conversion_refuses_other_shapes_and_rates():
@@ -105,6 +107,14 @@ def test_options_out_of_range_are_named():
             check_at_least(1, steps=value)
     with pytest.raises(ValueError, match="share is 1.5; expected 0 to 1"):
         check_between(0, 1, share=1.5)
+
+
+@pytest.mark.parametrize("value", ["1", "a\nb", "x" * 99, [1], {}, np.ones((9, 9)), 1j])
+@pytest.mark.parametrize("check", [(check_at_least, 1), (check_between, 0, 1)])
+def test_options_that_are_no_number_are_refused_in_one_line(check, value):
+    with pytest.raises(ValueError, match="steps is .*; expected") as caught:
+        check[0](*check[1:], steps=value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 90
 
 
 def test_the_nearest_name_is_offered():

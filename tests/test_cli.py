@@ -20,7 +20,7 @@ import pytest
 import soundfile
 from tiny_models import shared_tiny_pipeline, shared_tiny_preset, tiny_models
 
-from keras_speechssm import cli, files, presets
+from keras_speechssm import __main__, cli, files, presets
 from keras_speechssm.audio.io import write_audio
 from keras_speechssm.data.token_store import (
     TokenStore,
@@ -194,6 +194,35 @@ def test_a_stream_without_end_stops_with_its_reader(capsys, prompt, preset, monk
         monkeypatch.undo()
     assert status == 0
     assert "The reader closed the stream." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--version"], ["train", "--help"], ["evaluate", "codec", "--help"]]
+)
+def test_a_reader_that_leaves_is_no_error(capfd, monkeypatch, argv):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as leave:
+            cli.main(argv)
+        monkeypatch.undo()
+    assert not leave.value.code and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("interrupted", ["import", "run"])
+def test_an_interrupt_at_any_time_is_one_line(capsys, monkeypatch, interrupted):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    if interrupted == "import":
+        monkeypatch.delitem(sys.modules, "keras_speechssm.cli")
+        monkeypatch.setattr("builtins.__import__", interrupt)
+    else:
+        monkeypatch.setattr(cli, "main", interrupt)
+    assert __main__.main() == 130
+    monkeypatch.undo()
+    assert capsys.readouterr().err == "speechssm: interrupted.\n"
 
 
 def test_a_killed_continuation_resumes_to_the_same_file(
@@ -456,6 +485,12 @@ def test_the_version_is_told(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert re.fullmatch(r"keras_speechssm \d+\..*\n", capsys.readouterr().out)
+
+
+def test_a_long_message_is_cut(capsys):
+    assert cli.main(["assemble", "-o", "x", "--preset", "y" * 9000]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and 1000 < len(line) < 1030
 
 
 def test_a_recording_is_not_written_over(capsys, tmp_path, prompt, preset):

@@ -64,6 +64,20 @@ def test_the_cache_can_be_moved_and_switched_off(cache_settings, monkeypatch, tm
         assert cache_settings() == {}
 
 
+def test_a_user_without_a_home_folder_keeps_no_programs(cache_settings, monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("LOCALAPPDATA")
+    monkeypatch.setattr(files.Path, "home", no_home)
+    assert cache_settings() == {}
+    with pytest.raises(ValueError, match="no home folder .* set .* to a folder"):
+        files.cache_folder()
+    monkeypatch.setenv("KERAS_SPEECHSSM_COMPILATION_CACHE", str(tmp_path / "other"))
+    assert cache_settings()
+
+
 def test_a_program_switches_the_cache_on(cache_settings, monkeypatch):
     if keras.config.backend() != "jax":
         assert config.enable_compilation_cache() is None

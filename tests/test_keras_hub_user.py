@@ -74,6 +74,13 @@ def test_the_guide_runs(tmp_path, monkeypatch):
         np.testing.assert_array_equal(waveform, names["waveform"])
 
 
+def test_generate_takes_what_generate_preprocess_returns(model, tokens):
+    prompts = [tokens[0], tokens[1, :5]]
+    inputs = SpeechSSMPreprocessor().generate_preprocess(prompts)
+    expected = model.generate(prompts, 4, seed=0)
+    np.testing.assert_array_equal(model.generate(inputs, 4, seed=0), expected)
+
+
 def losses(x, **options):
     model = make_model()
     return model.fit(x, epochs=2, shuffle=False, verbose=0, **options).history["loss"]
@@ -137,6 +144,19 @@ def test_validation_split_takes_the_last_sequences(tokens):
     assert split == losses(tokens[:4], batch_size=4, validation_data=tokens[4:])
     with pytest.raises(ValueError, match="leaves none to train or to validate on"):
         make_model().fit(tokens[:1], validation_split=0.5)
+
+
+def test_validation_data_may_be_a_tuple_without_targets(model, tokens):
+    options = {"batch_size": 8, "verbose": 0}
+    found = model.fit(tokens, validation_data=(tokens, None), **options).history["val_loss"]
+    assert found == [pytest.approx(model.evaluate(tokens, **options), rel=1e-5)]
+
+
+def test_tf_data_without_batches_gets_one_line(model, tokens):
+    tf = pytest.importorskip("tensorflow")
+    with pytest.raises(ValueError, match="Batch the dataset") as caught:
+        model.fit(tf.data.Dataset.from_tensor_slices(tokens))
+    assert "\n" not in str(caught.value)
 
 
 def test_mistakes_get_one_clear_line(model, tokens):

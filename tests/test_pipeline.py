@@ -1,5 +1,6 @@
 """The arithmetic of the pipeline with stages that paint numbers, and the real stages, tiny."""
 
+import copy
 import itertools
 import json
 import os
@@ -182,7 +183,9 @@ def test_sampling_of_the_language_model_has_defaults_that_arguments_override():
 
 
 def test_config_of_the_synthesis_is_in_seconds_and_reads_older_ones():
-    config = SynthesisConfig(window_seconds=12.0, overlap_seconds=2.0, iterations=[4, 1])
+    config = SynthesisConfig(
+        window_seconds=12.0, overlap_seconds=2.0, iterations=[4, 1], guidance_scale=[2, 1]
+    )
     assert (config.window, config.overlap, config.first_windows) == (300, 50, (100, 200))
     saved = json.loads(json.dumps(config.get_config()))
     assert SynthesisConfig.from_config(saved) == config
@@ -220,6 +223,11 @@ def test_config_of_the_synthesis_is_in_seconds_and_reads_older_ones():
         (dict(overlap_seconds=-1.0), "overlap_seconds is -1.0"),
         (dict(overlap_seconds=float("nan")), "overlap_seconds is nan"),
         (dict(voice_seconds=0.0), "at least 0.04"),
+        (dict(voice_seconds=1e12), "voice_seconds is 1000000000000.0; expected 0 to 3600"),
+        (dict(window_seconds="10"), "window_seconds is '10'"),
+        (dict(window_seconds=None), "window_seconds is None"),
+        (dict(windows_per_batch=[1]), r"windows_per_batch is \[1\]"),
+        (dict(iterations=["x"]), "iterations is 'x'"),
         (dict(first_window_seconds=0.0), "first_window is 0"),
         (dict(windows_per_batch=0), "windows_per_batch is 0"),
         (dict(temperature=-1.0), "temperature is -1.0"),
@@ -265,8 +273,21 @@ def test_a_bounded_language_model_speaks_up_to_its_max_length():
 
 
 def test_a_continuation_has_a_length():
-    with pytest.raises(ValueError, match="seconds is None"):
-        painted().continue_speech(PROMPT, None)
+    for arguments in ({}, {"seconds": None}, {"max_length": 100}):
+        with pytest.raises(ValueError, match="seconds is missing; pass the length"):
+            painted().generate(PROMPT, **arguments)
+
+
+def test_what_only_the_language_model_has_is_named():
+    speech = painted()
+    match = "; it is one of the language model: `speech_lm.blocks_made`.$"
+    with pytest.raises(AttributeError, match="has no attribute 'blocks_made'" + match):
+        speech.blocks_made  # noqa: B018
+    for name in ("foo", "_state"):
+        with pytest.raises(AttributeError, match=f"SpeechContinuation has no attribute '{name}'.$"):
+            getattr(speech, name)
+    assert not hasattr(SpeechContinuation.__new__(SpeechContinuation), "speech_lm")
+    assert copy.copy(speech).synthesis == speech.synthesis
 
 
 def test_stream_is_lazy_but_checks_at_once():
@@ -404,7 +425,7 @@ def test_bad_audio_is_refused(verb, audio, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "1", [1]])
 def test_bad_length_is_refused(seconds):
     with pytest.raises(ValueError, match="seconds must be a positive number"):
         painted().continue_speech(PROMPT, seconds)
@@ -640,6 +661,14 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, part):
         SpeechContinuation.from_preset(shared_tiny_preset(), **{part: other})
     with pytest.raises(ValueError, match="not a soundstream"):
         SpeechContinuation.from_preset(shared_tiny_preset(), soundstream=other)
+
+
+@pytest.mark.parametrize("content", [[1, "a"], None, 5, {"x": 1}])
+def test_settings_of_a_preset_of_wrong_types(content):
+    # All of a pipeline's config is in `odd_pipeline` of tests/fuzz.py.
+    with pytest.raises(ValueError, match="'synthesis' of the preset is|Unknown synth") as error:
+        read_synthesis_config({"synthesis": content})
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("part", ["semantic_tokenizer", "soundstream"])

@@ -391,7 +391,7 @@ PUBLIC_MODELS = [
 ]
 
 
-@pytest.mark.parametrize("cls", PUBLIC_MODELS)
+@pytest.mark.parametrize("cls", [*PUBLIC_MODELS, models.SpeechSSMPreprocessor])
 def test_a_misspelled_constructor_argument_gets_the_nearest_name(cls):
     name = list(inspect.signature(cls.__init__).parameters)[1]
     wrong = f"{name[:-1]}_{name[-1]}"
@@ -412,3 +412,5 @@ def test_arguments_of_a_base_class_and_of_older_configs_are_known():
 def test_a_misspelled_argument_gets_the_nearest_name(saved):
     with pytest.raises(ValueError, match="no argument 'hiden_dim'. Did you mean 'hidden_dim'"):
         TinyBackbone.from_preset(str(saved[1]), hiden_dim=4)
+    with pytest.raises(ValueError, match="'load_weight'. Did you mean 'load_weights'"):
+        TinyBackbone.from_preset(str(saved[1]), load_weight=False)

@@ -23,7 +23,7 @@ import soundfile
 import soxr
 
 from keras_speechssm.audio.containers import Part, PartReader, find_parts
-from keras_speechssm.checks import check_finite, validate_waveform
+from keras_speechssm.checks import check_finite, is_number, shown, to_int, validate_waveform
 from keras_speechssm.files import check_local
 from keras_speechssm.shapes import SAMPLE_RATE
 
@@ -55,6 +55,12 @@ _MAX_CHANNELS = 8
 # No speech is recorded at less, and one sample per second would become 16,000.
 _MIN_SAMPLE_RATE = 1000
 
+# Peak, fraction of clipped samples, and mean of a recording that is worth a warning.
+_QUIET, _CLIPPED, _OFFSET = 0.03, 0.01, 0.05
+
+# Samples beyond this are no overshoot of an encoder or a resampler; arrays with them are refused.
+_MAX_PEAK = 2.0
+
 # A mean of channels with less than this part of their power has lost sound: 12 dB.
 _CANCELED = 10**-1.2
 
@@ -83,7 +89,8 @@ def read_audio(
 
     Only the requested part is decoded. Channels are averaged, and other sample rates resampled.
     If averaging loses more than 12 dB because the channels have opposite phases, the loudest
-    channel is used instead.
+    channel is used instead. A recording of floats that exceeds [-1, 1] more than twofold is scaled
+    to it.
 
     A file is read to its end even if its header says less: MP3 without its length, several
     recordings one after the other in one MP3 or Ogg file, or WAV from a recorder that was killed.
@@ -113,9 +120,11 @@ def read_audio(
     ```
     """
     path = Path(path)
-    if start < 0 or (duration is not None and duration <= 0):
+    numbers = is_number(start) and (duration is None or is_number(duration))
+    if not numbers or not 0 <= start < np.inf or (duration is not None and not duration > 0):
         raise ValueError(
-            f"start {start} s, duration {duration} s: expected start >= 0, duration > 0."
+            f"start {shown(start)} s, duration {shown(duration)} s: expected start >= 0, "
+            "duration > 0."
         )
     samples, rate = _decode(path, start, duration)
     if len(samples) == 0:
@@ -145,7 +154,9 @@ def read_speech(
     """
     checks = {"min_seconds": MIN_PROMPT_SECONDS, "allow_silence": False}
     if isinstance(audio, str | os.PathLike):
-        return read_audio(audio, duration=duration, **checks)
+        waveform = read_audio(audio, duration=duration, **checks)
+        _warn_of_level(waveform, audio)
+        return waveform
     if isinstance(audio, tuple):
         raise ValueError(
             "audio is a tuple, such as (rate, array); pass the array, and `sample_rate=rate`."
@@ -161,7 +172,24 @@ def read_speech(
     if sample_rate != SAMPLE_RATE:
         samples = to_mono_16khz(validate_waveform(samples), sample_rate)
     waveform = validate_waveform(samples, **checks)
-    return waveform if duration is None else waveform[: round(duration * SAMPLE_RATE)]
+    waveform = waveform if duration is None else waveform[: round(duration * SAMPLE_RATE)]
+    _warn_of_level(waveform, "audio")
+    return waveform
+
+
+def _warn_of_level(waveform: np.ndarray, name: str | os.PathLike) -> None:
+    """Warn of levels at which the demo's tokens of the same speech are others."""
+    offset, peak = float(waveform.mean()), float(np.abs(waveform).max())
+    clipped = float(np.mean(np.abs(waveform) > 0.999))
+    problems = []
+    if peak < _QUIET:
+        problems.append(f"is very quiet, {20 * np.log10(peak):.0f} dB of full scale")
+    elif clipped > _CLIPPED:
+        problems.append(f"is clipped, {100 * clipped:.0f} % of its samples")
+    elif abs(offset) > _OFFSET:
+        problems.append(f"has an offset of {offset:.2f}, which a high-pass filter removes")
+    if problems:
+        _warn_once(f"{name} {problems[0]}. The speech may suffer; use a better recording.")
 
 
 def read_duration(path: str | Path) -> float:
@@ -237,7 +265,7 @@ class AudioWriter:
         self, path: str | Path, sample_rate: int = SAMPLE_RATE, keep_interrupted: bool = True
     ):
         self.path = Path(path)
-        self.sample_rate = sample_rate
+        self.sample_rate = to_int("sample_rate", sample_rate)
         self.keep_interrupted = keep_interrupted
         self.num_samples = 0
         container, subtype = check_output_path(self.path)
@@ -571,15 +599,17 @@ def to_mono_16khz(samples: np.ndarray, sample_rate: float, name: str = "audio") 
         name: Name of the recording in error messages.
 
     Returns:
-        Waveform, float32 (samples,) at 16 kHz, clipped to [-1, 1].
+        Waveform, float32 (samples,) at 16 kHz, in [-1, 1]. Samples outside are clipped; if they are
+        beyond 2, all are scaled.
 
     Raises:
         ValueError: The shape or the sample rate is invalid, or a sample is not finite.
     """
     samples = np.asarray(samples, dtype="float32")
-    if samples.ndim not in (1, 2) or not _MIN_SAMPLE_RATE <= sample_rate < np.inf:
+    is_rate = is_number(sample_rate) and _MIN_SAMPLE_RATE <= sample_rate < np.inf
+    if samples.ndim not in (1, 2) or not is_rate:
         raise ValueError(
-            f"{name} has shape {samples.shape} at {sample_rate} Hz; expected (samples,) or "
+            f"{name} has shape {samples.shape} at {shown(sample_rate)} Hz; expected (samples,) or "
             f"(samples, channels) at {_MIN_SAMPLE_RATE} Hz or more."
         )
     # Before resampling, which would spread a NaN to its neighbors.
@@ -587,6 +617,10 @@ def to_mono_16khz(samples: np.ndarray, sample_rate: float, name: str = "audio") 
     mono = samples if samples.ndim == 1 else _to_mono(samples, name)
     if sample_rate != SAMPLE_RATE:
         mono = soxr.resample(mono, sample_rate, SAMPLE_RATE)
+    peak = float(np.abs(mono).max(initial=0.0))
+    if peak > _MAX_PEAK:
+        _warn_once(f"{name}: its samples reach {peak:.3g}; they are scaled to 1.")
+        return mono / np.float32(peak)
     return np.clip(mono, -1.0, 1.0)
 
 
@@ -594,8 +628,9 @@ def _to_mono(samples: np.ndarray, name: str | Path) -> np.ndarray:
     """Average (samples, channels), or take the loudest channel if the others cancel it."""
     mono = samples.mean(axis=1)
     if samples.shape[1] > 1 and len(samples):
-        powers = np.mean(np.square(samples), axis=0)
-        if np.mean(np.square(mono)) < _CANCELED * powers.mean():
+        # Variances, because an offset of the channels does not cancel.
+        powers = np.var(samples, axis=0)
+        if np.var(mono) < _CANCELED * powers.mean():
             loudest = int(np.argmax(powers))
             _warn_once(
                 f"{name}: its channels have opposite phases and cancel; channel {loudest + 1} is "

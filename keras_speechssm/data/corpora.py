@@ -10,9 +10,10 @@ optional `X.json` describes what is spoken where:
 import json
 import logging
 import math
+import mimetypes
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from keras_speechssm.files import is_bucket, open_path, write_json
 
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = tuple(".wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aif .aiff .au".split())
+AUDIO_SUFFIXES = tuple(
+    ".wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .caf .au .snd .voc".split()
+)
 """Suffixes of the audio files that are read, in lower case; with PyAV, `AV_SUFFIXES` as well."""
 
 PHONEMES = tuple(
@@ -59,9 +62,10 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
         folders: One or several folders or audio files, local or in a bucket (`gs://`, `s3://`).
 
     Returns:
-        The paths in sorted order, each once. Hidden files (names that start with a dot, such as
-        unfinished output) are left out. Recordings in formats that need PyAV are counted in a
-        warning if it is not installed.
+        The paths in sorted order, each once. Links to folders are followed. Hidden files (names
+        that start with a dot, such as unfinished output) are left out. Sounds and videos in other
+        formats, or in those of PyAV if it is not installed, links to nothing, and folders that
+        cannot be read are counted in a warning.
 
     Raises:
         ValueError: If a folder does not exist, or nothing is found.
@@ -74,18 +78,22 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
             raise ValueError(f"The audio folder {folder} does not exist; give an existing folder.")
         for path in [folder] if folder.is_file() else _walk(folder):
             suffix = path.suffix.lower()
-            if path.name.startswith(".") or suffix not in (*AUDIO_SUFFIXES, *AV_SUFFIXES):
+            if path.name.startswith("."):
                 continue
-            if is_bucket(path) or path.is_file():
-                (found if suffix in readable else skipped).add(path)
+            if suffix in readable and (is_bucket(path) or path.is_file()):
+                found.add(path)
+            elif suffix in (*AUDIO_SUFFIXES, *AV_SUFFIXES) or _is_media(path):
+                skipped.add(path)
     if skipped:
         kinds = sorted(Counter(path.suffix.lower() for path in skipped).items())
+        needs_av = any(path.suffix.lower() in AV_SUFFIXES for path in skipped)
         logger.warning(
-            "Skipped %d recordings in formats that need PyAV (%s), the first: %s. Install it (pip "
-            "install av), or convert them: ffmpeg -i INPUT OUTPUT.flac",
+            "Skipped %d recordings that cannot be read (%s), the first: %s. %s them: ffmpeg -i "
+            "INPUT OUTPUT.flac",
             len(skipped),
             ", ".join(f"{suffix}: {count}" for suffix, count in kinds),
             min(skipped),
+            "Install PyAV (pip install av), or convert" if needs_av else "Convert",
         )
     if not found:
         names = ", ".join(map(str, folders)) or "an empty list of folders"
@@ -93,10 +101,28 @@ def find_audio(folders: str | Path | Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-def _walk(folder: Path) -> Iterable[Path]:
-    if not is_bucket(folder):
-        return folder.rglob("*")
-    return (root / name for root, _, files in folder.walk() for name in files)
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, also behind links to folders, each of which once."""
+    if is_bucket(folder):
+        yield from (path / name for path, _, files in folder.walk() for name in files)
+        return
+    known = set()
+
+    def warn(error: OSError) -> None:
+        logger.warning("%s cannot be read (%s); it is left out.", error.filename, error.strerror)
+
+    for path, folders, files in os.walk(folder, onerror=warn, followlinks=True):
+        if (real := os.path.realpath(path)) in known:
+            folders.clear()
+            continue
+        known.add(real)
+        yield from (Path(path) / name for name in files)
+
+
+def _is_media(path: Path) -> bool:
+    """Return whether a file's name is that of a sound or a video."""
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    return kind.startswith(("audio/", "video/"))
 
 
 def read_durations(paths: Sequence[Path], known: str | Path | None = None) -> list[float]:

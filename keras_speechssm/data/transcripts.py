@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from keras_speechssm.checks import shown
 from keras_speechssm.data.corpora import PHONEMES, Segment
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def _read_lines(path: Path) -> dict[str, str]:
         if rest:
             texts[name] = rest[0].strip()
         elif name:
-            raise ValueError(f"{path}, line {number}: expected a name and a text, got {line!r}.")
+            raise ValueError(
+                f"{path}, line {number}: expected a name and a text, got {shown(line)}."
+            )
     return texts
 
 

@@ -34,8 +34,8 @@ _COLUMNS = {
 }
 
 _CURVES = {
-    "sc_l": ("SC-L: similarity of the prompt's text to each 100 words", "words / 100"),
-    "n_mos_t": ("N-MOS-T (predicted)", "minute, including the prompt"),
+    "sc_l": ("SC-L: similarity to the prompt's text", "span of 100 words"),
+    "n_mos_t": ("N-MOS-T (predicted)", "minute from the start of the prompt"),
     "failed": ("fraction of minutes that failed", "minute of the continuation"),
     "non_speech_fraction": ("fraction of non-speech", "minute of the continuation"),
     "silence_fraction": ("fraction of silence", "minute of the continuation"),
@@ -202,12 +202,14 @@ def _tables(report: dict) -> list[Table]:
     tables = [Table("Measures", ["system", "recordings", *shown.values()], rows)]
     for name, (title, axis) in _CURVES.items():
         curves = {system: _curve(entry, name) for system, entry in systems.items()}
-        longest = max(map(len, curves.values()), default=0)
-        if not longest:
+        measured = [map(_is_number, curve) for curve in curves.values()]
+        places = [place for curve in measured for place, found in enumerate(curve, 1) if found]
+        if not places:
             continue  # such as spans of 100 words in short form
-        header = ["system", *(f"{axis} {place + 1}" for place in range(longest))]
-        rows = [[system, *map(_cell, curve)] for system, curve in curves.items()]
-        tables.append(Table(title, header, [row + [""] * (len(header) - len(row)) for row in rows]))
+        header = ["system", *map(str, range(1, max(places) + 1))]
+        rows = [[system, *map(_cell, curve)][: len(header)] for system, curve in curves.items()]
+        rows = [row + [""] * (len(header) - len(row)) for row in rows]
+        tables.append(Table(f"{title}, by {axis}", header, rows))
     header = ["system", "win % (ties half)", "95 %", "weighted", "without ties", "comparisons"]
     for title, rates in report["side_by_side"].items():
         rows = [

@@ -377,14 +377,14 @@ def _load_backbone(cls, folder: str, load_weights: bool, kwargs: dict) -> dict:
     config = read_json_file(Path(folder))
     if not issubclass(cls, keras_hub.models.Task):
         # Keras drops unknown arguments. Those in the config are of an older version of the class.
-        check_arguments(cls, kwargs, config.get("config", {}))
+        check_arguments(cls, kwargs, [*config.get("config", {}), "load_weights"])
         return kwargs
     own = [*inspect.signature(cls.__init__).parameters, "compile", "name", "trainable"]
     changes = {name: value for name, value in kwargs.items() if name not in own}
     backbone_cls = cls._backbone_class(config)
     if not set(changes) - {"dtype"} and backbone_cls is cls.backbone_cls:
         return kwargs
-    check_arguments(backbone_cls, changes, own)
+    check_arguments(backbone_cls, changes, [*own, "load_weights"])
     saved = _saved_task(folder)
     left = ("preprocessor", "compile")
     kept = {name: saved[name] for name in own if name in saved and name not in left}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import operator
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_speechssm.checks import token_array
+from keras_speechssm.checks import is_number, shown, to_int, token_array
 from keras_speechssm.compilation import CompiledFunctions
 from keras_speechssm.config import draw_seed
 from keras_speechssm.data.packing import PackedDataset
@@ -120,15 +119,14 @@ class Sampling:
     def check(self, vocabulary_size: int) -> "Sampling":
         """Raises `ValueError` if a setting is out of range; returns itself."""
         temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
-        numbers = int | float | np.number
-        if not (isinstance(temperature, numbers) and 0 <= temperature < math.inf):
+        if not (is_number(temperature) and 0 <= temperature < math.inf):
             raise ValueError(
-                f"temperature is {temperature}; expected a finite number of at least 0."
+                f"temperature is {shown(temperature)}; expected a finite number of at least 0."
             )
-        if top_k is not None and not 1 <= _to_int("top_k", top_k) <= vocabulary_size:
+        if top_k is not None and not 1 <= to_int("top_k", top_k) <= vocabulary_size:
             raise ValueError(f"top_k is {top_k}; expected an integer from 1 to {vocabulary_size}.")
-        if top_p is not None and not (isinstance(top_p, numbers) and 0 < top_p <= 1):
-            raise ValueError(f"top_p is {top_p}; expected a number above 0 and at most 1.")
+        if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
+            raise ValueError(f"top_p is {shown(top_p)}; expected a number above 0 and at most 1.")
         return self
 
 
@@ -147,7 +145,9 @@ def read_sampler(sampler: Any) -> Sampling:
     try:
         found = keras_hub.samplers.get(sampler)
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"sampler is {sampler!r}; expected one of {names}.") from None
+        found = None
+    if not isinstance(found, keras_hub.samplers.Sampler):
+        raise ValueError(f"sampler is {sampler!r}; expected one of {names}.")
     kind = type(found)
     if kind is keras_hub.samplers.GreedySampler:
         return Sampling(temperature=0.0)
@@ -162,7 +162,7 @@ def read_sampler(sampler: Any) -> Sampling:
 
 def read_count(name: str, value: Any) -> int:
     """Returns a positive int, or raises `ValueError`."""
-    count = _to_int(name, value)
+    count = to_int(name, value)
     if count < 1:
         raise ValueError(f"{name} is {value}; expected an integer of at least 1.")
     return count
@@ -170,7 +170,7 @@ def read_count(name: str, value: Any) -> int:
 
 def read_seed(seed: Any) -> int:
     """Returns an int from 0 to 2^63 - 1, or raises `ValueError`."""
-    number = _to_int("seed", seed)
+    number = to_int("seed", seed)
     if not 0 <= number < 2**63:
         raise ValueError(f"seed is {seed}; expected an integer from 0 to 2^63 - 1.")
     return number
@@ -197,13 +197,6 @@ def read_seeds(seed: Any, batch_size: int) -> int | tuple[int, ...]:
             "for each prompt."
         )
     return tuple(read_seed(number) for number in seed)
-
-
-def _to_int(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; expected an integer.") from None
 
 
 class SpeechLanguageModel(OptionalInputs):
@@ -256,8 +249,8 @@ class SpeechLanguageModel(OptionalInputs):
 
         Args:
             token_ids: int (batch, time) or (time,), the prompts; or a list of prompts of any
-                lengths, or recordings (paths or waveforms) that the preprocessor tokenizes. All
-                prompts are continued as one batch.
+                lengths, or recordings (paths or waveforms) that the preprocessor tokenizes, or
+                what its `generate_preprocess` returns. All prompts are continued as one batch.
             num_tokens: Number of new tokens per prompt.
             temperature: At least 0; 0 takes the most likely token each time. Defaults to `1.0`.
             top_k: Samples from the k most likely tokens. Defaults to `None`: from all.
@@ -386,6 +379,8 @@ class SpeechLanguageModel(OptionalInputs):
 
     def _read_prompts(self, token_ids, padding_mask) -> Prompts:
         preprocessor = self.preprocessor
+        if isinstance(token_ids, dict) and "token_ids" in token_ids:  # of `generate_preprocess`
+            token_ids, padding_mask = token_ids["token_ids"], token_ids.get("padding_mask")
         if isinstance(preprocessor, SpeechSSMPreprocessor) and needs_preprocessing(token_ids):
             if padding_mask is not None:
                 raise ValueError("A padding_mask is for arrays of tokens; expected none.")
@@ -659,6 +654,8 @@ class SpeechLanguageModel(OptionalInputs):
             shuffle, validation_split = False, 0.0  # the dataset shuffles the rows
         elif y is None:
             x = self._map_dataset(x)
+        if isinstance(validation_data, tuple) and all(one is None for one in validation_data[1:]):
+            validation_data = validation_data[0]  # without targets
         if validation_data is not None and not isinstance(validation_data, tuple):
             if is_in_memory(validation_data):
                 validation_data = self._make_dataset(validation_data, batch_size, shuffle=False)
@@ -750,8 +747,12 @@ class SpeechLanguageModel(OptionalInputs):
             return TargetsDataset(x)
         if isinstance(x, types.GeneratorType):
             return (add_targets(batch) for batch in x)
-        if hasattr(x, "element_spec") and isinstance(x.element_spec, tuple):
-            return x  # tf.data of inputs and targets
+        if hasattr(x, "element_spec"):  # tf.data
+            if isinstance(x.element_spec, tuple):
+                return x  # of inputs and targets
+            from tensorflow.autograph.experimental import do_not_convert
+
+            return x.map(do_not_convert(add_targets))  # its errors then have one line
         return x.map(add_targets) if hasattr(x, "map") else x
 
     def get_config(self) -> dict:

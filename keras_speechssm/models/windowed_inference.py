@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
+from keras_speechssm.checks import to_int
 from keras_speechssm.windows import (
     OVERLAP,
     TOKENIZER_WINDOW,
@@ -45,7 +46,7 @@ def run_in_windows(
     Raises:
         ValueError: If `windows_per_batch` is below 1.
     """
-    if windows_per_batch < 1:
+    if to_int("windows_per_batch", windows_per_batch) < 1:
         raise ValueError(f"windows_per_batch must be at least 1, got {windows_per_batch}.")
     rows = np.atleast_2d(signal)
     plan = plan_windows(num_tokens, window, overlap)

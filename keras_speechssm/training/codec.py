@@ -254,7 +254,7 @@ class CodecTrainingConfig(AudioTrainingConfig):
 
 
 def train_codec(config: CodecTrainingConfig) -> SoundStream:
-    """Train a SoundStream on folders of audio; called again, resume where it stopped.
+    """Train a SoundStream on folders of audio, or resume the run of the same folder.
 
     Uses reconstruction losses and SoundStream's adversarial losses (see `AdversarialCodec`).
 

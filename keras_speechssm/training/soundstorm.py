@@ -193,7 +193,7 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
 
 
 def train_soundstorm(config: SoundStormTrainingConfig) -> SoundStorm:
-    """Train a SoundStorm on folders of audio; called again, resume where it stopped.
+    """Train a SoundStorm on folders of audio, or resume the run of the same folder.
 
     Both kinds of tokens of folders of audio are computed first (see `prepare_token_pairs`). They
     are read from disk during training, so that memory does not grow with the recordings.

@@ -170,7 +170,7 @@ class TokenizerTrainingConfig(AudioTrainingConfig):
 
 
 def train_tokenizer(config: TokenizerTrainingConfig) -> SemanticTokenizer:
-    """Train a semantic tokenizer on folders of audio; called again, resume where it stopped.
+    """Train a semantic tokenizer on folders of audio, or resume the run of the same folder.
 
     Args:
         config: The options. See `TokenizerTrainingConfig`.

@@ -222,7 +222,7 @@ def fit_resumable(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     exported: keras.Model | None = None,
 ) -> list[dict]:
-    """Train a compiled model with `fit`; called again, resume where it stopped.
+    """Train a compiled model with `fit`, or resume the run of the same folder.
 
     Writes into `config.output_dir`: `metrics.jsonl` (one line per epoch), `sessions.jsonl`
     (options, versions and devices of each session), `checkpoints/` (the last two), `best/`, the

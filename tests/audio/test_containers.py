@@ -162,6 +162,8 @@ def test_opposite_channels_do_not_cancel(tmp_path, warnings):
     np.testing.assert_allclose(read_audio(path), np.clip(-tone, -1, 1), atol=1e-6)
     np.testing.assert_allclose(read_speech(stereo.clip(-1, 1)), -tone.clip(-1, 1), atol=1e-6)
     assert len([m for m in warnings() if "channel 2 is used alone" in m]) == 2
+    offset = 0.3 + 0.3 * stereo.clip(-1, 1)
+    np.testing.assert_allclose(read_speech(offset), offset[:, 1], atol=1e-6)
     # Channels that only differ are averaged: one of them silent, or noises.
     stereo[:, 1] = 0
     assert np.abs(read_speech(stereo) - 0.45 * tone).max() < 1e-6

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 
 import numpy as np
 import pytest
@@ -115,9 +116,14 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name, message):
     assert "\n" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
 
 
-def test_over_full_scale_is_clipped_and_silence_may_be_allowed(tmp_path):
+def test_over_full_scale_is_scaled_or_clipped_and_silence_may_be_allowed(tmp_path, caplog):
     bad_files(tmp_path)
-    assert np.abs(read_audio(tmp_path / "loud.wav")).max() == 1.0
+    soundfile.write(tmp_path / "overshoot.wav", 3 * tone(), 16_000, subtype="FLOAT")
+    assert read_audio(tmp_path / "overshoot.wav").max() == 1.0 and not caplog.text
+    # The shape of the waveform is kept.
+    waveform = read_audio(tmp_path / "loud.wav")
+    np.testing.assert_allclose(waveform, tone() / np.abs(tone()).max(), atol=1e-6)
+    assert "its samples reach 20; they are scaled to 1" in caplog.text
     assert not read_audio(tmp_path / "silent.wav").any()
 
 
@@ -274,6 +280,7 @@ def test_arrays_are_converted_as_files_are(tmp_path):
         (np.ones((16_000, 2), "int16"), {}, "Divide 16-bit integers"),
         (np.ones(16_000, "f"), {"sample_rate": 0}, "at 1000 Hz or more"),
         (np.ones(16_000, "f"), {"sample_rate": 48_000}, "holds 0.33 s"),
+        (tone(), {"sample_rate": "8000"}, "at '8000' Hz; expected"),
         (np.full((16_000, 2), np.nan, "f"), {}, "NaN"),
     ],
 )
@@ -281,6 +288,20 @@ def test_arrays_that_are_not_recordings(audio, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_speech(audio, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (0.01 * tone(), "is very quiet, -46 dB of full scale"),
+        (np.clip(9 * tone(), -1, 1), r"is clipped, \d\d % of its samples"),
+        (0.1 + tone(), "has an offset of 0.10"),
+        (tone(), None),
+    ],
+)
+def test_levels_at_which_the_speech_suffers_get_a_warning(waveform, message, caplog):
+    np.testing.assert_array_equal(read_speech(waveform), waveform.astype("float32"))
+    assert re.search(message, caplog.text) if message else not caplog.text
 
 
 def test_a_wav_stream_holds_the_samples_of_a_wav_file(tmp_path):

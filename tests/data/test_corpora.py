@@ -105,11 +105,33 @@ def test_every_suffix_that_is_read_is_found_and_the_others_are_counted(
 ):
     monkeypatch.setattr("keras_speechssm.data.corpora.can_use_av", lambda: False)
     names = "a.wav b.opus c.aiff d.wave e.w64 f.oga g.AIF h.au i.rf64".split()
+    names += "j.caf k.aifc l.snd".split()
     for name in (*names, "x.m4a", "y.m4a", "z.WMA", "notes.txt"):
         (tmp_path / name).touch()
     assert [path.name for path in find_audio(tmp_path)] == names
     assert "Skipped 3 recordings" in caplog.text and ".m4a: 2, .wma: 1" in caplog.text
-    assert "x.m4a. Install it (pip install av), or convert them: ffmpeg" in caplog.text
+    assert "x.m4a. Install PyAV (pip install av), or convert them: ffmpeg" in caplog.text
+    # What no library here reads, and a link to a recording that has been moved.
+    monkeypatch.setattr("keras_speechssm.data.corpora.can_use_av", lambda: True)
+    caplog.clear()
+    (tmp_path / "a.avi").touch()
+    (tmp_path / "moved.wav").symlink_to("nowhere.wav")
+    assert len(find_audio(tmp_path)) == len(names) + 3
+    assert "Skipped 2 recordings" in caplog.text and "(.avi: 1, .wav: 1)" in caplog.text
+    assert "a.avi. Convert them: ffmpeg" in caplog.text
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    for name in ("far/a/x.wav", "here/y.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "here" / "data").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "a" / "loop").symlink_to(tmp_path / "here")
+    found = find_audio(tmp_path / "here")
+    assert [path.relative_to(tmp_path / "here").as_posix() for path in found] == [
+        "data/a/x.wav",
+        "y.wav",
+    ]
 
 
 def test_durations_are_read_once_for_each_version_of_a_recording(tmp_path, monkeypatch):

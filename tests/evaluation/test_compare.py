@@ -135,7 +135,14 @@ def test_what_is_written_can_be_read_and_heard(folders, monkeypatch):
     text = (folders / "out" / "report.md").read_text()
     assert "NLL (nats per unit)" in text and "| jumpy | 2 |" in text
     # Twelve words have no span of 100, but minutes that may have failed.
-    assert "## SC-L" not in text and "## fraction of minutes that failed" in text
+    assert "## SC-L" not in text
+    # Minutes that nobody speaks in have no column, and the title says what the columns are.
+    for title in (
+        "minutes that failed, by minute of the",
+        "by minute from the start of the prompt",
+    ):
+        header = text.split(title)[1].splitlines()[2]
+        assert header == "| system | 1 |"
     page = (folders / "out" / "report.html").read_text()
     # The prompt, both systems, the truth.
     assert page.count("<audio") == 4 and "data:audio/ogg;base64," in page

@@ -76,7 +76,7 @@ def test_bad_seeds(seed):
     [
         ((-0.1, None, None), "temperature is -0.1"),
         ((float("nan"), None, None), "temperature is nan"),
-        (("hot", None, None), "temperature is hot"),
+        (("hot", None, None), "temperature is 'hot'"),
         ((1.0, 0, None), "top_k is 0"),
         ((1.0, 14, None), "top_k is 14; expected an integer from 1 to 13"),
         ((1.0, 1.5, None), "top_k is 1.5"),
@@ -109,6 +109,8 @@ def test_other_samplers_are_refused_in_one_line(sampler):
     with pytest.raises(ValueError, match="'greedy', 'random', 'top_k' and 'top_p'") as caught:
         read_sampler(sampler)
     assert "\n" not in str(caught.value)
+    named = {"beam": "BeamSampler", "contrastive": "ContrastiveSampler"}
+    assert named.get(sampler, repr(sampler)) in str(caught.value)
 
 
 def test_a_compiled_sampler_is_the_default_of_generate(model):

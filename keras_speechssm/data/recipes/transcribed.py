@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from keras_speechssm.audio.io import read_duration
+from keras_speechssm.checks import shown
 from keras_speechssm.data.corpora import find_audio, read_segments
 from keras_speechssm.data.recipes.synthesized.texts import plain_text
 from keras_speechssm.data.recipes.synthesized.voices import check_programs, pronounce
@@ -79,6 +80,6 @@ def _read_transcripts(path: Path, separator: str) -> dict[str, str]:
             texts[name] = text
         elif line.strip():
             raise ValueError(
-                f"{path}, line {number}: expected <name>{separator}<text>, got {line!r}."
+                f"{path}, line {number}: expected <name>{separator}<text>, got {shown(line)}."
             )
     return texts

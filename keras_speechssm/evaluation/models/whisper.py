@@ -1,7 +1,6 @@
 """Whisper through CTranslate2 (faster-whisper), from weights inside Python packages."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from keras_speechssm.evaluation.models.package_files import package_file
 from keras_speechssm.evaluation.models.transcript import Word, transcribe_pieces
-from keras_speechssm.files import atomic_write
+from keras_speechssm.files import atomic_write, cache_folder
 
 WHISPER_TINY = "whisper-tiny-en"
 WHISPER_BASE = "whisper-base"
@@ -158,12 +157,3 @@ def join_parts(parts: Sequence[Path], target: Path, sha256: str) -> None:
                 f"{', '.join(map(str, parts))} are damaged or from another version; install the "
                 "packages again with `pip install --force-reinstall`."
             )
-
-
-def cache_folder() -> Path:
-    """Return the folder for files that can be made again: `$XDG_CACHE_HOME/keras_speechssm`.
-
-    Without the environment variable it is `~/.cache/keras_speechssm`.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "keras_speechssm"

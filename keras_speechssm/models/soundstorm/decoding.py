@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
+from keras_speechssm.checks import is_number, shown, to_int
 from keras_speechssm.config import draw_seed
 from keras_speechssm.models.soundstorm.masking import remask_counts
 from keras_speechssm.shapes import FRAMES_PER_TOKEN
@@ -29,7 +30,7 @@ class DecodingRequest:
         seeds: list of int. One for each example.
         iterations: tuple of int. Passes for each level.
         temperature: float. 0 takes the most likely token.
-        guidance_scale: float. 1 means without guidance.
+        guidance_scales: tuple of float. One for each level; 1 means without guidance.
     """
 
     semantic_tokens: np.ndarray
@@ -41,7 +42,7 @@ class DecodingRequest:
     seeds: Sequence[int]
     iterations: Sequence[int]
     temperature: float
-    guidance_scale: float
+    guidance_scales: Sequence[float]
 
 
 def read_request(
@@ -111,29 +112,51 @@ def read_request(
     )
 
 
-def check_guidance_scale(guidance_scale: float) -> None:
-    """Raise `ValueError` if a guidance scale is negative or not finite."""
-    if not 0.0 <= guidance_scale <= float(np.finfo("float32").max):
-        raise ValueError(f"guidance_scale must be 0 or a positive number, got {guidance_scale}.")
+def check_guidance_scale(guidance_scale: float | Sequence[float]) -> float | tuple[float, ...]:
+    """Return a guidance scale, or that of each level, as floats.
+
+    Raises:
+        ValueError: A scale is negative or not finite in float32.
+    """
+    many = isinstance(guidance_scale, list | tuple | np.ndarray)
+    scales = np.atleast_1d(np.asarray(guidance_scale, dtype=object)).tolist() if many else None
+    most = float(np.finfo("float32").max)
+    for scale in [guidance_scale] if scales is None else scales:
+        if not (is_number(scale) and 0.0 <= scale <= most):
+            raise ValueError(f"guidance_scale must be 0 or a positive number, got {shown(scale)}.")
+    return float(guidance_scale) if scales is None else tuple(map(float, scales))
+
+
+def check_iterations(iterations: Sequence[int]) -> tuple[int, ...]:
+    """Return the passes of each level as ints, or raise `ValueError` if they are not integers."""
+    passes = np.atleast_1d(np.asarray(iterations, dtype=object))
+    return tuple(to_int("iterations", number) for number in passes)
 
 
 def _read_settings(batch: int, num_levels: int, seed, iterations, temperature, guidance_scale):
     """Check the settings of a request, and give each example a seed."""
     if iterations is None:
         iterations = (16,) + (1,) * (num_levels - 1)
-    iterations = tuple(int(passes) for passes in np.atleast_1d(iterations))
+    iterations = check_iterations(iterations)
     if len(iterations) != num_levels or min(iterations) < 1:
         raise ValueError(
             f"iterations must give one positive number for each of the {num_levels} levels, "
             f"got {iterations}."
         )
-    if not 0.0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 or a positive number, got {temperature}.")
-    check_guidance_scale(guidance_scale)
+    if not (is_number(temperature) and 0.0 <= temperature < float("inf")):
+        raise ValueError(f"temperature must be 0 or a positive number, got {shown(temperature)}.")
+    guidance_scales = check_guidance_scale(guidance_scale)
+    if isinstance(guidance_scales, float):
+        guidance_scales = (guidance_scales,) * num_levels
+    if len(guidance_scales) != num_levels:
+        raise ValueError(
+            "guidance_scale must be one number, or one for each of the "
+            f"{num_levels} levels, got {len(guidance_scales)}."
+        )
     if seed is None:
         seeds = [draw_seed() for _ in range(batch)]
     else:
-        seeds = [int(value) for value in np.atleast_1d(seed)]
+        seeds = [to_int("seed", value) for value in np.atleast_1d(np.asarray(seed, dtype=object))]
     if len(seeds) == 1:
         seeds = seeds * batch
     if len(seeds) != batch or min(seeds) < 0:
@@ -144,7 +167,7 @@ def _read_settings(batch: int, num_levels: int, seed, iterations, temperature, g
         "seeds": seeds,
         "iterations": iterations,
         "temperature": float(temperature),
-        "guidance_scale": float(guidance_scale),
+        "guidance_scales": guidance_scales,
     }
 
 
@@ -224,11 +247,10 @@ def decode_levels(decode_pass: Callable, request: DecodingRequest) -> np.ndarray
         "padding_mask": ops.convert_to_tensor(request.padding_mask),
     }
     content = ops.convert_to_tensor(request.content_mask)
-    guidance = ()
-    if request.guidance_scale != 1.0:
-        guidance = (ops.convert_to_tensor(np.float32(request.guidance_scale)),)
     generators = [np.random.default_rng(seed) for seed in request.seeds]
-    for level, passes in enumerate(request.iterations):
+    settings = zip(request.iterations, request.guidance_scales, strict=True)
+    for level, (passes, scale) in enumerate(settings):
+        guidance = () if scale == 1.0 else (ops.convert_to_tensor(np.float32(scale)),)
         masked = content
         counts = remask_counts(passes, request.content_mask.sum(axis=1))
         inputs["level"] = ops.convert_to_tensor(np.full(len(generators), level, "int32"))

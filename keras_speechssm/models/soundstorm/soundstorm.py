@@ -139,7 +139,7 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
         seed: int | Sequence[int] | None = None,
         padding_mask=None,
         pad_to: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Sequence[float] = 1.0,
     ) -> np.ndarray:
         """Generate acoustic tokens for semantic tokens.
 
@@ -160,10 +160,11 @@ class SoundStorm(PresetMixin, keras_hub.models.Backbone):
                 Defaults to `None` (all real).
             pad_to: int. Length in tokens, prompt included, to which windows are padded, so that
                 different lengths share one compiled program. Defaults to `None`.
-            guidance_scale: float, at least 0. Classifier-free guidance (Ho and Salimans 2022).
-                Above 1, the choices follow the semantic tokens more closely: clearer words and
-                less variety, at twice the work. Requires a model that was trained with some
-                semantic tokens hidden. Defaults to `1.0` (off).
+            guidance_scale: float, at least 0, or one for each level. Classifier-free guidance
+                (Ho and Salimans 2022). Above 1, the choices follow the semantic tokens more
+                closely: clearer words and less variety, at twice the work. Requires a model that
+                was trained with some semantic tokens hidden. `[2.0, 2.0, 1.0, 1.0]` guides two
+                of four levels. Defaults to `1.0` (off).
 
         Returns:
             int32 (batch, 2 * time, levels), or (2 * time, levels) for a single sequence: the

@@ -13,7 +13,7 @@ from keras_speechssm.audio.io import read_speech
 from keras_speechssm.checks import first_line, token_array
 from keras_speechssm.data.packing import PackedSequences
 from keras_speechssm.files import write_json
-from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.models.preset_mixin import check_arguments, load_part
 from keras_speechssm.presets import (
     fetch_folder,
     is_trained,
@@ -82,6 +82,7 @@ class SpeechSSMPreprocessor(keras_hub.models.Preprocessor):
         pack: bool = True,
         **kwargs,
     ):
+        check_arguments(type(self), kwargs)
         super().__init__(**kwargs)
         if sequence_length is not None and sequence_length < 2:
             raise ValueError(f"sequence_length is {sequence_length}; expected at least 2.")

@@ -5,7 +5,6 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_speechssm.checks import first_line
 from keras_speechssm.layers.padding import gather_time, left_align_order
 from keras_speechssm.models.checkpoint_weights import (
     build_without_init,
@@ -24,6 +23,7 @@ from keras_speechssm.models.speech_transformer.gemma_segments import (
     number_segments,
     separate_segments,
 )
+from keras_speechssm.presets import hub_reason
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -145,7 +145,7 @@ class SpeechTransformer(PresetMixin, SpeechLanguageModel, keras_hub.models.Task)
             text = keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights, **dtype)
         except Exception as error:  # Each hub has its own errors.
             raise ValueError(
-                f"The text model {preset!r} could not be loaded: {first_line(error)}"
+                f"The text model {preset!r} could not be loaded: {hub_reason(error)}."
             ) from error
         config = text.get_config()
         if not hasattr(text, "token_embedding") or "vocabulary_size" not in config:

@@ -8,7 +8,6 @@ import pytest
 from keras_speechssm.audio.io import read_audio
 from keras_speechssm.evaluation.models.whisper import (
     WhisperTranscriber,
-    cache_folder,
     join_parts,
     whisper_folder,
 )
@@ -28,11 +27,6 @@ def test_parts_are_joined_and_verified(tmp_path):
     assert not list(target.parent.iterdir())
     join_parts(parts, target, hashlib.sha256(b"firstsecond").hexdigest())
     assert target.read_bytes() == b"firstsecond"
-
-
-def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "keras_speechssm"
 
 
 def test_an_unknown_model_is_refused(tmp_path):

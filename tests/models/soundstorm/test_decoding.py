@@ -102,7 +102,7 @@ def test_the_schedule_is_followed_level_by_level():
         seeds=[0],
         iterations=(16, 1, 2),
         temperature=0.7,
-        guidance_scale=1.0,
+        guidance_scales=(1.0, 1.0, 1.0),
     )
     result = decode_levels(decode_pass, request)
     assert (result == 1).all()
@@ -167,18 +167,19 @@ def test_guidance_draws_the_logits_away_from_those_without_words(model):
     def by_hand(scale):
         acoustic = np.full((2, 20, LEVELS), CODES)
         acoustic[:, :8] = prompt[1]
+        scales = np.broadcast_to(scale, (LEVELS,))
         for level in range(LEVELS):
             seen = logits(window, acoustic, level)
             # The prompt's words are hidden too, its sound is not.
             hidden = logits(np.full_like(window, 11), acoustic, level)
-            guided = hidden + scale * (seen - hidden)
+            guided = hidden + scales[level] * (seen - hidden)
             acoustic[:, 8:, level] = guided.argmax(axis=-1)[:, 8:]
         return acoustic[:, 8:]
 
     settings = dict(iterations=(1, 1, 1), seed=0)
     results = {
         scale: model.generate(semantic, *prompt, guidance_scale=scale, **settings)
-        for scale in (0.0, 1.0, 3.0)
+        for scale in (0.0, 1.0, 3.0, (3.0, 1.0, 0.0))
     }
     for scale, result in results.items():
         np.testing.assert_array_equal(result, by_hand(scale))
@@ -252,11 +253,16 @@ def test_a_batch_is_its_examples_one_by_one(model, seeds, guidance_scale):
         ),
         (dict(iterations=(4, 1)), "each of the 3 levels"),
         (dict(iterations=(4, 0, 1)), "positive number"),
+        (dict(iterations=(4, 0.5, 1)), "iterations is 0.5; expected an integer"),
+        (dict(seed=0.5), "seed is 0.5; expected an integer"),
+        (dict(temperature="1"), "temperature must be .*, got '1'"),
         (dict(temperature=-1.0), "temperature"),
         (dict(temperature=float("nan")), "temperature"),
         (dict(guidance_scale=-1.0), "guidance_scale"),
         (dict(guidance_scale=float("nan")), "guidance_scale"),
         (dict(guidance_scale=1e39), "guidance_scale"),
+        (dict(guidance_scale=[2.0, 1.0, -1.0]), "guidance_scale must be .*, got -1.0"),
+        (dict(guidance_scale=[2.0, 1.0]), "each of the 3 levels, got 2"),
         (dict(seed=[1, 2]), "each of the 1 examples"),
         (dict(pad_to=3), "pad_to=3"),
         (dict(padding_mask=np.ones((5,), bool)), "padding_mask must be bool"),

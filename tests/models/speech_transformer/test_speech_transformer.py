@@ -228,6 +228,13 @@ def test_what_a_hub_says_about_a_text_model_is_one_line(monkeypatch):
     with pytest.raises(ValueError, match="The text model 'no_such' could not be loaded"):
         SpeechTransformer.from_text_preset("no_such")
 
+    def refuse(*arguments, **options):
+        raise ConnectionError("HTTPSConnectionPool(host='a.com', port=443): Max retries exceeded")
+
+    monkeypatch.setattr(keras_hub.models.Backbone, "from_preset", refuse)
+    with pytest.raises(ValueError, match="'opt_125m_en' could not be loaded: there is no conn"):
+        SpeechTransformer.from_text_preset("opt_125m_en")
+
 
 def opt():
     return keras_hub.models.OPTBackbone(
