@@ -41,6 +41,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 PROMPT_SECONDS = 3
 """Length of the voice prompt of S3Gen, which is not counted as audio."""
 
+_THREADS = ("OMP_NUM_THREADS", "NPROC", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+"""Numbers of threads: of PyTorch and NumPy, XLA, and TensorFlow."""
+
 
 class Work(NamedTuple):
     """The same work of the original and of this package.
@@ -476,7 +479,7 @@ def bench_open_parts(
         dtype: Dtype policy of this package; the originals compute in float32.
         seconds: Seconds of audio of `speed`. Defaults to `None`: those of `COMPONENTS`.
         repeats: Timed calls of `speed`; the median counts.
-        cores: Cores to use. Defaults to `None`: all.
+        cores: Threads of each library. Defaults to `None`: one for each core.
         timeout: Time limit of each process in seconds.
         output: `.json` file for the results. Defaults to `None` (none).
 
@@ -486,8 +489,9 @@ def bench_open_parts(
     check_output(output, plotted=False)
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # Waiting is not counted as work.
     if cores is not None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+        environment |= dict.fromkeys(_THREADS, str(cores))
     tables: dict[str, list] = {work: [] for work in works}
     together = [work for work in works if work != "convert"]
     for component in components:
@@ -495,9 +499,10 @@ def bench_open_parts(
             task = dict(component=component, dtype=dtype, seconds=seconds, repeats=repeats)
             with tempfile.TemporaryDirectory() as folder:
                 task["folder"] = folder
-                found = _run({**task, "works": together}, backend, timeout)
+                environment["KERAS_BACKEND"] = backend
+                found = _run({**task, "works": together}, environment, timeout)
                 if "convert" in works:  # Alone, because its memory is measured.
-                    found |= _run({**task, "works": ["convert"]}, backend, timeout)
+                    found |= _run({**task, "works": ["convert"]}, environment, timeout)
             about = {"component": component, "backend": backend, "dtype": dtype}
             for work, rows in found.items():
                 tables[work] += [{**about, **row} for row in rows]
@@ -510,9 +515,9 @@ def bench_open_parts(
         write_json(Path(output), {"machine": machine, **tables})
 
 
-def _run(task: dict, backend: str, timeout: float) -> dict[str, list[dict]]:
+def _run(task: dict, environment: dict, timeout: float) -> dict[str, list[dict]]:
     command = [sys.executable, __file__, "--task", json.dumps(task)]
-    found = run_in_subprocess(command, timeout, {**os.environ, "KERAS_BACKEND": backend})
+    found = run_in_subprocess(command, timeout, environment)
     if "failed" in found:
         raise ValueError(f"{task['component']} could not be measured: {found['failed']}")
     return found
@@ -529,7 +534,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", help="of this package")
     parser.add_argument("--seconds", type=int, help="audio of speed; 10 or 30 by default")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls; the median counts")
-    parser.add_argument("--cores", type=int, help="defaults to all")
+    parser.add_argument("--cores", type=int, help="threads of each library; defaults to all cores")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds per process")
     parser.add_argument("--output", help=".json file")
     try:

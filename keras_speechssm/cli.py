@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import docstring_parser
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import convert as convert_tokens
 from tqdm import tqdm
 
 # The rest of the package is imported where it is used: even NumPy would slow down `--help`.
@@ -257,9 +258,12 @@ def _logs_on_stderr() -> Iterator[None]:
 
 def _one_line(error: Exception, parameters: Iterable[str] = ()) -> str:
     """Return an error's message in one line, with options as the user typed them."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fspath(error.filename)!r}: {error.strerror}."
     message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        message, parameters = f"{os.fspath(error.filename)!r}: {error.strerror}.", ()
+    if isinstance(error, UnusedCliTokensError):
+        words = " ".join(" ".join(error.unused_tokens or ()).split())
+        message = f"unexpected: {words}; see --help for what is expected."
     for name in parameters:
         option = f"--{name.replace('_', '-')}"
         pattern = rf"(?<![\w./'\"-]){name}(?![\w(/.])" if "_" in name else rf"^{name}(?= is )"
@@ -318,9 +322,23 @@ def _new_app(name: str, help_text: str) -> App:
         help_format="plaintext",
         version_flags=[],
         default_parameter=Parameter(
-            consume_multiple=True, negative_iterable=(), negative_none=(), show_choices=True
+            consume_multiple=True,
+            converter=_convert,
+            negative_iterable=(),
+            negative_none=(),
+            show_choices=True,
         ),
     )
+
+
+def _convert(kind, tokens: Sequence):
+    """Convert the words of an option. cyclopts alone rounds fractions of integers."""
+    kinds = [inner for one in _members(kind) for inner in typing.get_args(one) or (one,)]
+    if int in kinds and float not in kinds:
+        for token in tokens:
+            if re.fullmatch(r"[+-]?\d*\.\d*[1-9]\d*", token.value):
+                raise ValueError(f'unable to convert "{token.value}" into int')
+    return convert_tokens(kind, tokens)
 
 
 def _summary(target: str) -> str:
@@ -506,14 +524,19 @@ def continue_(
         check_output_path,
         read_speech,
     )
-    from keras_speechssm.checks import check_at_least
+    from keras_speechssm.checks import check_at_least, check_between
 
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     _check_source(prompt, resume, {**sampling, "windows": windows}, keep_prompt, save_state)
     if prompt is not None:
         _check_apart(prompt, output)
-    check_at_least(1 / SAMPLE_RATE, seconds=None if seconds == float("inf") else seconds)
+    if not seconds > 0:
+        raise ValueError(f"seconds is {seconds}; expected a positive number, or inf.")
     check_at_least(MIN_PROMPT_SECONDS, prompt_seconds=prompt_seconds)
+    # The model's own checks are after it is loaded.
+    check_at_least(0, temperature=temperature)
+    check_at_least(1, top_k=top_k)
+    check_between(0, 1, top_p=top_p)
     _check_seed(seed)
     with contextlib.ExitStack() as stack:
         if output == "-":

@@ -20,7 +20,7 @@ from keras_speechssm.models.generation import (
     load_generation_state,
     save_generation_state,
 )
-from keras_speechssm.models.preset_mixin import load_part
+from keras_speechssm.models.preset_mixin import check_rate, load_part
 from keras_speechssm.presets import (
     DEFAULT_PRESET,
     PARTS,
@@ -182,7 +182,8 @@ class SpeechContinuation:
         s3_gen: An `S3Gen` instead of `soundstorm` and `soundstream`.
 
     Raises:
-        ValueError: The models are neither a `SoundStorm` and a `SoundStream`, nor an `S3Gen`.
+        ValueError: The models are neither a `SoundStorm` and a `SoundStream`, nor an `S3Gen`, or
+            they do not fit together.
 
     Example:
 
@@ -218,6 +219,7 @@ class SpeechContinuation:
         self.synthesizer = Synthesizer(soundstorm, soundstream, synthesis, s3_gen)
         self.sampling = _read_sampling(sampling)
         self.metadata: dict | None = None
+        _check_models_fit(**self.parts)
 
     @property
     def soundstorm(self):
@@ -303,7 +305,6 @@ class SpeechContinuation:
             parts = S3_GEN_PARTS if s3_gen else PARTS
         for part in parts:
             models[part] = models.get(part) or load_part(folder, part, **options)
-        _check_models_fit(**models)
         settings = {**read_synthesis_config(config).get_config(), **(synthesis or {})}
         speech = cls(
             **models,
@@ -689,23 +690,23 @@ def _read_sampling(sampling: Sampling | dict | None) -> Sampling:
 def _check_models_fit(
     semantic_tokenizer, speech_lm, soundstorm=None, soundstream=None, s3_gen=None
 ) -> None:
-    vocabulary_size = semantic_tokenizer.vocabulary_size
-    if s3_gen is None:
-        synthesis = "soundstorm", soundstorm.semantic_vocabulary_size
-    else:
-        synthesis = "s3_gen", s3_gen.vocabulary_size
-    for name, found in (("speech_lm", speech_lm.backbone.vocabulary_size), synthesis):
-        if found != vocabulary_size:
+    """Refuse models that do not fit together, as far as they have the attributes of ours."""
+    check_rate(semantic_tokenizer, "semantic_tokenizer")
+    check_rate(soundstream, "soundstream")
+    size = getattr(semantic_tokenizer, "vocabulary_size", None)
+    for name, model, attribute in (
+        ("speech_lm", getattr(speech_lm, "backbone", None), "vocabulary_size"),
+        ("soundstorm", soundstorm, "semantic_vocabulary_size"),
+        ("s3_gen", s3_gen, "vocabulary_size"),
+    ):
+        if (found := getattr(model, attribute, size)) != size:
             raise ValueError(
                 f"`{name}` expects a vocabulary of {found} semantic tokens, but "
-                f"`semantic_tokenizer` has {vocabulary_size}. Use models trained with the same "
-                "tokenizer."
+                f"`semantic_tokenizer` has {size}. Use models trained with the same tokenizer."
             )
-    if s3_gen is not None:
-        return
-    expected = (soundstorm.num_levels, soundstorm.codebook_size)
-    found = (soundstream.num_quantizers, soundstream.codebook_size)
-    if found != expected:
+    found = [getattr(soundstream, name, None) for name in ("num_quantizers", "codebook_size")]
+    expected = [getattr(soundstorm, name, None) for name in ("num_levels", "codebook_size")]
+    if found != expected and None not in [*found, *expected]:
         raise ValueError(
             f"`soundstorm` expects {expected[0]} levels of {expected[1]} codes, but `soundstream` "
             f"has {found[0]} of {found[1]}. Use models trained with the same codec."

@@ -424,11 +424,13 @@ def has_weights(cls, preset: str | os.PathLike) -> bool:
 
     Handles are assumed to have weights.
     """
-    folder = resolve_preset(preset, cls.preset_part)
-    name = registered_name(folder)
-    if "://" in folder or (name and PRESETS[name].get("handle")):
+    if "://" in os.fspath(preset) or _handle_of(os.fspath(preset)):
         return True
-    files = ("model*.weights.h5", "*.safetensors", "pytorch_model.bin")
+    folder = fetch_folder(preset, cls.preset_part)
+    name = registered_name(folder)
+    if name and PRESETS[name].get("handle"):
+        return True
+    files = ("model*.weights.h5", "*.safetensors", "pytorch_model.bin", "*.pt")
     return any(any(Path(folder).glob(name)) for name in files)
 
 

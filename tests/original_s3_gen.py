@@ -181,12 +181,13 @@ def make_flow(
     return randomize(flow)
 
 
-def save_original(path, flow, vocoder, speaker_encoder):
-    """Writes a file as Chatterbox publishes it."""
+def save_original(path, flow, vocoder, speaker_encoder, tokenizer=None):
+    """Writes a file as Chatterbox publishes it, which has the weights of the tokenizer too."""
     import torch
     from safetensors.torch import save_file
 
     parts = {"flow": flow, "mel2wav": vocoder, "speaker_encoder": speaker_encoder}
+    parts |= {} if tokenizer is None else {"tokenizer": tokenizer}
     state = {"tokenizer.window": torch.zeros(400)}
     for prefix, part in parts.items():
         state |= {f"{prefix}.{k}": v.contiguous() for k, v in part.state_dict().items()}

@@ -1,6 +1,7 @@
 """Wrong input of any kind gets one line, in time, in little memory, and leaves no file.
 
-`SPEECHSSM_FUZZ=1000 pytest -m slow tests/test_fuzz.py` tries as many cases as one likes.
+`SPEECHSSM_FUZZ=1000 pytest -m slow tests/test_fuzz.py` tries as many cases as one likes;
+tests/fuzz.py alone does so in one process that can be resumed.
 """
 
 import json
@@ -16,7 +17,8 @@ from keras_speechssm.models import SpeechSSMPreprocessor
 
 pytestmark = pytest.mark.any_backend
 
-FEW = {"odd_audio": 8, "odd_words": 6, "odd_config": 3, "odd_bytes": 2, "odd_data": 6}
+FEW = {"odd_audio": 8, "odd_words": 6, "odd_paths": 8, "odd_config": 3, "odd_bytes": 2}
+FEW |= {"odd_data": 6, "odd_call": 12}
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case is not odd_pipeline])

@@ -119,6 +119,8 @@ def read_audio(
     waveform = read_audio("examples/prompt.flac", duration=3.0)  # float32 (48000,)
     ```
     """
+    if "://" in str(path):
+        raise ValueError(f"{path} is an address; download it, and pass the path of the file.")
     path = Path(path)
     numbers = is_number(start) and (duration is None or is_number(duration))
     if not numbers or not 0 <= start < np.inf or (duration is not None and not duration > 0):

@@ -24,6 +24,7 @@ from keras_speechssm.presets import (
     presets_of,
     read_json_file,
 )
+from keras_speechssm.shapes import SAMPLE_RATE, SAMPLES_PER_FRAME, SAMPLES_PER_TOKEN
 
 
 def load_part(preset: str, part: str, load_weights: bool = True, **kwargs):
@@ -51,6 +52,7 @@ def load_part(preset: str, part: str, load_weights: bool = True, **kwargs):
             if getattr(cls, "preset_part", None) == part:
                 model = cls._from_foreign_checkpoint(str(path), load_weights, kwargs)
                 if model is not None:
+                    check_rate(model, part)
                     return model
     config = read_json_file(path, "task.json" if (path / "task.json").is_file() else "config.json")
     name = config.get("registered_name")
@@ -60,7 +62,27 @@ def load_part(preset: str, part: str, load_weights: bool = True, **kwargs):
         found = keras.saving.get_registered_object(task)
     if getattr(found, "preset_part", None) != part:
         raise ValueError(f"The preset folder {str(path)!r} holds a {name!r}, not a {part}.")
-    return found.from_preset(str(path), load_weights=load_weights, **kwargs)
+    model = found.from_preset(str(path), load_weights=load_weights, **kwargs)
+    check_rate(model, part)
+    return model
+
+
+def check_rate(model, part: str) -> None:
+    """Raises `ValueError` for a tokenizer or codec of another rate than all commands expect.
+
+    Args:
+        model: The model of a part. If it does not say its rate, it is not checked.
+        part: One of `keras_speechssm.presets.PARTS`.
+    """
+    attribute, expected, unit = {
+        "semantic_tokenizer": ("samples_per_token", SAMPLES_PER_TOKEN, "tokens"),
+        "soundstream": ("samples_per_frame", SAMPLES_PER_FRAME, "frames"),
+    }.get(part, ("", None, ""))
+    if (found := getattr(model, attribute, expected)) != expected:
+        raise ValueError(
+            f"This {type(model).__name__} gives {SAMPLE_RATE / found:g} {unit} per second; "
+            f"pipelines and commands need a {part} of {SAMPLE_RATE // expected}."
+        )
 
 
 def initialize_from_preset(cls, preset: str, **kwargs):

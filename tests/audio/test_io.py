@@ -116,6 +116,11 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name, message):
     assert "\n" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
 
 
+def test_an_address_is_no_file():
+    with pytest.raises(ValueError, match="https://example.org/a.wav is an address; download it"):
+        read_speech("https://example.org/a.wav")
+
+
 def test_over_full_scale_is_scaled_or_clipped_and_silence_may_be_allowed(tmp_path, caplog):
     bad_files(tmp_path)
     soundfile.write(tmp_path / "overshoot.wav", 3 * tone(), 16_000, subtype="FLOAT")

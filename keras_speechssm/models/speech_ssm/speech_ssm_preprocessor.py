@@ -82,7 +82,7 @@ class SpeechSSMPreprocessor(keras_hub.models.Preprocessor):
         pack: bool = True,
         **kwargs,
     ):
-        check_arguments(type(self), kwargs)
+        check_arguments(type(self), kwargs, ["config_file"])  # of KerasHub
         super().__init__(**kwargs)
         if sequence_length is not None and sequence_length < 2:
             raise ValueError(f"sequence_length is {sequence_length}; expected at least 2.")

@@ -7,8 +7,16 @@ import keras
 import numpy as np
 import pytest
 
-from keras_speechssm.models import GriffinBackbone, S3Gen, S3Tokenizer, SpeechSSM
-from keras_speechssm.pipeline import SpeechContinuation, _check_models_fit
+from keras_speechssm.models import (
+    DescriptAudioCodec,
+    GriffinBackbone,
+    HubertTokenizer,
+    S3Gen,
+    S3Tokenizer,
+    SoundStorm,
+    SpeechSSM,
+)
+from keras_speechssm.pipeline import SpeechContinuation
 from keras_speechssm.synthesis import SynthesisConfig, Synthesizer
 
 pytestmark = pytest.mark.slow_to_compile
@@ -119,7 +127,7 @@ def test_tokens_and_recordings(speech, prompt):
     assert "s3_gen=S3Gen(" in repr(speech)
 
 
-def test_parts_that_do_not_fit_are_refused(speech, preset):
+def test_parts_that_do_not_fit_are_refused(speech, preset, tmp_path):
     one, model = "a SoundStorm and a codec, or an S3Gen alone", types.SimpleNamespace()
     with pytest.raises(ValueError, match=one):
         Synthesizer(model, model, s3_gen=speech.s3_gen)
@@ -128,11 +136,44 @@ def test_parts_that_do_not_fit_are_refused(speech, preset):
     with pytest.raises(ValueError, match="s3_gen replaces soundstorm and soundstream"):
         SpeechContinuation.from_preset(preset, s3_gen=preset, soundstorm=preset)
     model.vocabulary_size = 12
+    speech_lm = types.SimpleNamespace(backbone=model)
     with pytest.raises(ValueError, match="`s3_gen` expects a vocabulary of 9 semantic tokens"):
-        _check_models_fit(model, types.SimpleNamespace(backbone=model), s3_gen=speech.s3_gen)
+        SpeechContinuation(model, speech_lm, s3_gen=speech.s3_gen)
+    with pytest.raises(ValueError, match="`speech_lm` expects a vocabulary of 12 semantic tokens"):
+        SpeechContinuation(speech.semantic_tokenizer, speech_lm, s3_gen=speech.s3_gen)
+    hubert = HubertTokenizer(9, 1, 1, 8, 8, (4, 4), (20, 16), (20, 16), 2, 1)
+    with pytest.raises(ValueError, match="This HubertTokenizer gives 50 tokens per second; .* 25"):
+        SpeechContinuation(hubert, speech.speech_lm, s3_gen=speech.s3_gen)
+    hubert.save_to_preset(str(tmp_path))
+    with pytest.raises(ValueError, match="This HubertTokenizer gives 50 tokens per second; .* 25"):
+        SpeechContinuation.from_preset(preset, semantic_tokenizer=tmp_path)
 
 
 def test_paper_windows(speech, prompt):
     stream = speech.stream(prompt, seed=1, windows="paper")
     lengths = [len(block) for block in itertools.islice(stream, 2)]
     assert lengths == [45 * 960, 40 * 960]
+
+
+def test_every_open_tokenizer_and_codec_speaks(speech, prompt):
+    """The paper's recipe with open parts, and the same tokenizers with S3Gen."""
+    codec = DescriptAudioCodec(
+        encoder_channels=2, decoder_channels=16, num_quantizers=2, codebook_size=16
+    )
+    soundstorm = SoundStorm(9, 2, 16, 1, 8, 2, 8)
+    hubert = HubertTokenizer(9, 1, 1, 8, 8, (4, 4, 4), (20, 16, 2), (20, 16, 2), 2, 1)
+    config = SynthesisConfig(**{**CONFIG.get_config(), "iterations": (1, 1)})
+    other = SpeechContinuation(hubert, speech.speech_lm, soundstorm, codec, config)
+    blocks = list(other.stream(prompt, seed=1, seconds=2.0))
+    whole = np.concatenate(blocks)
+    assert len(blocks) > 1 and whole.shape == (32_000,) and np.isfinite(whole).all()
+    np.testing.assert_array_equal(other.continue_speech(prompt, 2.0, seed=1), whole)
+    other = SpeechContinuation(
+        speech.semantic_tokenizer, speech.speech_lm, soundstorm, codec, config
+    )
+    assert other.sample_rate == 16_000 and other.resynthesize(prompt).shape == (16_000,)
+    spoken = SpeechContinuation(hubert, speech.speech_lm, synthesis=CONFIG, s3_gen=speech.s3_gen)
+    assert spoken.continue_speech(prompt, 1.0, seed=1).shape == (24_000,)
+    soundstorm = SoundStorm(9, 3, 16, 1, 8, 2, 8)
+    with pytest.raises(ValueError, match="`soundstorm` expects 3 levels of 16 codes, but `sounds"):
+        SpeechContinuation(hubert, speech.speech_lm, soundstorm, codec)
