@@ -94,6 +94,14 @@ def open_path(path: str | os.PathLike) -> Path:
     return epath.Path(_BUCKET.sub(_AS_URL, os.fspath(path), count=1))
 
 
+def resolve_path(path: str | os.PathLike) -> Path:
+    """Returns an absolute path without links. One in a bucket is left as it is.
+
+    `resolve` of such a path would make it a local one.
+    """
+    return open_path(path) if is_bucket(path) else Path(path).resolve()
+
+
 def _check_bucket_package(path: str | os.PathLike) -> None:
     """Raises an error that names the missing package; that of fsspec is not one line."""
     scheme = _BUCKET.match(os.fspath(path))[1]

@@ -27,7 +27,13 @@ from keras_speechssm.data.token_store import (
     write_shard,
     write_tokens,
 )
-from keras_speechssm.files import is_bucket, open_path, remove_partial_files, write_json
+from keras_speechssm.files import (
+    is_bucket,
+    open_path,
+    remove_partial_files,
+    resolve_path,
+    write_json,
+)
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.models.soundstream.soundstream import SoundStream
@@ -521,11 +527,11 @@ def _make_store(
     folder = open_path(output_folder)
     content = {**asdict(plan), "token_rate": TOKEN_RATE, "recordings": list(names)}
     _save_plan(folder, content)
-    recordings = [(name, str(path.resolve())) for name, path in names.items()]
+    recordings = [(name, str(resolve_path(path))) for name, path in names.items()]
     starts = range(0, len(recordings), plan.recordings_per_shard)
     tasks = [
         ShardTask(
-            str(folder.resolve()),
+            str(resolve_path(folder)),
             number,
             tuple(recordings[start : start + plan.recordings_per_shard]),
             plan,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,6 +119,8 @@ def test_a_bucket_holds_the_same_store(recordings, tmp_path, monkeypatch, beam_o
         pytest.importorskip("apache_beam")
     (recordings / "1.json").write_text(json.dumps({"voice_activity": [[0.2, 1.0], [3.4, 6.0]]}))
     (recordings / "2.wav").write_bytes(b"no audio")
+    tokenizer = SimpleNamespace(tokenize=lambda waveform: np.arange(len(waveform) // 640) % 8)
+    monkeypatch.setattr(prepare_module, "_tokenizer", lambda preset: tokenizer)
     options = {"max_unreadable_fraction": 0.5, "recordings_per_shard": 2}
     counts = prepare(recordings, tmp_path / "one", **options)
     bucket = tmp_path / "bucket"
