@@ -58,7 +58,7 @@ _MIN_SAMPLE_RATE = 1000
 # Peak, fraction of clipped samples, and mean of a recording that is worth a warning.
 _QUIET, _CLIPPED, _OFFSET = 0.03, 0.01, 0.05
 
-# Samples beyond this are no overshoot of an encoder or a resampler; arrays with them are refused.
+# Beyond the overshoot of an encoder or a resampler. Arrays with such samples are refused.
 _MAX_PEAK = 2.0
 
 # A mean of channels with less than this part of their power has lost sound: 12 dB.
