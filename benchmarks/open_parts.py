@@ -470,7 +470,7 @@ def bench_open_parts(
     timeout: float = 3600.0,
     output: str | Path | None = None,
 ) -> None:
-    """Measure components, each in a process of its own, and print tables; see the module.
+    """Measure components, each in a separate process, and print tables; see the module.
 
     Args:
         works: Any of `parity`, `speed`, and `convert`.

@@ -40,15 +40,16 @@ def main() -> int:
     else:
         speech = SpeechContinuation.from_preset(options.preset)
     memory: list[float] = []
-    done, start = 0.0, time.process_time()
+    done, start = 0, time.process_time()  # samples
     print("| minutes of audio | MiB | CPU seconds |\n|---|---|---|")
     for block in speech.stream(example_prompt(), seed=0, seconds=options.seconds):
         assert np.isfinite(block).all()
-        done += len(block) / speech.sample_rate
-        if done >= len(memory) * options.every:
+        done += len(block)
+        if done >= len(memory) * options.every * speech.sample_rate:
             memory.append(resident_memory())
             seconds = time.process_time() - start
-            print(f"| {done / 60:.1f} | {memory[-1]:.1f} | {seconds:.0f} |", flush=True)
+            minutes = done / speech.sample_rate / 60
+            print(f"| {minutes:.1f} | {memory[-1]:.1f} | {seconds:.0f} |", flush=True)
     # The first report may be before all lengths of windows were compiled.
     return int(len(memory) > 2 and memory[-1] - memory[1] > 20)
 

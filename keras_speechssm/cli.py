@@ -604,6 +604,10 @@ def _check_source(
 @contextlib.contextmanager
 def _binary_stdout() -> Iterator[typing.BinaryIO]:
     """Yield stdout for bytes. What libraries print goes to stderr, and not into the stream."""
+    if sys.stdout is None:
+        raise ValueError(
+            "output is -, but stdout is closed; send the stream to a player or a file."
+        )
     if sys.stdout.isatty():
         raise ValueError("output is a terminal; send the stream to a player or a file: | aplay")
     stdout = sys.stdout.buffer

@@ -331,6 +331,7 @@ class Synthesizer:
         return self._synthesize(blocks, voice, seed, state or SynthesisState())
 
     def _synthesize(self, blocks, voice, seed, state, streaming=True):
+        check_at_least(0, seed=to_int("seed", seed))
         windows = self.config.plan(streaming, state.num_tokens, state.num_windows)
         pending: list[Window] = []
         for block in itertools.chain([np.zeros(0, "int32")], blocks, [None]):

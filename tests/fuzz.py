@@ -498,7 +498,7 @@ def odd_paths(rng: random.Random, folder: Path) -> None:
 
 
 def odd_value(rng: random.Random):
-    """A number, text, list, or array that is no waveform, tokens, or setting."""
+    """A number, text, list, or array other than a waveform, tokens, or a setting."""
     shape = rng.choice(((0,), (), (1,), (7,), (1, 0), (2, 5), (5, 2), (1, 1, 3), (2, 2, 2), (9, 1)))
     scale = rng.choice((0, 1, 5, 1e-30, 1e30, np.nan, np.inf, -1))
     kind = rng.choice(("float32", "float64", "int8", "int64", "uint64", "bool", "complex64", "U3"))

@@ -34,6 +34,8 @@ IMPORTED = (prepare, token_perplexity, convert_checkpoint, SpeechContinuation, s
 def start(argv) -> int:
     """Runs `speechssm` in a fork and returns its process number."""
     if (child := os.fork()) == 0:
+        # A shell lets processes in the background ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.redirect_stdout(sys.stderr):
             os._exit(cli.main([str(word) for word in argv]))
     return child

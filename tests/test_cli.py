@@ -210,6 +210,13 @@ def test_a_reader_that_leaves_is_no_error(capfd, monkeypatch, argv):
     assert not leave.value.code and capfd.readouterr().err == ""
 
 
+def test_a_closed_stdout_is_refused(capsys, monkeypatch, prompt, preset):
+    monkeypatch.setattr(sys, "stdout", None)
+    status = cli.main(["continue", str(prompt), "-o", "-", "--preset", str(preset)])
+    monkeypatch.undo()
+    assert status == 2 and "--output is -, but stdout is closed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("interrupted", ["import", "run"])
 def test_an_interrupt_at_any_time_is_one_line(capsys, monkeypatch, interrupted):
     def interrupt(*_):

@@ -85,6 +85,27 @@ def test_a_tutorial_says_what_it_needs_and_installs_the_package(path):
     assert "OUTPUT = Path(" in settings
 
 
+def outputs_of(path: Path) -> list[str]:
+    """What a notebook shows: text, Markdown and HTML."""
+    outputs = [output for cell in read_notebook(path)["cells"] for output in cell.get("outputs", [])]
+    texts = [output["text"] for output in outputs if "text" in output]
+    texts += [text for output in outputs for text in output.get("data", {}).values()]
+    return ["".join(text) for text in texts]
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_notebook_shows_its_outputs_and_links_to_no_other_file(path):
+    outputs = outputs_of(path)
+    assert outputs
+    assert not [text for text in outputs if re.search(r"!\[.*\]\((?!data:)", text)]
+
+
+def test_the_outputs_of_the_first_tutorial_are_those_of_today():
+    guide = (EXAMPLES.parent / "docs" / "guides" / "continue.md").read_text("utf-8")
+    first = re.search(r"Audio is written block by block: (\d+), ", guide)[1]
+    assert f"A block of {first} s.\n" in outputs_of(EXAMPLES / "01_continue_speech.py")
+
+
 def test_the_tutorial_on_finetuning_is_short():
     code = "\n".join(code_of(EXAMPLES / "02_finetune.py")).splitlines()
     assert sum(bool(line.strip()) for line in code) <= 60

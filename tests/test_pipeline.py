@@ -663,6 +663,13 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, part):
         SpeechContinuation.from_preset(shared_tiny_preset(), soundstream=other)
 
 
+@pytest.mark.parametrize("seed", [-1, 0.5, "1", [1, 2]])
+def test_odd_seeds_are_refused(seed):
+    with pytest.raises(ValueError, match="seed is .*; expected") as error:
+        painted().speak_tokens(np.arange(8), PROMPT, seed=seed)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("content", [[1, "a"], None, 5, {"x": 1}])
 def test_settings_of_a_preset_of_wrong_types(content):
     # All of a pipeline's config is in `odd_pipeline` of tests/fuzz.py.

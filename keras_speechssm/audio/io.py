@@ -11,6 +11,7 @@ import importlib.util
 import io
 import logging
 import os
+import shutil
 import struct
 import uuid
 from collections.abc import Iterator
@@ -52,13 +53,15 @@ _UNKNOWN_LENGTH = 2**63 - 1
 
 _MAX_CHANNELS = 8
 
+_FULL_DISK_BYTES = 2**20
+
 # No speech is recorded at less, and one sample per second would become 16,000.
 _MIN_SAMPLE_RATE = 1000
 
 # Peak, fraction of clipped samples, and mean of a recording that is worth a warning.
 _QUIET, _CLIPPED, _OFFSET = 0.03, 0.01, 0.05
 
-# Samples beyond this are no overshoot of an encoder or a resampler; arrays with them are refused.
+# Beyond the overshoot of an encoder or a resampler. Arrays with such samples are refused.
 _MAX_PEAK = 2.0
 
 # A mean of channels with less than this part of their power has lost sound: 12 dB.
@@ -300,7 +303,10 @@ class AudioWriter:
             for start in range(0, len(clipped), _WRITE_BLOCK):
                 self._file.write(clipped[start : start + _WRITE_BLOCK])
         except (soundfile.LibsndfileError, OSError) as error:
-            raise ValueError(f"Cannot write {self.path} ({_short(error)}).") from error
+            # libsndfile says "System error" only.
+            full = shutil.disk_usage(self.path.parent).free < _FULL_DISK_BYTES
+            reason = "the disk is full" if full else _short(error)
+            raise ValueError(f"Cannot write {self.path} ({reason}).") from error
         self.num_samples += len(clipped)
 
     def close(self) -> None:

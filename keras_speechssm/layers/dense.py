@@ -9,6 +9,8 @@ import math
 import keras
 from keras import ops
 
+_FEW_TAPS = 8
+
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class Projection(keras.layers.Dense):
@@ -81,7 +83,7 @@ def depthwise_conv(x, taps, dilation: int = 1):
     """Convolves each channel with its filter, as a sum of shifted products.
 
     XLA on CPU runs a depthwise (grouped) convolution many times slower than this sum, which it
-    fuses on every platform.
+    fuses on every platform. PyTorch does not fuse it, so many taps are a convolution there.
 
     Args:
         x: (batch, time + (kernel_size - 1) * dilation, channels), padded by the caller.
@@ -91,6 +93,9 @@ def depthwise_conv(x, taps, dilation: int = 1):
     Returns:
         (batch, time, channels).
     """
+    if keras.backend.backend() == "torch" and len(taps) > _FEW_TAPS:
+        kernel = ops.expand_dims(ops.stack(taps), axis=-1)
+        return ops.depthwise_conv(x, kernel, padding="valid", dilation_rate=dilation)
     length = ops.shape(x)[1] - (len(taps) - 1) * dilation
     return sum(
         tap * x[:, number * dilation : number * dilation + length]

@@ -1,4 +1,4 @@
-"""The softmax of attention, without its division."""
+"""The softmax of attention, without its division, and attention to a whole sequence."""
 
 from collections.abc import Sequence
 
@@ -24,3 +24,29 @@ def exponentials(logits: Sequence) -> tuple[list, object]:
     peak = ops.stop_gradient(peak)
     weights = [ops.exp(scores - peak) for scores in logits]
     return weights, sum(ops.sum(group, axis=-1, keepdims=True) for group in weights)
+
+
+def attend(queries, keys, values, padding_mask=None, position_scores=None):
+    """Attends from each query to all keys. The softmax is float32.
+
+    Args:
+        queries: (batch, time, heads, head_dim), not scaled.
+        keys: (batch, time, heads, head_dim).
+        values: (batch, time, heads, head_dim).
+        padding_mask: bool (batch, time), `True` at real keys. Defaults to `None`: all are real.
+        position_scores: (batch, heads, time, time), added to the scores. Defaults to `None`.
+
+    Returns:
+        (batch, time, heads * head_dim), in the dtype of the values.
+    """
+    batch, time, heads, size = ops.shape(queries)
+    scores = ops.einsum("bqhd,bkhd->bhqk", queries * size**-0.5, keys)
+    if position_scores is not None:
+        scores = scores + position_scores
+    scores = ops.cast(scores, "float32")
+    if padding_mask is not None:
+        scores = ops.where(padding_mask[:, None, None, :], scores, -1e9)
+    (weights,), total = exponentials([scores])
+    attended = ops.einsum("bhqk,bkhd->bqhd", ops.cast(weights, values.dtype), values)
+    attended = attended / ops.cast(ops.transpose(total, (0, 2, 1, 3)), values.dtype)
+    return ops.reshape(attended, (batch, time, heads * size))

@@ -97,8 +97,7 @@ def check_names(
 def load_foreign(
     cls,
     folder: str | Path,
-    config: dict,
-    assign: Callable[[keras.Model], None],
+    checkpoint,
     load_weights: bool,
     changes: dict,
 ) -> keras.Model:
@@ -109,8 +108,7 @@ def load_foreign(
     Args:
         cls: Class of the model.
         folder: Folder of the checkpoint.
-        config: Its arguments, from the checkpoint.
-        assign: Sets all weights of the model.
+        checkpoint: Its `config` has the arguments, its `assign(model)` sets all weights.
         load_weights: If `False`, the weights are random.
         changes: Arguments of the user, which replace those of `config`.
     """
@@ -118,11 +116,11 @@ def load_foreign(
         logging.getLogger(__name__).warning(
             "%s has the license %s, which forbids commercial use.", folder, name
         )
-    arguments = {**config, **changes}
+    arguments = {**checkpoint.config, **changes}
     if not load_weights:
         return cls(**arguments)
     model = build_without_init(lambda: cls(**arguments))
-    assign(model)
+    checkpoint.assign(model)
     return model
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -15,6 +15,7 @@ import keras_hub
 from keras_speechssm.checks import first_line, nearest_name
 from keras_speechssm.compilation import sync_weights
 from keras_speechssm.files import replace_folder, write_json
+from keras_speechssm.models.checkpoint_weights import load_foreign
 from keras_speechssm.presets import (
     check_trained,
     check_weight_files,
@@ -132,6 +133,11 @@ class PresetMixin:
     """
 
     preset_part: str | None = None
+    _open_checkpoint: Callable | None = None
+    """Opens another library's checkpoint in a folder: an object with `config`, the arguments of the
+    class, and `assign(model)`; `None` if the folder has none. Further parameters are arguments of
+    `from_preset`."""
+
     supports_quantization = False
     """Whether `quantize` of the class is tested, and its presets load again afterward."""
 
@@ -211,7 +217,15 @@ class PresetMixin:
     @classmethod
     def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
         """Builds the model of another library's checkpoint; `None` if the folder has none."""
-        return None
+        if cls._open_checkpoint is None:
+            return None
+        names = list(inspect.signature(cls._open_checkpoint).parameters)[1:]
+        options = {name: kwargs[name] for name in names if name in kwargs}
+        changes = {name: value for name, value in kwargs.items() if name not in options}
+        checkpoint = cls._open_checkpoint(folder, **options)
+        if checkpoint is None:
+            return None
+        return load_foreign(cls, folder, checkpoint, load_weights, changes)
 
     def save_to_preset(self, preset_dir: str, max_shard_size: float | None = 10) -> None:
         """Writes the model as a preset folder, atomically and without its optimizer.

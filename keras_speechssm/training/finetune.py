@@ -188,7 +188,7 @@ def _prepare(
         },
     )
     logger.info(
-        "Tokenizing %d recordings; %d are held out.", len(train) + len(held_out), len(held_out)
+        "Tokenizing %d recordings, %d of them held out.", len(train) + len(held_out), len(held_out)
     )
     counts = {
         name: prepare_sequences(

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,6 +187,19 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, suffix, short_by):
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_reason_of_a_full_disk_is_named(tmp_path, monkeypatch):
+    def no_space(*_):
+        raise soundfile.LibsndfileError(2)  # "System error."
+
+    usage = SimpleNamespace(free=0)
+    monkeypatch.setattr("keras_speechssm.audio.io.shutil.disk_usage", lambda folder: usage)
+    writer = AudioWriter(tmp_path / "a.wav")
+    monkeypatch.setattr(writer, "_file", SimpleNamespace(write=no_space, close=writer._file.close))
+    with pytest.raises(ValueError, match="a.wav .the disk is full"), writer:
+        writer.write(tone())
+    assert not list(tmp_path.iterdir())
 
 
 def test_stream_equals_whole(tmp_path):

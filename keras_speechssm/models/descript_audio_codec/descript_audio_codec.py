@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_speechssm.checks import token_array, waveform_array
 from keras_speechssm.compilation import CompiledFunctions
-from keras_speechssm.models.checkpoint_weights import load_foreign
 from keras_speechssm.models.descript_audio_codec.convert_descript_audio_codec import (
     open_descript_audio_codec,
 )
@@ -62,6 +61,7 @@ class DescriptAudioCodec(PresetMixin, keras_hub.models.Backbone):
     """
 
     preset_part = "soundstream"
+    _open_checkpoint = staticmethod(open_descript_audio_codec)
 
     def __init__(
         self,
@@ -194,13 +194,6 @@ class DescriptAudioCodec(PresetMixin, keras_hub.models.Backbone):
 
     def _to_waveform(self, x):
         return ops.tanh(ops.cast(ops.squeeze(x, axis=-1), "float32"))
-
-    @classmethod
-    def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
-        checkpoint = open_descript_audio_codec(folder)
-        if checkpoint is None:
-            return None
-        return load_foreign(cls, folder, checkpoint.config, checkpoint.assign, load_weights, kwargs)
 
     def get_config(self) -> dict:
         config = super().get_config()

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_speechssm.layers.padding import gather_time, left_align_order, mask_padding
+from keras_speechssm.layers.softmax import attend
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -93,15 +94,10 @@ class HubertEncoderBlock(keras.layers.Layer):
         batch, time = ops.shape(x)[0], ops.shape(x)[1]
         size = self.hidden_dim // self.num_heads
         split = (batch, time, self.num_heads, size)
-        queries = ops.reshape(self.query_dense(x) * size**-0.5, split)
+        queries = ops.reshape(self.query_dense(x), split)
         keys = ops.reshape(self.key_dense(x), split)
         values = ops.reshape(self.value_dense(x), split)
-        scores = ops.cast(ops.einsum("bqhd,bkhd->bhqk", queries, keys), "float32")
-        if padding_mask is not None:
-            scores = ops.where(padding_mask[:, None, None, :], scores, -1e9)
-        weights = ops.cast(ops.softmax(scores), values.dtype)
-        attended = ops.einsum("bhqk,bkhd->bqhd", weights, values)
-        return self.output_dense(ops.reshape(attended, (batch, time, self.hidden_dim)))
+        return self.output_dense(attend(queries, keys, values, padding_mask))
 
     def compute_output_shape(self, input_shape):
         return input_shape

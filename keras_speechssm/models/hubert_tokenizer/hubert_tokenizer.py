@@ -8,7 +8,6 @@ from keras import ops
 from keras_speechssm.checks import waveform_array
 from keras_speechssm.compilation import CompiledFunctions
 from keras_speechssm.layers.vector_quantizer import VectorQuantizer
-from keras_speechssm.models.checkpoint_weights import load_foreign
 from keras_speechssm.models.hubert_tokenizer.convert_hubert import open_hubert
 from keras_speechssm.models.hubert_tokenizer.hubert_encoder import HubertEncoder
 from keras_speechssm.models.preset_mixin import PresetMixin
@@ -73,6 +72,7 @@ class HubertTokenizer(PresetMixin, keras_hub.models.Backbone):
     """
 
     preset_part = "semantic_tokenizer"
+    _open_checkpoint = staticmethod(open_hubert)
 
     def __init__(
         self,
@@ -169,17 +169,6 @@ class HubertTokenizer(PresetMixin, keras_hub.models.Backbone):
 
     def _tokens(self, waveform):
         return self.quantizer.encode(self.encoder.encode(waveform))
-
-    @classmethod
-    def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
-        options = {name: kwargs[name] for name in ("layer", "kmeans") if name in kwargs}
-        checkpoint = open_hubert(folder, **options)
-        if checkpoint is None:
-            return None
-        changes = {name: value for name, value in kwargs.items() if name not in options}
-        return load_foreign(
-            cls, folder, checkpoint.config, checkpoint.assign, load_weights, changes
-        )
 
     def get_config(self) -> dict:
         config = super().get_config()

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_speechssm.layers.padding import mask_padding
+from keras_speechssm.layers.softmax import attend
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -287,13 +288,7 @@ class _AttentionBlock(keras.layers.Layer):
         queries = ops.reshape(self.query_dense(x), split)
         keys = ops.reshape(self.key_dense(x), split)
         values = ops.reshape(self.value_dense(x), split)
-        scores = ops.einsum("bqhd,bkhd->bhqk", queries * self.head_dim**-0.5, keys)
-        scores = ops.cast(scores, "float32")
-        if padding_mask is not None:
-            scores = ops.where(padding_mask[:, None, None, :], scores, -1e9)
-        weights = ops.cast(ops.softmax(scores), values.dtype)
-        attended = ops.einsum("bhqk,bkhd->bqhd", weights, values)
-        return self.output_dense(ops.reshape(attended, (batch, time, -1)))
+        return self.output_dense(attend(queries, keys, values, padding_mask))
 
 
 def _mish(x):

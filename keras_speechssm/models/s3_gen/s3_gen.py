@@ -11,7 +11,6 @@ from keras import ops
 from keras_speechssm.audio.mel import kaldi_log_mel, slaney_mel_filters
 from keras_speechssm.checks import token_array, waveform_array
 from keras_speechssm.compilation import CompiledFunctions
-from keras_speechssm.models.checkpoint_weights import load_foreign
 from keras_speechssm.models.preset_mixin import PresetMixin
 from keras_speechssm.models.s3_gen.cam_plus_plus import CAMPlusPlus
 from keras_speechssm.models.s3_gen.convert_s3_gen import open_s3_gen
@@ -126,6 +125,7 @@ class S3Gen(PresetMixin, keras_hub.models.Backbone):
     """
 
     preset_part = "s3_gen"
+    _open_checkpoint = staticmethod(open_s3_gen)
     sample_rate = SAMPLE_RATE
     """Samples of a generated waveform per second."""
 
@@ -403,13 +403,6 @@ class S3Gen(PresetMixin, keras_hub.models.Backbone):
         sines = source_sines(f0, phases, noise, seams)
         decode = self._inference.get("waveform", lambda: self.vocoder.call)
         return ops.convert_to_numpy(decode(mel, sines, mask))
-
-    @classmethod
-    def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
-        checkpoint = open_s3_gen(folder)
-        if checkpoint is None:
-            return None
-        return load_foreign(cls, folder, checkpoint.config, checkpoint.assign, load_weights, kwargs)
 
     def get_config(self) -> dict:
         config = super().get_config()

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_speechssm.layers.padding import mask_padding
+from keras_speechssm.layers.softmax import attend
 
 _LOOKAHEAD = 3
 """Tokens that the first convolution looks ahead."""
@@ -229,18 +230,12 @@ class _RelativeBlock(keras.layers.Layer):
         distances = ops.reshape(self.position_dense(positions), (-1, self.num_heads, size))
         by_content = queries + ops.cast(self.content_bias, queries.dtype)
         by_position = queries + ops.cast(self.position_bias, queries.dtype)
-        scores = ops.einsum("bqhd,bkhd->bhqk", by_content, keys)
         # The score of distance q - k, from the scores of all distances.
-        shifted = ops.einsum("bqhd,phd->bhqp", by_position, distances)
+        shifted = ops.einsum("bqhd,phd->bhqp", by_position * size**-0.5, distances)
         shifted = ops.pad(shifted, ((0, 0), (0, 0), (0, 0), (1, 0)))
         shifted = ops.reshape(shifted, (batch, self.num_heads, 2 * time, time))[:, :, 1:]
         shifted = ops.reshape(shifted, (batch, self.num_heads, time, 2 * time - 1))[..., :time]
-        scores = ops.cast(scores + shifted, "float32") * size**-0.5
-        if padding_mask is not None:
-            scores = ops.where(padding_mask[:, None, None, :], scores, -1e9)
-        weights = ops.cast(ops.softmax(scores), values.dtype)
-        attended = ops.einsum("bhqk,bkhd->bqhd", weights, values)
-        return self.output_dense(ops.reshape(attended, (batch, time, self.hidden_dim)))
+        return self.output_dense(attend(by_content, keys, values, padding_mask, shifted))
 
 
 def _norm(epsilon: float, policy, name: str):

@@ -12,6 +12,7 @@ from keras_speechssm.audio.mel import (
 )
 from keras_speechssm.layers.dense import depthwise_conv
 from keras_speechssm.layers.padding import gather_time, left_align_order, mask_padding
+from keras_speechssm.layers.softmax import attend
 from keras_speechssm.shapes import SAMPLES_PER_TOKEN
 
 
@@ -125,13 +126,7 @@ class S3EncoderBlock(keras.layers.Layer):
         keys = self.rotary(ops.reshape(self.key_dense(x), split))
         values = self.value_dense(x)
         memory = self._remember(mask_padding(values, padding_mask), padding_mask)
-        scores = ops.einsum("bqhd,bkhd->bhqk", queries * size**-0.5, keys)
-        scores = ops.cast(scores, "float32")
-        if padding_mask is not None:
-            scores = ops.where(padding_mask[:, None, None, :], scores, -1e9)
-        weights = ops.cast(ops.softmax(scores), values.dtype)
-        attended = ops.einsum("bhqk,bkhd->bqhd", weights, ops.reshape(values, split))
-        attended = ops.reshape(attended, (batch, time, self.hidden_dim))
+        attended = attend(queries, keys, ops.reshape(values, split), padding_mask)
         return self.output_dense(attended) + memory
 
     def _remember(self, values, padding_mask):

@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_speechssm.checks import waveform_array
 from keras_speechssm.compilation import CompiledFunctions
-from keras_speechssm.models.checkpoint_weights import load_foreign
 from keras_speechssm.models.preset_mixin import PresetMixin
 from keras_speechssm.models.s3_tokenizer.convert_s3_tokenizer import open_s3_tokenizer
 from keras_speechssm.models.s3_tokenizer.s3_encoder import S3Encoder
@@ -62,6 +61,7 @@ class S3Tokenizer(PresetMixin, keras_hub.models.Backbone):
     """
 
     preset_part = "semantic_tokenizer"
+    _open_checkpoint = staticmethod(open_s3_tokenizer)
 
     def __init__(
         self,
@@ -147,13 +147,6 @@ class S3Tokenizer(PresetMixin, keras_hub.models.Backbone):
 
     def _tokens(self, waveform):
         return self.to_tokens(self.encoder(waveform))
-
-    @classmethod
-    def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
-        checkpoint = open_s3_tokenizer(folder)
-        if checkpoint is None:
-            return None
-        return load_foreign(cls, folder, checkpoint.config, checkpoint.assign, load_weights, kwargs)
 
     def get_config(self) -> dict:
         config = super().get_config()

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_speechssm.layers.softmax import attend
+
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
 class WhisperEncoderBlock(keras.layers.Layer):
@@ -83,13 +85,7 @@ class WhisperEncoderBlock(keras.layers.Layer):
         size = self.hidden_dim // self.num_heads
         projected = ops.reshape(self.attention_input(x), (batch, time, 3, self.num_heads, size))
         queries, keys, values = (projected[:, :, i] for i in range(3))
-        scores = ops.einsum("bqhd,bkhd->bhqk", queries * size**-0.5, keys)
-        scores = ops.cast(scores, "float32")
-        if padding_mask is not None:
-            scores = ops.where(padding_mask[:, None, None, :], scores, -1e9)
-        weights = ops.cast(ops.softmax(scores), values.dtype)
-        attended = ops.einsum("bhqk,bkhd->bqhd", weights, values)
-        return ops.reshape(attended, (batch, time, self.hidden_dim))
+        return attend(queries, keys, values, padding_mask)
 
     def compute_output_shape(self, input_shape):
         return input_shape
