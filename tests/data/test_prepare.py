@@ -137,18 +137,6 @@ def test_a_bucket_holds_the_same_store(recordings, tmp_path, monkeypatch, beam_o
     assert found == expected
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_another_runner_of_beam_makes_the_same_store(recordings, tmp_path):
-    """Dask's runner shares no code with Beam's own and needs no Java."""
-    pytest.importorskip("apache_beam")
-    pytest.importorskip("distributed")
-    prepare(recordings, tmp_path / "one", recordings_per_shard=3)
-    runner = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"
-    prepare(recordings, tmp_path / "dask", recordings_per_shard=3, beam_options=runner)
-    assert content(tmp_path / "one") == content(tmp_path / "dask")
-
-
 def test_beam_makes_a_shard_with_a_skipped_recording_once(recordings, tmp_path, monkeypatch):
     pytest.importorskip("apache_beam")
     (recordings / "2.wav").write_bytes(b"no audio")
