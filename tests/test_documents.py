@@ -72,6 +72,15 @@ def test_imports_in_documents_exist(name):
                 assert hasattr(module, alias.name), f"{name}: {node.module}.{alias.name}"
 
 
+def test_the_tests_that_hold_a_fault_exist():
+    text = (ROOT / "docs" / "results" / "robustness.md").read_text("utf-8")
+    files = {path.relative_to(ROOT).as_posix(): path for path in ROOT.glob("tests/**/*.py")}
+    found = {n for p in files.values() for n in re.findall(r"def (test_\w+)", p.read_text("utf-8"))}
+    names = re.findall(r"`(test_\w+)`", text)
+    assert len(names) > 30 and set(names) <= found
+    assert set(re.findall(r"`(tests/[\w/]+\.py)`", text)) <= set(files)
+
+
 def test_every_extra_is_documented():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     text = (ROOT / "docs" / "install.md").read_text("utf-8")

@@ -87,7 +87,8 @@ def test_a_tutorial_says_what_it_needs_and_installs_the_package(path):
 
 def outputs_of(path: Path) -> list[str]:
     """What a notebook shows: text, Markdown and HTML."""
-    outputs = [output for cell in read_notebook(path)["cells"] for output in cell.get("outputs", [])]
+    cells = read_notebook(path)["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
     texts = [output["text"] for output in outputs if "text" in output]
     texts += [text for output in outputs for text in output.get("data", {}).values()]
     return ["".join(text) for text in texts]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import keras
 from keras import ops
 
 
@@ -40,6 +41,12 @@ def attend(queries, keys, values, padding_mask=None, position_scores=None):
         (batch, time, heads * head_dim), in the dtype of the values.
     """
     batch, time, heads, size = ops.shape(queries)
+    if (
+        keras.backend.backend() == "torch"
+        and keras.backend.standardize_dtype(values.dtype) == "float32"
+    ):
+        attended = _attend_fused(queries, keys, values, padding_mask, position_scores)
+        return ops.reshape(attended, (batch, time, heads * size))
     scores = ops.einsum("bqhd,bkhd->bhqk", queries * size**-0.5, keys)
     if position_scores is not None:
         scores = scores + position_scores
@@ -50,3 +57,15 @@ def attend(queries, keys, values, padding_mask=None, position_scores=None):
     attended = ops.einsum("bhqk,bkhd->bqhd", ops.cast(weights, values.dtype), values)
     attended = attended / ops.cast(ops.transpose(total, (0, 2, 1, 3)), values.dtype)
     return ops.reshape(attended, (batch, time, heads * size))
+
+
+def _attend_fused(queries, keys, values, padding_mask, position_scores):
+    """Does the same in one pass of PyTorch, which does not fuse the steps."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    bias = position_scores
+    if padding_mask is not None:
+        mask = ops.where(ops.convert_to_tensor(padding_mask)[:, None, None, :], 0.0, -1e9)
+        bias = mask if bias is None else bias + mask
+    arrays = (ops.swapaxes(x, 1, 2) for x in (queries, keys, values))
+    return ops.swapaxes(scaled_dot_product_attention(*arrays, attn_mask=bias), 1, 2)
