@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_speechssm.checks import first_line, token_array
+from keras_speechssm.checks import check_at_least, first_line, to_int, token_array
 from keras_speechssm.files import (
     DAMAGED_ARRAYS,
     atomic_write,
@@ -93,10 +93,11 @@ def write_token_store(
     len(TokenStore("store"))  # 1
     ```
     """
-    sequences = [
-        TokenSequence(name, 0.0, len(tokens) / TOKEN_RATE, np.asarray(tokens))
-        for name, tokens in recordings.items()
-    ]
+    check_at_least(1, vocabulary_size=to_int("vocabulary_size", vocabulary_size))
+    sequences = []
+    for name, tokens in recordings.items():
+        tokens = token_array(tokens, f"Recording {name!r}", shapes=TOKEN_SHAPE, allow_empty=True)
+        sequences.append(TokenSequence(name, 0.0, len(tokens) / TOKEN_RATE, tokens))
     shard = write_shard(Path(folder) / "shard-00000.array_record", sequences, vocabulary_size)
     return write_manifest(folder, {"preset": preset, "vocabulary_size": vocabulary_size}, [shard])
 

@@ -26,6 +26,13 @@ from keras_speechssm.data.token_store import (
 pytestmark = pytest.mark.any_backend
 
 
+@pytest.mark.parametrize("tokens, size", [(None, 12), (np.ones(3), 12), ([1], [12]), ([1], 0)])
+def test_what_is_not_tokens_is_not_stored(tmp_path, tokens, size):
+    with pytest.raises(ValueError, match="Recording 'a' is|vocabulary_size is") as caught:
+        write_token_store(tmp_path / "store", {"a": tokens}, size)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
 def make_store(folder, vocabulary_size=70_000, shards=((3, 5), (), (2,))):
     rng = np.random.default_rng(0)
     written, reports = [], []

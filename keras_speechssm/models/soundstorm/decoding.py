@@ -86,7 +86,7 @@ def read_request(
     batch, num_content = semantic.shape
     prompt, prompt_acoustic = _read_prompt(model, prompt_semantic, prompt_acoustic, batch)
     num_prompt = prompt.shape[1]
-    fill = (pad_to or 0) - num_prompt - num_content
+    fill = (0 if pad_to is None else to_int("pad_to", pad_to)) - num_prompt - num_content
     if pad_to is not None and fill < 0:
         raise ValueError(
             f"pad_to={pad_to} tokens is less than prompt and content together, "

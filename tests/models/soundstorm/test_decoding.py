@@ -265,6 +265,7 @@ def test_a_batch_is_its_examples_one_by_one(model, seeds, guidance_scale):
         (dict(guidance_scale=[2.0, 1.0]), "each of the 3 levels, got 2"),
         (dict(seed=[1, 2]), "each of the 1 examples"),
         (dict(pad_to=3), "pad_to=3"),
+        (dict(pad_to=[9]), r"pad_to is \[9\]; expected an integer"),
         (dict(padding_mask=np.ones((5,), bool)), "padding_mask must be bool"),
     ],
 )
