@@ -37,6 +37,7 @@ class SafetensorsTensors:
 
     def __init__(self, folder: Path, name: str = "model.safetensors"):
         self.place = str(folder)
+        self._headers: dict[Path, dict] = {}
         index = folder / f"{name}.index.json"
         if index.is_file():
             files = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
@@ -54,10 +55,10 @@ class SafetensorsTensors:
         return list(self._files)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name, lambda part: part.get_shape()))
+        return tuple(self._about(name)[0])
 
     def dtype(self, name: str) -> str:
-        kind = self._slice(name, lambda part: part.get_dtype())
+        kind = self._about(name)[1]
         if kind not in _SAFETENSORS_DTYPES:
             raise ValueError(
                 f"{self.place}: the tensor {name!r} has dtype {kind}; expected a float."
@@ -68,11 +69,18 @@ class SafetensorsTensors:
         with self._open(self._files[name]) as file:
             return file.get_tensor(name)
 
-    def _slice(self, name: str, ask):
-        with self._open(self._files[name]) as file:
-            if name not in file.keys():  # noqa: SIM118 (not a dictionary)
-                raise ValueError(f"{self._files[name]}: missing the tensor {name}.")
-            return ask(file.get_slice(name))
+    def _about(self, name: str) -> tuple[list[int], str]:
+        """Returns the shape and the dtype of a tensor. Each file is opened for them only once."""
+        path = self._files[name]
+        if path not in self._headers:
+            with self._open(path) as file:
+                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+                self._headers[path] = {
+                    key: (part.get_shape(), part.get_dtype()) for key, part in slices.items()
+                }
+        if name not in self._headers[path]:
+            raise ValueError(f"{path}: missing the tensor {name}.")
+        return self._headers[path][name]
 
     def _open(self, path: Path):
         import safetensors
