@@ -42,6 +42,7 @@ def load(name: str):
 
 def test_there_are_tutorials():
     assert [path.stem for path in TUTORIALS] == [
+        "00_first_lines",
         "01_continue_speech",
         "02_finetune",
         "03_train_from_text_checkpoint",
@@ -179,6 +180,16 @@ def check_finetuning(tmp_path, monkeypatch, epochs, **settings):
     loaded = SpeechSSM.from_preset(str(tmp_path / "finetuned" / "mine"))
     outputs = [keras.ops.convert_to_numpy(model(tokens)) for model in (loaded, names["model"])]
     np.testing.assert_allclose(*outputs, atol=2e-2)  # stored as float16
+
+
+@pytest.mark.slow
+@on_jax
+def test_tutorial_00_runs_on_tiny_models(tmp_path, monkeypatch):
+    tiny = repr(shared_tiny_preset())
+    names = run_tutorial("00_first_lines", tmp_path, monkeypatch, PRESET=tiny)
+    assert np.isfinite(names["history"].history["val_loss"]).all()
+    assert names["waveform"].shape == (32000,)
+    assert soundfile.info(tmp_path / "first_lines" / "speech.ogg").frames == 32000
 
 
 def test_tutorial_01_runs_on_tiny_models(tmp_path, monkeypatch):
