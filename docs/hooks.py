@@ -50,8 +50,9 @@ def _tutorial(path: Path) -> str:
 def _output(output: dict) -> str:
     """Returns an output of a notebook's cell as Markdown or HTML."""
     data = {kind: "".join(text) for kind, text in output.get("data", {}).items()}
-    if "text/html" in data:  # an audio player
-        return f"<div>{' '.join(data['text/html'].split())}</div>"
+    if "text/html" in data:  # an audio player, or a summary
+        lines = [line for line in data["text/html"].splitlines() if line.strip()]
+        return "\n".join(["<div>", *lines, "</div>"])
     if "image/png" in data:
         picture = "".join(data["image/png"].split())
         return f'<img alt="Output of the cell" src="data:image/png;base64,{picture}">'
