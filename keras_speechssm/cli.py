@@ -282,7 +282,7 @@ def _missing_package(module: str) -> str:
     extras = [name for name in packages.keys() - {"test", "docs"} if package in packages[name]]
     if extras:
         smallest = min(extras, key=lambda name: (len(packages[name]), name))
-        install = f"pip install '.[{smallest}]' in the checkout"
+        install = f"pip install 'keras-speechssm[{smallest}]', or '.[{smallest}]' in the checkout"
         return f"the package {module} is missing; install the extra {smallest}: {install}."
     return f"the package {module} is missing; install it with pip."
 
