@@ -763,7 +763,10 @@ def test_messages_are_written_once_and_only_while_a_command_runs(capsys, monkeyp
 @pytest.mark.parametrize(
     ("argv", "option"),
     [
-        (("prepare", "synthesized", "--output-folder", "gs://b"), "output-folder"),
+        (
+            ("prepare", "contrasts", "--text-folder", "x", "--output-folder", "gs://b"),
+            "output-folder",
+        ),
         (("train", "speech-lm", "--token-folders", "gs://b", "--output-dir", "x"), "token-folders"),
         (("tokenize", "gs://b/a.wav", "-o", "a.npy"), "audio|gs://b/a.wav"),
     ],

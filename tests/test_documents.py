@@ -37,7 +37,8 @@ def commands(text):
     ]
     spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.M))
     for line in [*lines, *(" ".join(span.split()) for span in spans)]:
-        for command in re.split(r"[;&|]", line):
+        # Options of other programs are quoted.
+        for command in re.split(r"[;&|]", re.sub(r"""(["']).*?\1""", "", line)):
             if found := re.search(r"(?:^|\s)speechssm ([a-z]+)(?: ([a-z][a-z-]*))?", command):
                 verb, second = found.groups("")
                 options = re.findall(r"(?<=\s)--?[a-z][a-z0-9-]*", command[found.start() :])

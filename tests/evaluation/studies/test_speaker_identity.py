@@ -16,8 +16,13 @@ def embed(waveform):
     return waveform[:2] / np.linalg.norm(waveform[:2])
 
 
+def sound(level):
+    return level * np.resize([1.0, -1.0], 16000)
+
+
 def embed_level(waveform):
-    return np.array([np.cos(3 * waveform.mean()), np.sin(3 * waveform.mean())])
+    level = np.abs(waveform).mean()
+    return np.array([np.cos(3 * level), np.sin(3 * level)])
 
 
 def speakers():
@@ -76,7 +81,7 @@ def test_synthesized_speech_is_grouped_by_its_voices(tmp_path, monkeypatch):
     for number in range(3):
         for voice, level in (("flite-a-00", 0.1), ("espeak-b-01", 0.5)):
             path = tmp_path / f"{number:03d}_{voice}.wav"
-            write_audio(path, np.full(16000, level + number / 100))
+            write_audio(path, sound(level + number / 100))
     pipeline = SimpleNamespace(resynthesize=lambda waveform, seed: waveform)
     loader = SimpleNamespace(from_preset=lambda preset: pipeline)
     monkeypatch.setattr(module, "SpeechContinuation", loader)
@@ -102,7 +107,7 @@ def test_synthesized_speech_is_grouped_by_its_voices(tmp_path, monkeypatch):
 def test_the_codec_alone_among_further_speakers(tmp_path, monkeypatch):
     for path, level in (("a/0", 0.1), ("a/1", 0.11), ("b/0", 0.5), ("b/1", 0.51), ("c/0", 0.13)):
         (tmp_path / path).parent.mkdir(exist_ok=True)
-        write_audio(tmp_path / f"{path}.wav", np.full(16000, level))
+        write_audio(tmp_path / f"{path}.wav", sound(level))
     codec = SimpleNamespace(encode=lambda w: w[:, None], decode=lambda tokens: 1.3 * tokens[:, 0])
     monkeypatch.setattr(module, "SoundStream", SimpleNamespace(from_preset=lambda preset: codec))
     monkeypatch.setattr(module, "open_speaker_embedder", lambda: embed_level)
