@@ -129,6 +129,7 @@ def test_tf_data_and_grain_of_tokens(tokens):
     assert losses(dataset, steps_per_epoch=2) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow_to_compile("tensorflow")
 def test_rows_are_shuffled_as_the_seed_of_keras_says(tokens):
     def fit():
         model = make_model()

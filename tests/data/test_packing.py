@@ -180,6 +180,7 @@ def test_without_packing_each_row_has_one_sequence():
     ]
 
 
+@pytest.mark.slow_to_compile("tensorflow")
 def test_a_plain_fit_takes_them_through_grain():
     grain = pytest.importorskip("grain")
     rows = packed([np.arange(20) % 7] * 9, 10)

@@ -198,6 +198,7 @@ def test_a_process_leaves_the_unfinished_files_of_the_others(benchmark, tmp_path
     assert not partial.exists()
 
 
+@pytest.mark.slow_to_compile("tensorflow")
 def test_a_batch_of_real_prompts_says_what_each_says_alone(benchmark, tmp_path, tiny_pipeline):
     options = {"preset": shared_tiny_preset(), "subset": 2, **SHORT}
     generate_continuations(benchmark, tmp_path / "one", **options)

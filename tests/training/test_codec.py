@@ -112,7 +112,7 @@ def test_folder_without_audio_is_named(tmp_path):
         CodecBatches([tmp_path / "empty"], 1, 0.5, seed=0)
 
 
-@pytest.mark.slow_to_compile("tensorflow")
+@pytest.mark.slow_to_compile
 def test_train_codec_resumes_and_writes_a_preset(folder, tmp_path):
     arguments = dict(model_config=TINY, batch_size=2, crop_seconds=0.2, steps_per_epoch=2)
     arguments |= dict(adversarial_weight=0.0, validation_folders=[folder], total_steps=4)

@@ -229,7 +229,7 @@ def test_a_preset_without_weights_gives_a_new_model_of_its_size(tmp_path):
     assert model.dtype_policy.name == "mixed_bfloat16"
 
 
-@pytest.mark.slow_to_compile("tensorflow")
+@pytest.mark.slow_to_compile
 def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypatch):
     speech = write_recordings(tmp_path / "train" / "speech", [4.0] * 6)
     held_out = write_recordings(tmp_path / "held_out" / "speech", [2.0] * 2, seed=1)

@@ -66,6 +66,7 @@ def losses(folder):
     return [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
 
 
+@pytest.mark.slow_to_compile("tensorflow")
 def test_training_learns_resumes_and_writes_a_preset(tmp_path):
     folder = token_folder(tmp_path / "tokens")
     options = settings(validation_folders=[folder])

@@ -195,6 +195,7 @@ def test_quantizer_waits_for_the_phonemes(tmp_path):
     assert [late.fraction(epoch) for epoch in range(7)] == [0, 0, 0, 0, 0.25, 0.5, 0.75]
 
 
+@pytest.mark.slow_to_compile
 @pytest.mark.any_backend
 def test_train_tokenizer_writes_a_preset_and_resumes(tmp_path):
     say(tmp_path / "a", "x", 3.0, [(0.5, 1.5, "hh ax"), (1.6, 2.5, "l ow")])

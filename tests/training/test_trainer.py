@@ -207,6 +207,7 @@ def test_keeps_the_best_weights(tmp_path):
     assert loss == pytest.approx(min(line["val_loss"] for line in lines), rel=1e-4)
 
 
+@pytest.mark.slow_to_compile("tensorflow")
 def test_every_validation_sees_every_batch(tmp_path):
     """Keras looks at two batches of a generator, and gives them again at each validation."""
     validation = [make_batch(1000 + number) for number in range(5)]

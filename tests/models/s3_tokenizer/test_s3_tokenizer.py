@@ -163,6 +163,7 @@ def test_saved_tokenizer_loads_to_the_same_latents(tokenizer, tmp_path):
     assert loaded.get_config()["kernel_size"] == 5
 
 
+@pytest.mark.slow_to_compile
 def test_low_precision_stays_close(tokenizer, tmp_path):
     tokenizer.save_to_preset(str(tmp_path / "saved"))
     low = S3Tokenizer.from_preset(str(tmp_path / "saved"), dtype="bfloat16")

@@ -204,6 +204,7 @@ def fitted(model, inputs, targets, weights):
     return fresh.get_weights()
 
 
+@pytest.mark.slow_to_compile("tensorflow")
 def test_fit_on_packed_documents_is_fit_on_each(model):
     lengths, tokens = (5, 9), tokens_of(2, 10)
     real = np.arange(9)[None] < np.array(lengths)[:, None]
