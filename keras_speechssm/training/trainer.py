@@ -339,9 +339,10 @@ def fit_resumable(
                 if done:  # the rest of an interrupted epoch
                     fit(first_epoch, first_epoch + 1, done)
                     first_epoch, stopped = first_epoch + 1, model.stop_training
-                    if averages:  # `fit` has replaced the weights
-                        checkpoints.wait()
-                        checkpoints.restore(model)
+                    # `fit` has replaced averaged weights, and draws from PyTorch's generators as it
+                    # begins again.
+                    checkpoints.wait()
+                    restoring[0] = RestoreTorchRandomStates(checkpoints.restore(model))
                 if not stopped and progress.fraction(first_epoch) < 1.0:
                     fit(first_epoch, config.total_epochs)
         checkpoints.close()
