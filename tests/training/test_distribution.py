@@ -198,7 +198,8 @@ def losses(kind, mesh):
             compile_soundstorm(model)
         elif kind == "tokenizer":
             model = SemanticTokenizerPretraining(tokenizer, masked_codebook_size=8, seed=0)
-            x, y = waveform, {name: labels for name in phoneme_outputs(model)}
+            x = {"waveform": waveform, "padding_mask": np.ones((8, 5), bool)}
+            y = {name: labels for name in phoneme_outputs(model)}
             compile_tokenizer(model)
         elif kind == "transformer":
             keras.utils.set_random_seed(0)
@@ -446,7 +447,8 @@ from keras_speechssm.data import PackedSequences
 from keras_speechssm.models import GriffinBackbone, SpeechSSM
 
 keras.utils.set_random_seed(0)
-streams = [(np.arange(80) + number) % 8 for number in range(4)]
+# 24 rows: what does not fill a batch of all processes would be left out.
+streams = [(np.arange(96) + number) % 8 for number in range(4)]
 rows = PackedSequences.from_arrays(streams, 16)
 dataset = rows.dataset(8, process=process, num_processes=num_processes)
 config = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
