@@ -405,7 +405,7 @@ ODD_PATHS = (
     ),
     *("\u202etxt.wav", "\U0001f642.wav", "socket.wav", "tone.wav", "tone.npy", "CON", "a/" * 600),
     *("/dev/zero", "/dev/full", "/dev/null", "/dev/tty", "/proc/self/mem", "/proc/self/environ"),
-    *("/", "/root/x\0y.wav", "~/x.wav", "file:///etc/passwd", "hf://", "hf://a", "kaggle://a/b"),
+    *("/", "/x\0y.wav", "~/x.wav", "file:///etc/passwd", "hf://", "hf://a", "kaggle://a/b"),
     *("", ".", "..", "/dev/stdin/x"),
 )
 
