@@ -38,11 +38,13 @@ def read_kmeans(path: str | Path) -> np.ndarray:
         ) from None
     if not isinstance(centers, np.ndarray) or centers.ndim != 2 or centers.dtype.kind != "f":
         raise ValueError(f"{str(path)!r} does not hold the centers of a k-means; {_ADVICE}.")
+    with np.errstate(over="ignore"):  # too large for float32: infinite, so refused below
+        centers = np.ascontiguousarray(centers, dtype="float32")
     if centers.shape[0] < 2 or not np.isfinite(centers).all():
         raise ValueError(
             f"{str(path)!r} holds {centers.shape[0]} centers; expected at least 2, all finite."
         )
-    return np.ascontiguousarray(centers, dtype="float32")
+    return centers
 
 
 def _read(path: Path):

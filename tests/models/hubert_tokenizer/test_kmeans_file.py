@@ -76,6 +76,9 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     np.save(tmp_path / "km.npy", np.array([Attack(made)], object))
     with pytest.raises(ValueError, match="cannot be read as a k-means"):
         read_kmeans(tmp_path / "km.npy")
+    np.save(tmp_path / "km.npy", np.full((2, 3), 1e39))
+    with pytest.raises(ValueError, match="2 centers; expected at least 2, all finite"):
+        read_kmeans(tmp_path / "km.npy")
     assert not made.exists()
 
 
