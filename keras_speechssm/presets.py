@@ -550,9 +550,10 @@ def check_weight_files(folder: Path) -> int:
     paths = sorted(Path(folder).glob("*.weights.h5"))
     if not any(path.name.startswith("model") for path in paths):
         if (name := registered_name(folder)) is not None:
+            model = _class_of(read_json_file(Path(folder)))
             raise ValueError(
                 f"Preset {name!r} is a configuration without trained weights. Use "
-                f"`from_preset({name!r}, load_weights=False)` for random weights."
+                f"`{model}.from_preset({name!r}, load_weights=False)` for random weights."
             )
         raise ValueError(
             f"{str(folder)!r} has no weight file (model.weights.h5). Download the preset again, or "

@@ -340,6 +340,8 @@ def test_a_configuration_without_weights_says_what_to_do():
     one_line(error)
     with pytest.raises(ValueError, match="'semantic_tokenizer_600m' is a configuration"):
         models.SemanticTokenizer.from_preset("speech_ssm_2b_paper")  # one part of it
+    with pytest.raises(ValueError, match="Use `SoundStorm.from_preset"):  # the class that it fits
+        models.SpeechSSM.from_preset("soundstorm_600m")
 
 
 @pytest.mark.parametrize("cls", ["SpeechSSM", "GriffinBackbone"])

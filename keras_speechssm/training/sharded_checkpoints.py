@@ -58,10 +58,18 @@ class ShardedCheckpoints:
             step_format_fixed_length=5,
             create=True,
             enable_async_checkpointing=True,
+            # Processes wait for one another by name. Without the folder in it, a process that
+            # saves the last checkpoint would answer one that saves the best.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=self.folder.name
+            ),
         )
         self._manager = ocp.CheckpointManager(
             self.folder, options=options, item_names=("state", "about")
         )
+        # Orbax would give JAX the number of the epoch, from a thread, where `SaveWhenInterrupted`
+        # gives that of the batch, and the processes would not stop after the same one.
+        self._manager.reached_preemption = lambda step: False
 
     def save(self, model: keras.Model, epoch: int, **about) -> bool:
         """Start to save the state after `epoch` epochs; it is written while training continues.
