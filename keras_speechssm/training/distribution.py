@@ -16,7 +16,7 @@ AXES = ("data", "fsdp", "model")
 """Axes of the mesh. The first two share each batch; the last two split the weights."""
 
 _HEARTBEAT_SECONDS = 45
-"""After this time without a sign of life of a process, JAX ends the others."""
+"""After this time without a sign of life of a process, or after its end, JAX ends the others."""
 
 # Outputs that are split by examples and nothing else. Without this XLA may gather the
 # activations of the whole batch instead of the weights, which takes 14 times as much traffic.
@@ -97,7 +97,8 @@ def join_processes(
 ) -> None:
     """Connect this process with the others of a training run, if there are any.
 
-    Must be called before anything is computed. Without arguments it looks for the environment of
+    Must be called before anything is computed. If a process ends or is killed, the others end
+    within a minute. Without arguments it looks for the environment of
     torchrun (`MASTER_ADDR`, `MASTER_PORT`, `WORLD_SIZE`, `RANK`), of JAX
     (`JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), and of what JAX detects
     (SLURM, Open MPI, Cloud TPU, GKE). Does nothing if there is no such environment, or the
@@ -137,8 +138,10 @@ def join_processes(
 
     if jax.distributed.is_initialized() or given[1] == 1:
         return
+    timeouts = ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")
+    settings.update(dict.fromkeys(timeouts, _HEARTBEAT_SECONDS))
     try:
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, **settings)
+        jax.distributed.initialize(*given, **settings)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"The processes could not be connected: {error}") from error
 

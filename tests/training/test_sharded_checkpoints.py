@@ -55,6 +55,29 @@ def test_the_newest_are_kept_and_the_newest_is_restored(tmp_path, saved):
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["epoch_00002"]
 
 
+def test_processes_that_save_two_checkpoints_wait_by_different_names(tmp_path, monkeypatch):
+    """With equal names a process that saves the last state answers one that saves the best."""
+    from orbax.checkpoint._src.multihost import multihost
+
+    names, name_of = [], multihost.unique_barrier_key
+
+    def noted(*args, **options):
+        names.append(name_of(*args, **options))
+        return names[-1]
+
+    def no_preemption(step):  # the number of the epoch, where JAX expects that of the batch
+        raise AssertionError("Orbax asked JAX about SIGTERM.")
+
+    monkeypatch.setattr(multihost, "unique_barrier_key", noted)
+    monkeypatch.setattr(multihost.multihost_utils, "reached_preemption_sync_point", no_preemption)
+    for folder in ("best", "checkpoints"):
+        names.clear()
+        checkpoints = ShardedCheckpoints(tmp_path / folder)
+        assert checkpoints.save(make_model(), 1)
+        checkpoints.close()
+        assert len(names) > 5 and all(name.startswith(folder) for name in names)
+
+
 def test_a_damaged_checkpoint_is_reported_and_passed_over(tmp_path, saved, caplog):
     for path in (tmp_path / "c" / "epoch_00003" / "state").rglob("*"):
         if path.is_file():
