@@ -144,6 +144,10 @@ def join_processes(
         jax.distributed.initialize(*given, **settings)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"The processes could not be connected: {error}") from error
+    if jax.default_backend() == "cpu":
+        # On CPUs only the first process finds programs in the cache, and these do not wait for the
+        # processes that compile theirs: the second start of a run would hang.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _read_environment(environment) -> tuple[tuple, dict] | None:
@@ -223,6 +227,19 @@ def broadcast(value: float) -> float:
     from jax.experimental import multihost_utils
 
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+def on_all_processes(value: bool) -> bool:
+    """Return whether a value is true on all processes.
+
+    Args:
+        value: That of this process.
+    """
+    if num_processes() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.float32(value)).all())
 
 
 class _BatchLayout(keras.distribution.TensorLayout):

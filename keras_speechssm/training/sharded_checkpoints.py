@@ -15,6 +15,7 @@ import keras
 from keras_speechssm.checks import first_line
 from keras_speechssm.files import is_bucket, open_path
 from keras_speechssm.training.checkpoints import Checkpoints
+from keras_speechssm.training.distribution import on_all_processes
 
 logger = logging.getLogger(__name__)
 
@@ -52,24 +53,23 @@ class ShardedCheckpoints:
 
         self.folder = open_path(folder) if is_bucket(folder) else Path(folder).absolute()
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            step_prefix="epoch",
-            step_format_fixed_length=5,
-            create=True,
-            enable_async_checkpointing=True,
-            # Processes wait for one another by name. Without the folder in it, a process that
-            # saves the last checkpoint would answer one that saves the best.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                barrier_sync_key_prefix=self.folder.name
-            ),
-        )
-        self._manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=("state", "about")
-        )
+        # Processes wait for one another by name. Without the folder in it, a process that saves the
+        # last checkpoint would answer one that saves the best.
+        by_folder = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name)
+        self._manager = self._open(by_folder, max_to_keep=keep, cleanup_tmp_directories=True)
         # Orbax would give JAX the number of the epoch, from a thread, where `SaveWhenInterrupted`
         # gives that of the batch, and the processes would not stop after the same one.
         self._manager.reached_preemption = lambda step: False
+
+    def _open(self, processes, **options):
+        options = self._ocp.CheckpointManagerOptions(
+            step_prefix="epoch",
+            step_format_fixed_length=5,
+            multiprocessing_options=processes,
+            **options,
+        )
+        items = ("state", "about")
+        return self._ocp.CheckpointManager(self.folder, options=options, item_names=items)
 
     def save(self, model: keras.Model, epoch: int, **about) -> bool:
         """Start to save the state after `epoch` epochs; it is written while training continues.
@@ -117,40 +117,47 @@ class ShardedCheckpoints:
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         variables = _variables(model)
-        args = self._ocp.args
-        for epoch in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                found = self._manager.restore(epoch, args=args.Composite(about=args.JsonRestore()))
-                about = found["about"]
-            except Exception as error:  # Orbax and TensorStore have many for damaged files
-                self._warn(epoch, error)
-                continue
-            if about["shapes"] != _shapes(variables):
-                raise ValueError(
-                    f"Checkpoint {self.folder}/epoch_{epoch:05d} belongs to another model or "
-                    "optimizer; use another output_dir."
+        args, process = self._ocp.args, jax.process_index()
+        # Read without waiting: a process that cannot read would leave the others behind.
+        alone = self._ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}
+        )
+        self.wait()
+        with self._open(alone, create=False) as reader:
+            for epoch in sorted(self._manager.all_steps(), reverse=True):
+                about = self._read(reader, epoch, about=args.JsonRestore())
+                if about is None:
+                    continue
+                if about["shapes"] != _shapes(variables):
+                    raise ValueError(
+                        f"Checkpoint {self.folder}/epoch_{epoch:05d} belongs to another model or "
+                        "optimizer; use another output_dir."
+                    )
+                wanted = _tree(
+                    jax.ShapeDtypeStruct(v.shape, v.value.dtype, sharding=v.value.sharding)
+                    for v in variables
                 )
-            wanted = _tree(
-                jax.ShapeDtypeStruct(v.shape, v.value.dtype, sharding=v.value.sharding)
-                for v in variables
-            )
-            try:
-                found = self._manager.restore(
-                    epoch, args=args.Composite(state=args.StandardRestore(wanted))
-                )
-            except Exception as error:  # Orbax and TensorStore have many for damaged files
-                self._warn(epoch, error)
-                continue
-            for variable, name in zip(variables, wanted, strict=True):
-                variable.assign(found["state"][name])
-            return about
+                state = self._read(reader, epoch, state=args.StandardRestore(wanted))
+                if state is None:
+                    continue
+                for variable, name in zip(variables, wanted, strict=True):
+                    variable.assign(state[name])
+                return about
         if not is_bucket(self.folder) and Checkpoints.is_in(self.folder):
             return Checkpoints(self.folder).restore(model)
         return {}
 
-    def _warn(self, epoch: int, error: Exception) -> None:
-        name = f"{self.folder}/epoch_{epoch:05d}"
-        logger.warning("Checkpoint %s is damaged and was skipped (%s).", name, first_line(error))
+    def _read(self, reader, epoch: int, **item) -> dict | None:
+        """Read a part of a checkpoint, or return `None` if a process finds it damaged."""
+        found = None
+        try:
+            (found,) = reader.restore(epoch, args=self._ocp.args.Composite(**item)).values()
+        except Exception as error:  # Orbax and TensorStore have many for damaged files
+            name = f"{self.folder}/epoch_{epoch:05d}"
+            logger.warning(
+                "Checkpoint %s is damaged and was skipped (%s).", name, first_line(error)
+            )
+        return found if on_all_processes(found is not None) else None
 
     def wait(self) -> None:
         """Wait until the checkpoints are written."""
