@@ -33,7 +33,9 @@ ORPHAN_SECONDS = 60
 
 COMMAND = "import sys; from keras_speechssm.cli import main; sys.exit(main())"
 
-SIZES = dict(num_layers=3, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
+STARTED = []
+
+SIZES = dict(num_layers=1, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
 
 
 @pytest.fixture
@@ -63,31 +65,49 @@ def start(tokens, folder, total_steps, steps_per_epoch, *cluster):
         "ema-momentum": 0.9,
         "validation-steps": 2,
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return start_python(COMMAND, "train", "speech-lm", *words, *cluster)
+
+
+def start_python(script, *arguments):
     path = str(Path(__file__).parents[2])
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "train", "speech-lm", *words, *map(str, cluster)],
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
         env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def kill_what_is_left():
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def start_both(*arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    cluster = ("--coordinator", address, "--num-processes", 2, "--process-id")
+    cluster = ("--coordinator", free_address(), "--num-processes", 2, "--process-id")
     return [start(*arguments, *cluster, number) for number in range(2)]
 
 
-def wait_for_epoch(processes, log, done):
-    """Wait until an epoch more is logged."""
-    while len(read_metrics(log)) == done:
+def wait_for_line(processes, path):
+    """Wait until a line more is written, and return how long that took."""
+    before, began = len(read_metrics(path)), time.monotonic()
+    while len(read_metrics(path)) == before:
         for process in processes:
             assert process.poll() is None, process.communicate()[1][-3000:]
         time.sleep(0.05)
+    return time.monotonic() - began
 
 
 def check_same(folder, whole):
@@ -95,7 +115,11 @@ def check_same(folder, whole):
     assert [line["step"] for line in lines] == [line["step"] for line in expected]
     for name in ("loss", "val_loss"):
         ours, theirs = ([line[name] for line in found] for found in (lines, expected))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    names = {"checkpoints": 2, "best": 1}
+    for name, count in names.items():  # nothing is left of those that were being written
+        found = sorted(path.name for path in (folder / name).iterdir())
+        assert len(found) == count and all(len(path) == len("epoch_00000") for path in found)
 
 
 def finish(processes):
@@ -107,20 +131,28 @@ def finish(processes):
 def test_killing_one_process_ends_the_other_and_loses_no_epoch(tokens, tmp_path):
     rng = np.random.default_rng(int(os.environ.get("SPEECHSSM_KILLS_SEED", "0")))
     kills = int(os.environ.get("SPEECHSSM_KILLS", "1"))
-    run = (tokens, tmp_path / "killed", 60 + 30 * kills, 2)
-    log = tmp_path / "killed" / "metrics.jsonl"
-    for _ in range(kills):
+    run = (tokens, tmp_path / "killed", 5 + 3 * kills, 1)
+    log, sessions = (tmp_path / "killed" / f"{name}.jsonl" for name in ("metrics", "sessions"))
+    opening = 0.0
+    for kill in range(kills):
         processes = start_both(*run)
-        wait_for_epoch(processes, log, len(read_metrics(log)))
-        time.sleep(rng.uniform(0, 1.5))
-        killed = int(rng.integers(2))
+        wait_for_line(processes, sessions)
+        if kill % 2:  # while the processes restore, compile and train
+            time.sleep(rng.uniform(0, opening))
+        else:  # while they train and save
+            opening = wait_for_line(processes, log)
+            time.sleep(rng.uniform(0, 2 * wait_for_line(processes, log)))
+        killed, epochs = int(rng.integers(2)), len(read_metrics(log))
         processes[killed].send_signal(signal.SIGKILL)
+        began = time.monotonic()
         for process in processes:
             process.communicate(timeout=ORPHAN_SECONDS)
         assert processes[1 - killed].returncode != 0
-        print("killed process", killed, "after epoch", len(read_metrics(log)))
+        seconds = time.monotonic() - began
+        line = f"killed process {killed} after epoch {epochs}; the other ended in {seconds:.1f} s"
+        print(line, flush=True)
     finish(start_both(*run))
-    finish([start(tokens, tmp_path / "whole", *run[2:])])
+    finish(start_both(tokens, tmp_path / "whole", *run[2:]))
     check_same(tmp_path / "killed", tmp_path / "whole")
 
 
@@ -128,7 +160,7 @@ def test_sigterm_to_one_process_saves_the_state_of_both(tokens, tmp_path):
     run = (tokens, tmp_path / "ended", 240, 60)
     log = tmp_path / "ended" / "metrics.jsonl"
     processes = start_both(*run)
-    wait_for_epoch(processes, log, 0)
+    wait_for_line(processes, log)
     processes[1].send_signal(signal.SIGTERM)
     for process in processes:
         error = process.communicate(timeout=120)[1]
@@ -136,5 +168,88 @@ def test_sigterm_to_one_process_saves_the_state_of_both(tokens, tmp_path):
         assert "speechssm: interrupted after batch " in error and "which is saved" in error
     assert len(read_metrics(log)) < 4
     finish(start_both(*run))
-    finish([start(tokens, tmp_path / "whole", *run[2:])])
+    finish(start_both(tokens, tmp_path / "whole", *run[2:]))
     check_same(tmp_path / "ended", tmp_path / "whole")
+
+
+SAVES = """
+import sys, time
+from types import SimpleNamespace
+sys.modules["tensorflow"] = sys.modules["tensorflow_text"] = None  # as the command: it takes long
+from keras_speechssm.training.distribution import join_processes
+process, address, folder = int(sys.argv[1]), *sys.argv[2:]
+join_processes(address, 2, process)
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint._src.checkpointers import async_checkpointer
+from keras_speechssm.training.sharded_checkpoints import ShardedCheckpoints
+
+split = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec("data"))
+variable = SimpleNamespace(value=None, shape=(4,), dtype="float32")
+variable.assign = lambda value: setattr(variable, "value", value)
+optimizer = SimpleNamespace(variables=[], built=True)
+model = SimpleNamespace(variables=[variable], optimizer=optimizer)
+last, best = (ShardedCheckpoints(f"{folder}/{name}") for name in ("last", "best"))
+
+commit = async_checkpointer._background_wait_for_commit_futures
+def commit_late(path, *args, **options):  # each process has another folder that is slow
+    time.sleep((process == 1) == (path.parent.name == "best"))
+    commit(path, *args, **options)
+async_checkpointer._background_wait_for_commit_futures = commit_late
+for epoch in (1, 2, 3):
+    variable.value = jax.device_put(np.full(4, epoch, "float32"), split)
+    best.save(model, epoch)
+    last.save(model, epoch)
+found = [best.restore(model)["epoch"], float(variable.value.addressable_data(0)[0])]
+
+open_all = last._open
+def open_damaged(*args, **options):
+    reader = open_all(*args, **options)
+    restore = reader.restore
+    def restore_but_one(epoch, args):
+        if process == 1 and epoch == 3 and "state" in args.keys():
+            raise OSError("The shard is damaged.")
+        return restore(epoch, args=args)
+    reader.restore = restore_but_one
+    return reader
+last._open = open_damaged
+print(*found, last.restore(model)["epoch"], variable.value.addressable_data(0)[0])
+last.close()
+best.close()
+"""
+
+
+def test_two_checkpoints_are_written_at_once_and_a_shard_that_one_process_cannot_read(tmp_path):
+    address = free_address()
+    processes = [start_python(SAVES, number, address, tmp_path) for number in range(2)]
+    for process in processes:
+        out, error = process.communicate(timeout=400)
+        assert process.returncode == 0, error[-3000:]
+        assert out.splitlines()[-1].split() == ["3", "3.0", "2", "2.0"]
+    for name in ("last", "best"):
+        assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["epoch_00002", "epoch_00003"]
+
+
+FAILS = """
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_text"] = None  # as the command: it takes long
+from keras_speechssm.training.distribution import broadcast, join_processes
+process, address = int(sys.argv[1]), sys.argv[2]
+join_processes(address, 2, process)
+broadcast(1.0)
+print("joined", flush=True)
+if process == 1:
+    raise OSError("The disk of this process is full.")
+broadcast(1.0)
+"""
+
+
+def test_an_error_in_one_process_ends_the_other():
+    address = free_address()
+    processes = [start_python(FAILS, number, address) for number in range(2)]
+    assert all(process.stdout.readline() == "joined\n" for process in processes)
+    for process in processes:
+        error = process.communicate(timeout=ORPHAN_SECONDS)[1]
+        assert process.returncode != 0
+    assert "The disk of this process is full." in error
