@@ -131,7 +131,7 @@ def check_same(folder, whole):
 
 def finish(processes):
     for process in processes:
-        error = process.communicate(timeout=400)[1]
+        error = process.communicate(timeout=1200)[1]
         assert process.returncode == 0, error[-3000:]
 
 
@@ -231,7 +231,7 @@ def test_two_checkpoints_are_written_at_once_and_a_shard_that_one_process_cannot
     address = free_address()
     processes = [start_python(SAVES, number, address, tmp_path) for number in range(2)]
     for process in processes:
-        out, error = process.communicate(timeout=400)
+        out, error = process.communicate(timeout=1200)
         assert process.returncode == 0, error[-3000:]
         assert out.splitlines()[-1].split() == ["3", "3.0", "2", "2.0"]
     for name in ("last", "best"):
