@@ -15,6 +15,7 @@ from keras_speechssm.data.token_store import TokenStore, is_token_store
 from keras_speechssm.files import is_bucket
 from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
+from keras_speechssm.models.soundstorm.decoding import check_iterations
 from keras_speechssm.models.soundstorm.masking import mask_for_training
 from keras_speechssm.models.soundstorm.soundstorm import SoundStorm
 from keras_speechssm.models.soundstream.soundstream import SoundStream
@@ -53,6 +54,9 @@ class SoundStormBatches:
             alike.
         unconditional_fraction: Fraction of the crops whose semantic tokens are all masked.
             Defaults to `0.0`.
+        iterations: Passes for each level with which the model will decode; see
+            `mask_for_training`. Defaults to `None`: SoundStorm's own masks.
+        prompt_tokens: Length of the voice prompt in semantic tokens. Defaults to `None`: drawn.
 
     Returns:
         When called with a number: `(x, y, sample_weight)` for `model.fit` with
@@ -73,6 +77,8 @@ class SoundStormBatches:
         store_weights: Sequence[float] | None = None,
         level_weights: Sequence[float] | None = None,
         unconditional_fraction: float = 0.0,
+        iterations: Sequence[int] | None = None,
+        prompt_tokens: int | None = None,
     ):
         if not stores or not all(map(len, stores)):
             raise ValueError(
@@ -86,6 +92,8 @@ class SoundStormBatches:
         self.seed = seed
         self.level_weights = level_weights
         self.unconditional_fraction = unconditional_fraction
+        self.iterations = iterations
+        self.prompt_tokens = prompt_tokens
         # Cumulative, since a draw from weights would add up those of all sequences each time.
         self._ends = [np.cumsum(store.lengths) for store in stores]
         weights = [ends[-1] for ends in self._ends] if store_weights is None else store_weights
@@ -95,8 +103,11 @@ class SoundStormBatches:
         rng = np.random.default_rng((self.seed, step))
         crops = [self._crop(rng) for _ in range(self.batch_size)]
         semantic, acoustic, real = (np.stack(arrays) for arrays in zip(*crops, strict=True))
+        boundary = None
+        if self.prompt_tokens is not None:
+            boundary = np.full(len(semantic), self.prompt_tokens * FRAMES_PER_TOKEN)
         masked, level, target, loss_mask = mask_for_training(
-            acoustic, real, self.codebook_size, rng, self.level_weights
+            acoustic, real, self.codebook_size, rng, self.level_weights, self.iterations, boundary
         )
         semantic[rng.random(len(semantic)) < self.unconditional_fraction] = self.vocabulary_size
         inputs = {
@@ -138,6 +149,11 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
             coarse levels carry the words. Defaults to `None`: all alike, as in the paper.
         unconditional_fraction: Fraction of the crops whose semantic tokens are all masked,
             which classifier-free guidance needs. Validation has none.
+        iterations: Passes for each level with which the model will decode, as in `SynthesisConfig`.
+            Crops then have the masks that these passes meet, so that less training is needed.
+            Defaults to `None`: masks for any number of passes, as in the paper.
+        prompt_seconds: Seconds of voice prompt at the beginning of each crop. Defaults to `None`:
+            any length, as in the paper.
         preset: Preset of a `SoundStorm` for this codec and tokenizer to start from. If the
             tokenizer has a different number of tokens, only the embeddings of semantic tokens are
             new; another tokenizer with the same number is not detected. A preset without weights,
@@ -156,6 +172,8 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
     folder_weights: Sequence[float] | None = None
     level_weights: Sequence[float] | None = None
     unconditional_fraction: float = 0.1
+    iterations: Sequence[int] | None = None
+    prompt_seconds: float | None = None
     cache_dir: str | Path | None = None
     crop_seconds: float = 30.0
     total_steps: int = 20_000
@@ -186,6 +204,11 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
                 f"unconditional_fraction is {self.unconditional_fraction}; expected at least 0 "
                 "and less than 1."
             )
+        if self.prompt_seconds is not None and not 0 < self.prompt_seconds < self.crop_seconds:
+            raise ValueError(
+                f"prompt_seconds is {self.prompt_seconds}; expected more than 0 and less than the "
+                f"{self.crop_seconds:g} s of a crop."
+            )
         if self.preset is not None and self.model_config is not None:
             raise ValueError(
                 "preset and model_config are both given; the size of a preset cannot be changed."
@@ -214,6 +237,8 @@ def train_soundstorm(config: SoundStormTrainingConfig) -> SoundStorm:
     tokenizer = load_part(config.tokenizer_preset, SemanticTokenizer.preset_part)
     codec = load_part(config.codec_preset, SoundStream.preset_part)
     _check_level_weights(config.level_weights, codec.num_quantizers)
+    if config.iterations is not None:
+        check_iterations(config.iterations, codec.num_quantizers)
     with distributed(config.device_mesh, conformer_layout_map, config.batch_size):
         model = _initial_model(config, tokenizer, codec)
         validation_batches = None
@@ -255,6 +280,8 @@ def _batches(
         None if held_out else config.folder_weights,
         config.level_weights,
         0.0 if held_out else config.unconditional_fraction,
+        config.iterations,
+        None if config.prompt_seconds is None else round(config.prompt_seconds * TOKEN_RATE),
     )
 
 

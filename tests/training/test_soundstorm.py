@@ -187,6 +187,14 @@ def test_a_share_of_the_crops_has_no_words():
         np.testing.assert_array_equal(array, other)
 
 
+def test_crops_have_the_prompt_and_the_masks_of_synthesis():
+    settings = dict(batch_size=64, prompt_tokens=2, iterations=[1] * LEVELS)
+    inputs, _, weight = make_batches(make_groups(), **settings)(0)
+    real = inputs["padding_mask"]
+    assert not weight[:, :4][real[:, 4]].any()
+    np.testing.assert_array_equal(weight[:, 4:] > 0, real[:, 4:])
+
+
 def record_batches(monkeypatch):
     """The semantic tokens of every batch, a list for each `SoundStormBatches` that is made."""
     made = []
@@ -281,6 +289,9 @@ def test_train_soundstorm_learns_writes_a_preset_and_resumes(tmp_path, monkeypat
         (dict(level_weights=[0.0, 0.0]), "all zero"),
         (dict(unconditional_fraction=1.0), "unconditional_fraction"),
         (dict(unconditional_fraction=-0.1), "unconditional_fraction"),
+        (dict(iterations=[4]), "iterations must give one positive number for each of the 2"),
+        (dict(iterations=[4, 0]), "iterations must give one positive number for each of the 2"),
+        (dict(prompt_seconds=30.0), "prompt_seconds is 30.0; expected more than 0"),
         (dict(preset="speech_ssm_demo_en", model_config={"num_layers": 1}), "both given"),
         (dict(model_config={"num_levels": 2}), "'num_levels', which follows from the data"),
         (dict(preset="speech_ssm_demo_en"), "tokenizer and codec need"),

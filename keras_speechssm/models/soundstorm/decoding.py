@@ -127,22 +127,31 @@ def check_guidance_scale(guidance_scale: float | Sequence[float]) -> float | tup
     return float(guidance_scale) if scales is None else tuple(map(float, scales))
 
 
-def check_iterations(iterations: Sequence[int]) -> tuple[int, ...]:
-    """Return the passes of each level as ints, or raise `ValueError` if they are not integers."""
+def check_iterations(iterations: Sequence[int], num_levels: int | None = None) -> tuple[int, ...]:
+    """Return the passes of each level as ints.
+
+    Args:
+        iterations: The passes.
+        num_levels: Levels of the codec. Defaults to `None`: not known yet.
+
+    Raises:
+        ValueError: They are not integers, or not one positive number for each level.
+    """
     passes = np.atleast_1d(np.asarray(iterations, dtype=object))
-    return tuple(to_int("iterations", number) for number in passes)
+    passes = tuple(to_int("iterations", number) for number in passes)
+    if num_levels is not None and (len(passes) != num_levels or min(passes) < 1):
+        raise ValueError(
+            f"iterations must give one positive number for each of the {num_levels} levels, "
+            f"got {passes}."
+        )
+    return passes
 
 
 def _read_settings(batch: int, num_levels: int, seed, iterations, temperature, guidance_scale):
     """Check the settings of a request, and give each example a seed."""
     if iterations is None:
         iterations = (16,) + (1,) * (num_levels - 1)
-    iterations = check_iterations(iterations)
-    if len(iterations) != num_levels or min(iterations) < 1:
-        raise ValueError(
-            f"iterations must give one positive number for each of the {num_levels} levels, "
-            f"got {iterations}."
-        )
+    iterations = check_iterations(iterations, num_levels)
     if not (is_number(temperature) and 0.0 <= temperature < float("inf")):
         raise ValueError(f"temperature must be 0 or a positive number, got {shown(temperature)}.")
     guidance_scales = check_guidance_scale(guidance_scale)

@@ -11,6 +11,8 @@ def mask_for_training(
     codebook_size: int,
     rng: np.random.Generator,
     level_weights: Sequence[float] | None = None,
+    iterations: Sequence[int] | None = None,
+    boundary: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Hide tokens as in SoundStorm's training (Borsos et al. 2023, section 3.2).
 
@@ -31,6 +33,11 @@ def mask_for_training(
         rng: Source of all random numbers.
         level_weights: Weight of each level in the draw of q. Defaults to `None`: uniform, as in
             the paper.
+        iterations: Passes for each level with which the model will decode. Then p is
+            cos(pi i / (2 N)) with a pass i drawn from the N of level q: what pass i still has to
+            fill in, and 1 for a level of one pass. Defaults to `None`: p as above.
+        boundary: int (batch,), the prompt boundary t of each example. At least one real frame stays
+            after it. Defaults to `None`: drawn as above.
 
     Returns:
         `(masked, level, target, loss_mask)`: the tokens with hidden ones replaced, int32 (batch,
@@ -49,10 +56,16 @@ def mask_for_training(
     rows = np.arange(batch)
     # Position among the real frames, because padding can be anywhere.
     order = np.cumsum(padding_mask, axis=1) - 1
-    boundary = rng.integers(0, num_real)
+    if boundary is None:
+        boundary = rng.integers(0, num_real)
+    boundary = np.minimum(boundary, num_real - 1)
     weights = np.ones(levels) if level_weights is None else np.asarray(level_weights, dtype=float)
     level = rng.choice(levels, size=batch, p=weights / weights.sum())
-    probability = np.cos(rng.uniform(0.0, np.pi / 2, size=batch))
+    done = rng.random(batch)  # fraction of the passes of level q
+    if iterations is not None:
+        passes = np.asarray(iterations)[level]
+        done = np.floor(done * passes) / passes
+    probability = np.cos(done * np.pi / 2)
     after = padding_mask & (order >= boundary[:, None])
     loss_mask = after & (rng.random((batch, frames)) < probability[:, None])
     fallback = np.argmax(

@@ -48,6 +48,29 @@ def test_level_weights_say_how_often_a_level_is_drawn():
     )
 
 
+def test_masks_are_those_that_the_passes_of_decoding_meet():
+    rng = np.random.default_rng(0)
+    tokens, real = np.zeros((3000, 200, 2), int), np.ones((3000, 200), bool)
+    boundary = np.full(3000, 40)
+    masked, level, _, loss_mask = mask_for_training(
+        tokens, real, CODES, rng, iterations=(2, 1), boundary=boundary
+    )
+    assert not loss_mask[:, :40].any() and (masked[:, :40] == 0).all()
+    share = loss_mask[:, 40:].mean(axis=1)
+    np.testing.assert_array_equal(share[level == 1], 1.0)  # one pass fills in everything
+    first = share[level == 0] == 1.0
+    assert abs(first.mean() - 0.5) < 0.04
+    # What `remask_counts` leaves for the second pass: cos(pi / 4).
+    np.testing.assert_allclose(share[level == 0][~first].mean(), np.cos(np.pi / 4), atol=0.01)
+
+
+def test_a_boundary_beyond_the_end_leaves_one_frame():
+    rng = np.random.default_rng(0)
+    tokens, real = np.zeros((50, 8, 2), int), np.arange(8)[None] < np.full((50, 1), 5)
+    loss_mask = mask_for_training(tokens, real, CODES, rng, boundary=np.full(50, 40))[3]
+    np.testing.assert_array_equal(loss_mask, np.arange(8)[None].repeat(50, 0) == 4)
+
+
 def test_hidden_share_follows_the_cosine():
     # Long sequences, where "at least one" hardly matters: with p = cos(u), u uniform,
     # the mean of p is 2 / pi and P(p > 1/2) is 2 / 3.
