@@ -150,8 +150,8 @@ class SoundStormTrainingConfig(AudioTrainingConfig):
         unconditional_fraction: Fraction of the crops whose semantic tokens are all masked,
             which classifier-free guidance needs. Validation has none.
         iterations: Passes for each level with which the model will decode, as in `SynthesisConfig`.
-            Crops then have the masks that these passes meet, so that less training is needed.
-            Defaults to `None`: masks for any number of passes, as in the paper.
+            Crops then have the masks that these passes meet. Defaults to `None`: masks
+            for any number of passes, as in the paper.
         prompt_seconds: Seconds of voice prompt at the beginning of each crop. Defaults to `None`:
             any length, as in the paper.
         preset: Preset of a `SoundStorm` for this codec and tokenizer to start from. If the
