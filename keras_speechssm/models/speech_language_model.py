@@ -1,9 +1,11 @@
 """What SpeechSSM and SpeechTransformer share: generation, streaming, scoring and `fit`."""
 
 import dataclasses
+import json
 import math
 import types
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -15,6 +17,7 @@ from keras_speechssm.checks import is_number, shown, to_int, token_array
 from keras_speechssm.compilation import CompiledFunctions
 from keras_speechssm.config import draw_seed
 from keras_speechssm.data.packing import PackedDataset
+from keras_speechssm.files import write_json
 from keras_speechssm.models.generation import (
     BLOCK_SIZE,
     GenerationState,
@@ -32,6 +35,8 @@ from keras_speechssm.models.speech_ssm.speech_ssm_preprocessor import (
     is_in_memory,
     needs_preprocessing,
 )
+
+_COMPILE_STATE = "compile.json"
 
 
 class Prompts(NamedTuple):
@@ -212,6 +217,7 @@ class SpeechLanguageModel(OptionalInputs):
     """
 
     _sampler: Sampling | None = None
+    _loads_compile_state = False
     packs_sequences = True
 
     def advance(self, token_ids, state, padding_mask=None):
@@ -575,21 +581,34 @@ class SpeechLanguageModel(OptionalInputs):
             self, optimizer=optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs
         )
 
-    def get_compile_config(self) -> dict:
-        config = super().get_compile_config()
-        if config:
-            config["sampler"] = self._sampler and dataclasses.asdict(self._sampler)
-            config["optimizer_built"] = self.optimizer is not None and self.optimizer.built
-        return config
-
     def compile_from_config(self, config: dict) -> None:
-        config = dict(config)
-        sampler, built = config.pop("sampler", None), config.pop("optimizer_built", False)
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self._sampler = None if sampler is None else Sampling(**sampler)
+        self._loads_compile_state = True
+
+    def save_assets(self, dir_path: str) -> None:
+        """Writes the rest of what `compile` set; clones read the compile config, too.
+
+        Args:
+            dir_path: A folder of the `.keras` file.
+        """
+        sampler = self._sampler and dataclasses.asdict(self._sampler)
+        built = self.compiled and self.optimizer is not None and self.optimizer.built
+        write_json(Path(dir_path) / _COMPILE_STATE, {"sampler": sampler, "optimizer_built": built})
+
+    def load_assets(self, dir_path: str) -> None:
+        """Reads what `save_assets` wrote, unless Keras loads with `compile=False`.
+
+        Args:
+            dir_path: A folder of the `.keras` file.
+        """
+        if not self._loads_compile_state:
+            return
+        state = json.loads((Path(dir_path) / _COMPILE_STATE).read_text(encoding="utf-8"))
+        self._sampler = None if state["sampler"] is None else Sampling(**state["sampler"])
         # Keras loads the optimizer's variables next, and refuses a different number of them.
-        if built:
+        if state["optimizer_built"]:
             self.optimizer.build(self.trainable_variables)
+        self._loads_compile_state = False
 
     def fit(
         self,

@@ -3,10 +3,12 @@
 import threading
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
 from keras_speechssm.models import GriffinBackbone, SpeechSSM
+from keras_speechssm.models.speech_language_model import Sampling
 
 VOCABULARY = 7
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (8, 6)).astype("int32")
@@ -85,3 +87,12 @@ def test_a_keras_file_resumes_with_the_state_of_its_optimizer(model, tmp_path):
     assert isinstance(again.optimizer, keras.optimizers.AdamW)
     assert int(again.optimizer.iterations) == int(model.optimizer.iterations) > 0
     np.testing.assert_allclose(fit(again, epochs=2), fit(model, epochs=2), rtol=1e-4)
+
+
+def test_a_keras_file_keeps_the_sampler(tmp_path):
+    model = make_model()
+    model.compile(sampler=keras_hub.samplers.TopKSampler(k=3, temperature=0.5))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again._sampler == Sampling(0.5, top_k=3) and not again.optimizer.built
+    assert keras.saving.load_model(tmp_path / "model.keras", compile=False)._sampler is None

@@ -128,6 +128,16 @@ def test_a_compiled_sampler_is_the_default_of_generate(model):
     np.testing.assert_array_equal(model.generate(prompt, 12, seed=1), sampled)
 
 
+def test_a_compiled_model_is_cloned_as_keras_hub_s_are(model):
+    try:
+        model.compile(loss="mse", sampler="top_p")
+        clone = keras.models.clone_model(model)
+    finally:
+        model.compile()
+    assert not isinstance(clone, type(model)) and clone.loss == "mse"
+    assert clone.output.shape == model.output.shape
+
+
 def test_a_single_prompt_needs_no_batch_axis(model):
     prompt = np.array([1, 2, 3])
     expected = model.generate(prompt[None], 12, seed=1)[0]
