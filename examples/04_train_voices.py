@@ -28,10 +28,10 @@ adapt SoundStorm only, leave the codec out, or use `speechssm finetune recording
 """
 ## Install
 
-The first cell installs the package if it is missing: from a wheel in an attached Kaggle dataset or
-in the current folder if there is one, else from PyPI. On Kaggle, switch the internet on in the
-notebook's settings. Keras reads the name of the backend when it is first imported; JAX, TensorFlow
-and PyTorch all work.
+The first cell installs the package if it is missing: from the newest wheel in an attached Kaggle
+dataset or in the current folder if there is one, else from PyPI. On Kaggle, switch the internet on
+in the notebook's settings. Keras reads the name of the backend when it is first imported; JAX,
+TensorFlow and PyTorch all work.
 """
 
 import os
@@ -44,9 +44,12 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("keras_speechssm") is None:
+    from packaging.version import Version
+
     folders = (Path("/kaggle/input"), Path.cwd())
     wheels = [path for folder in folders for path in folder.rglob("keras_speechssm-*.whl")]
-    package = f"{wheels[0] if wheels else 'keras-speechssm'}[train]"
+    wheels.sort(key=lambda path: Version(path.name.split("-")[1]))
+    package = f"{wheels[-1] if wheels else 'keras-speechssm'}[train]"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 """

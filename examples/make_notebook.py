@@ -61,10 +61,13 @@ def make_badges(name: str, repository: str | None) -> str:
         file = f"{repository.rstrip('/')}/blob/main/examples/{name}"
         kaggle = f"https://www.kaggle.com/kernels/welcome?src={file}"
         colab += file.removeprefix("https://").replace("github.com", "github", 1)
-    return (
+    badges = (
         f"[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]({kaggle}) "
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"
     )
+    if repository is None:
+        return f"{badges}\n\nImport or upload this notebook on the page that opens."
+    return badges
 
 
 def make_notebook(source: str, name: str = "notebook.ipynb", outputs: dict | None = None) -> str:

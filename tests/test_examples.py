@@ -118,7 +118,27 @@ def test_badges_lead_to_the_repository():
     badges = make_badges("01.ipynb", "https://github.com/a/b")
     assert "kernels/welcome?src=https://github.com/a/b/blob/main/examples/01.ipynb)" in badges
     assert "colab.research.google.com/github/a/b/blob/main/examples/01.ipynb)" in badges
-    assert "(https://www.kaggle.com/code/new)" in make_badges("01.ipynb", None)
+    assert "upload" not in badges
+    badges = make_badges("01.ipynb", None)
+    assert "(https://www.kaggle.com/code/new)" in badges and "upload this notebook" in badges
+
+
+def test_the_first_cell_installs_the_newest_wheel(tmp_path, monkeypatch):
+    for folder, version in (("a", "0.9.0"), ("b", "0.10.0"), ("c", "0.10.0rc1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"keras_speechssm-{version}-py3-none-any.whl").touch()
+    commands = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.chdir(tmp_path / "a")  # the current folder comes second
+    code = code_of(TUTORIALS[0])[0].replace("/kaggle/input", str(tmp_path))
+    exec(code, {})
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    exec(code.replace(str(tmp_path), "/nonexistent"), {})
+    newest, index = (command[-1] for command in commands)
+    assert newest == str(tmp_path / "b/keras_speechssm-0.10.0-py3-none-any.whl")
+    assert index == "keras-speechssm"
 
 
 def test_a_notebook_keeps_the_outputs_of_unchanged_cells(tmp_path):
