@@ -25,9 +25,10 @@ class OptionalInputs:
         """
         return super().__call__(self._complete_inputs(inputs), *args, **kwargs)
 
-    def call(self, inputs, *args, **kwargs):
+    # Keras' trainers pass `training` only to a `call` that names it.
+    def call(self, inputs, training=None, **kwargs):
         # Keras' trainer on JAX calls this directly.
-        return super().call(self._complete_inputs(inputs), *args, **kwargs)
+        return super().call(self._complete_inputs(inputs), training=training, **kwargs)
 
     def compute_output_spec(self, inputs, *args, **kwargs):
         # Keras' own needs the shape of each input, also of those that are left out.

@@ -35,6 +35,7 @@ from keras_speechssm.models.speech_ssm.speech_ssm_preprocessor import (
     is_in_memory,
     needs_preprocessing,
 )
+from keras_speechssm.models.target_scores import TargetScores, can_score, score_targets
 
 _COMPILE_STATE = "compile.json"
 
@@ -202,6 +203,13 @@ def read_seeds(seed: Any, batch_size: int) -> int | tuple[int, ...]:
             "for each prompt."
         )
     return tuple(read_seed(number) for number in seed)
+
+
+class InputsAndTargets(NamedTuple):
+    """What a model is called with to return `TargetScores` instead of logits."""
+
+    inputs: Any
+    targets: Any
 
 
 class SpeechLanguageModel(OptionalInputs):
@@ -557,6 +565,9 @@ class SpeechLanguageModel(OptionalInputs):
     ):
         """Configures training, and sampling in `generate`.
 
+        With this loss and metric, training and evaluation compute the logits of a large vocabulary
+        in chunks, and never those of a whole row. Any other loss or metric gets the logits.
+
         Args:
             optimizer: See `keras.Model.compile`. Defaults to `"auto"`: Adam at 2e-5.
             loss: Defaults to `"auto"`: cross-entropy of the next token.
@@ -576,6 +587,13 @@ class SpeechLanguageModel(OptionalInputs):
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if isinstance(weighted_metrics, str) and weighted_metrics == "auto":
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy()]
+        metrics = keras.tree.flatten([kwargs.get("metrics"), weighted_metrics])
+        self._needs_logits = not (
+            type(loss) is keras.losses.SparseCategoricalCrossentropy
+            and loss.from_logits
+            and loss.ignore_class is None
+            and all(map(_is_accuracy, metrics))
+        )
         # Not `CausalLM.compile`, whose sampler `generate` would not use.
         keras.Model.compile(
             self, optimizer=optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs
@@ -609,6 +627,49 @@ class SpeechLanguageModel(OptionalInputs):
         if state["optimizer_built"]:
             self.optimizer.build(self.trainable_variables)
         self._loads_compile_state = False
+
+    # With a large vocabulary, the logits of a whole row would be the largest array of a step.
+    # Training and evaluation pass the targets with the inputs, and get `TargetScores` instead.
+    def train_step(self, *args):
+        *state, data = args  # only JAX has a state
+        return super().train_step(*state, self._with_targets(data))
+
+    def test_step(self, *args):
+        *state, data = args
+        return super().test_step(*state, self._with_targets(data))
+
+    def _with_targets(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        overridable = ("call", "compute_loss", "compute_metrics")
+        if (
+            not self._needs_logits
+            and len(getattr(y, "shape", ())) == 2
+            and can_score(self.backbone.token_embedding)
+            and all(getattr(type(self), n) is getattr(SpeechLanguageModel, n) for n in overridable)
+        ):
+            x = InputsAndTargets(x, y)
+        return x, y, sample_weight
+
+    def __call__(self, inputs, *args, **kwargs):
+        if isinstance(inputs, InputsAndTargets):
+            return self.call(inputs, *args, **kwargs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs, training=None, **kwargs):
+        if isinstance(inputs, InputsAndTargets):
+            hidden = self.backbone(self._complete_inputs(inputs.inputs), training=training)
+            return score_targets(self.backbone.token_embedding, hidden, inputs.targets)
+        return super().call(inputs, training=training, **kwargs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if isinstance(y_pred, TargetScores):
+            y, y_pred = ops.zeros_like(y), y_pred.logits
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if isinstance(y_pred, TargetScores):
+            y, y_pred = ops.zeros_like(y), y_pred.is_best
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def fit(
         self,
@@ -799,6 +860,13 @@ def _restore(scores: np.ndarray, prompts: Prompts) -> np.ndarray:
     scores = np.take_along_axis(scores, order, axis=1)
     scores = np.where(prompts.mask, scores, 0.0).astype("float32")
     return scores if prompts.batched else scores[0]
+
+
+def _is_accuracy(metric: Any) -> bool:
+    """Whether a metric counts how often the target has the highest logit."""
+    if metric is None or isinstance(metric, str):
+        return metric in (None, "accuracy", "acc", "sparse_categorical_accuracy")
+    return type(metric) is keras.metrics.SparseCategoricalAccuracy
 
 
 def _as_list(x: Any) -> Any:

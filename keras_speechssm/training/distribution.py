@@ -23,6 +23,8 @@ _HEARTBEAT_SECONDS = 45
 _RESIDUAL_STREAM = re.compile(
     r"(^|/)(token_embedding|frame_embedding|\w*(block|encoder|decoder|unit)_\d+)/output$"
 )
+# Logits of some ids, see `score_targets`; the axis `model` may split the ids.
+_LOGITS = re.compile(r"(^|/)token_embedding/logits$")
 
 CONFORMER_LAYOUT = {
     r"(first|second)_intermediate/kernel": ("fsdp", "model"),
@@ -243,17 +245,28 @@ def on_all_processes(value: bool) -> bool:
 
 
 class _BatchLayout(keras.distribution.TensorLayout):
-    """Splits the first dimension over the axes `data` and `fsdp`, which Keras cannot express."""
+    """Splits the first dimension over the axes `data` and `fsdp`, which Keras cannot express.
 
-    def __init__(self, rank: int, device_mesh: keras.distribution.DeviceMesh):
+    Args:
+        rank: Number of dimensions.
+        device_mesh: The mesh.
+        free_last: Whether XLA may split the last dimension. Defaults to `False`.
+    """
+
+    def __init__(
+        self, rank: int, device_mesh: keras.distribution.DeviceMesh, free_last: bool = False
+    ):
         super().__init__((None,) * rank, device_mesh)
+        self._free_last = free_last
 
     @property
     def backend_layout(self):
         from jax.sharding import NamedSharding, PartitionSpec
 
-        spec = PartitionSpec(*((AXES[:2],) if self.axes else ()))
-        return NamedSharding(self.device_mesh.backend_mesh, spec)
+        spec = [AXES[:2]] if self.axes else []
+        if self._free_last:
+            spec += [None] * (len(self.axes) - 2) + [PartitionSpec.UNCONSTRAINED]
+        return NamedSharding(self.device_mesh.backend_mesh, PartitionSpec(*spec))
 
 
 class MeshDistribution(keras.distribution.ModelParallel):
@@ -301,6 +314,8 @@ class MeshDistribution(keras.distribution.ModelParallel):
     def get_tensor_layout(self, path: str):
         if _RESIDUAL_STREAM.search(path):
             return _BatchLayout(1, self.device_mesh)
+        if _LOGITS.search(path):
+            return _BatchLayout(3, self.device_mesh, free_last=True)
         return None
 
 

@@ -236,39 +236,55 @@ def test_the_other_models_train_on_a_mesh_too():
 
 
 TRAFFIC = r"""
-import json, re
+import json, re, sys
 import jax
 import keras
 import numpy as np
 from keras_speechssm.models import GriffinBackbone, SpeechSSM
 from keras_speechssm.training.distribution import distributed
 
+vocabulary, *meshes = json.loads(sys.argv[1])
 batch, time, width = 8, 256, 32
 layout = lambda mesh: GriffinBackbone.get_layout_map(mesh, "model", "fsdp")
-with distributed("fsdp=8", layout, batch):
-    model = SpeechSSM(GriffinBackbone(64, 3, width, 96, 2, attention_window=16))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, weighted_metrics=None)
-    model.optimizer.build(model.trainable_variables)
-    place = keras.distribution.distribution().get_data_layout((batch, time)).backend_layout
-    tokens = jax.device_put(np.zeros((batch, time), "int32"), place)
-    groups = (
-        model.trainable_variables, model.non_trainable_variables, model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple([v.value for v in group] for group in groups)
-    step = jax.jit(model.train_step, donate_argnums=0)
-    text = step.lower(state, (tokens, tokens)).compile().as_text()
-sizes = {}
-for line in text.splitlines():
-    kinds = "all-gather|all-reduce|all-to-all|collective-permute"
-    found = re.search(rf" = (.*?) ({kinds})(-start)?\(", line)
-    if found:
-        shapes = re.findall(r"\w\d+\[([\d,]+)\]", found[1])
-        elements = [int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes]
-        sizes.setdefault(found[2], []).extend(elements)
-weights = int(sum(np.prod(v.shape) for v in model.trainable_variables))
-print(json.dumps({"weights": weights, **sizes}))
+x = np.random.default_rng(0).integers(0, vocabulary, (batch, time)).astype("int32")
+
+def run(mesh):
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    with distributed(mesh, layout, batch):
+        model = SpeechSSM(GriffinBackbone(vocabulary, 3, width, 96, 2, attention_window=16))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(1e-3), loss, weighted_metrics=None)
+        model.optimizer.build(model.trainable_variables)
+        tokens = x
+        if mesh is not None:
+            place = keras.distribution.distribution().get_data_layout((batch, time)).backend_layout
+            tokens = jax.device_put(x, place)
+        groups = (
+            model.trainable_variables, model.non_trainable_variables, model.optimizer.variables,
+            model.metrics_variables,
+        )
+        state = tuple([v.value for v in group] for group in groups)
+        step = jax.jit(model.train_step, donate_argnums=0)
+        compiled = step.lower(state, (tokens, tokens)).compile()
+        loss = float(compiled(state, (tokens, tokens))[0]["loss"])
+    weights = int(sum(np.prod(v.shape) for v in model.trainable_variables))
+    return compiled.as_text(), loss, weights
+
+def count(shape):
+    return int(np.prod([int(n) for n in shape.split(",")]))
+
+for mesh in meshes:
+    text, loss, weights = run(mesh)
+    sizes = {}
+    for line in text.splitlines():
+        kinds = "all-gather|all-reduce|all-to-all|collective-permute"
+        found = re.search(rf" = (.*?) ({kinds})(-start)?\(", line)
+        if found:
+            elements = map(count, re.findall(r"\w\d+\[([\d,]+)\]", found[1]))
+            sizes.setdefault(found[2], []).extend(elements)
+    largest = max(map(count, re.findall(r"f32\[([\d,]+)\]", text)))
+    print(json.dumps({"loss": loss, "weights": weights, "largest": largest, "sizes": sizes}))
 """
 
 
@@ -276,13 +292,26 @@ print(json.dumps({"weights": weights, **sizes}))
 @pytest.mark.slow
 def test_fully_sharded_training_gathers_weights_and_no_activations():
     """The residual stream of the whole batch has 65,536 numbers, the largest weight 3,072."""
-    (sizes,) = finish(start(TRAFFIC))
+    (found,) = finish(start(TRAFFIC, json.dumps([64, "fsdp=8"])))
+    sizes = found["sizes"]
     assert sizes["all-gather"], sizes
-    weights = sizes.pop("weights")
     for kind, elements in sizes.items():
         assert max(elements) <= 3072, (kind, sorted(elements)[-5:])
     # Each weight is gathered for the forward and the backward pass, each gradient reduced once.
-    assert sum(map(sum, sizes.values())) <= 1.5 * 3 * weights
+    assert sum(map(sum, sizes.values())) <= 1.5 * 3 * found["weights"]
+
+
+@on_jax
+@pytest.mark.slow
+def test_chunks_of_a_large_vocabulary_are_split_by_examples():
+    """A chunk has 1,376 ids: 44,032 weights, 352,256 logits on each of 8 devices."""
+    meshes = [None, "fsdp=8", "data=2,fsdp=2,model=2"]
+    one, fsdp, mesh = finish(start(TRAFFIC, json.dumps([4128, *meshes])))
+    for found in (fsdp, mesh):
+        np.testing.assert_allclose(found["loss"], one["loss"], rtol=1e-6)
+        assert found["largest"] <= 352256
+    for kind, elements in fsdp["sizes"].items():
+        assert max(elements) <= 44032, (kind, sorted(elements)[-5:])
 
 
 def test_validation_that_devices_cannot_share_is_refused_before_the_run(tokens, tmp_path):
@@ -375,6 +404,7 @@ def test_weights_are_split_where_axes_divide_them():
         ("token_embedding/output", True),
         ("soundstorm/conformer_block_1/output", True),
         ("encoder_0_unit_0/output", True),
+        ("token_embedding/logits", True),
         ("griffin_block_0/mlp_block/gate_dense/output", False),
     ],
 )
