@@ -48,7 +48,7 @@ if importlib.util.find_spec("keras_speechssm") is None:
     folders = (Path("/kaggle/input"), Path.cwd())
     wheels = [path for folder in folders for path in folder.rglob("keras_speechssm-*.whl")]
     wheels.sort(key=lambda path: Version(path.name.split("-")[1]))
-    package = f"{wheels[-1] if wheels else 'keras-speechssm'}[prepare]"
+    package = f"{wheels[-1] if wheels else 'keras-speechssm'}[prepare,train]"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 """
@@ -140,11 +140,11 @@ and a weight decay of 0.6, a warm-up, and a cosine down to a twentieth. This is 
 runs:
 
     speechssm train speech-lm --recipe paper --token-folders STORE --output-dir RUN \
-        --device-mesh 8 1
+        --device-mesh fsdp=8
 
-Each step has 128 rows. With 8 devices, each has one row at a time and accumulates 16 times. The run
-writes checkpoints into `OUTPUT`: run this cell again, or in the next session with a copy of that
-folder, and it resumes.
+Each step has 128 rows. With 8 devices, `device_mesh=(8, 1)` means `fsdp=8`: each device has one row
+at a time and accumulates 16 times. The run writes checkpoints into `OUTPUT`: run this cell again,
+or in the next session with a copy of that folder, and it resumes.
 """
 
 config = SpeechLMTrainingConfig.from_recipe(
