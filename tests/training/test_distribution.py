@@ -1,16 +1,13 @@
 """The same training on one device, on eight that JAX simulates on a CPU, and in two processes."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import python_processes
+from python_processes import free_address, start_python
 
 from keras_speechssm.data.token_store import write_token_store
 from keras_speechssm.models import GriffinBackbone
@@ -58,30 +55,7 @@ for options in map(json.loads, runs):
 MAX_SECONDS = 1200
 """A process that takes longer hangs, even on a busy machine."""
 
-STARTED = []
-
-
-def start(script, *arguments, devices=8):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests.parent), str(tests)])
-    env = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**env, "XLA_FLAGS": flags},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    STARTED.append(process)
-    return process
-
-
-@pytest.fixture(autouse=True)
-def kill_what_is_left():
-    yield
-    while STARTED:
-        STARTED.pop().kill()
+kill_what_is_left = python_processes.kill_what_is_left
 
 
 def finish(process):
@@ -115,7 +89,7 @@ def test_any_mesh_gives_the_losses_of_one_device_and_resumes_on_another(tokens, 
         options_of(tmp_path / "data", [2, 2]),  # 8 devices, then 4
         options_of(tmp_path / "mesh"),  # 8 devices, then 1
     ]
-    found = finish(start(TRAIN, tokens, *runs))
+    found = finish(start_python(TRAIN, tokens, *runs, devices=8))
     shards = [tuple(shard) for _, shard in found]
     assert shards == [(16, 32), (16, 32), (8, 16), (16, 32), (8, 16), (16, 32)]
     losses = [np.array(lines) for lines, _ in found]
@@ -125,7 +99,11 @@ def test_any_mesh_gives_the_losses_of_one_device_and_resumes_on_another(tokens, 
     for other in losses[4:]:
         np.testing.assert_allclose(other, losses[3], rtol=1e-5)
     # One device first, then a mesh: the checkpoint in one file is read.
-    (again,) = finish(start(TRAIN, tokens, options_of(tmp_path / "one", "fsdp=4", total_steps=20)))
+    (again,) = finish(
+        start_python(
+            TRAIN, tokens, options_of(tmp_path / "one", "fsdp=4", total_steps=20), devices=8
+        )
+    )
     assert tuple(again[1]) == (4, 32) and len(again[0]) == 4
     np.testing.assert_allclose(again[0][:3], losses[3], rtol=1e-5)
 
@@ -138,24 +116,20 @@ def test_two_processes_give_the_losses_of_one_and_resume_in_one(tokens, tmp_path
     def start_process(number, address):
         cluster = {"coordinator": address, "num_processes": 2, "process_id": number}
         options = options_of(tmp_path / "two", "data=2,fsdp=2,model=2", 10, **cluster)
-        return start(TRAIN, tokens, options, devices=4)
+        return start_python(TRAIN, tokens, options, devices=4)
 
-    address = f"127.0.0.1:{free_port()}"
+    address = free_address()
     processes = [start_process(number, address) for number in range(2)]
     alone = options_of(tmp_path / "alone", total_steps=10), options_of(tmp_path / "alone")
-    one, whole = finish(start(TRAIN, tokens, *alone))
+    one, whole = finish(start_python(TRAIN, tokens, *alone, devices=8))
     first, second = (finish(process)[0] for process in processes)
     assert first == second and tuple(first[1]) == (8, 16)
     np.testing.assert_allclose(first[0], one[0], rtol=1e-5)
     assert (tmp_path / "two" / "preset" / "model.weights.h5").is_file()
-    (resumed,) = finish(start(TRAIN, tokens, options_of(tmp_path / "two", "data=4,fsdp=2")))
+    (resumed,) = finish(
+        start_python(TRAIN, tokens, options_of(tmp_path / "two", "data=4,fsdp=2"), devices=8)
+    )
     np.testing.assert_allclose(resumed[0], whole[0], rtol=1e-5)
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 OTHERS = """
@@ -230,7 +204,7 @@ for kind, mesh in (
 @on_jax
 @pytest.mark.slow
 def test_the_other_models_train_on_a_mesh_too():
-    for kind, (one, _, _), (many, split, devices) in finish(start(OTHERS)):
+    for kind, (one, _, _), (many, split, devices) in finish(start_python(OTHERS, devices=8)):
         np.testing.assert_allclose(many, one, rtol=1e-4, err_msg=kind)
         assert devices == 8 and split > 5, kind
 
@@ -292,7 +266,7 @@ for mesh in meshes:
 @pytest.mark.slow
 def test_fully_sharded_training_gathers_weights_and_no_activations():
     """The residual stream of the whole batch has 65,536 numbers, the largest weight 3,072."""
-    (found,) = finish(start(TRAFFIC, json.dumps([64, "fsdp=8"])))
+    (found,) = finish(start_python(TRAFFIC, json.dumps([64, "fsdp=8"]), devices=8))
     sizes = found["sizes"]
     assert sizes["all-gather"], sizes
     for kind, elements in sizes.items():
@@ -306,7 +280,7 @@ def test_fully_sharded_training_gathers_weights_and_no_activations():
 def test_chunks_of_a_large_vocabulary_are_split_by_examples():
     """A chunk has 1,376 ids: 44,032 weights, 352,256 logits on each of 8 devices."""
     meshes = [None, "fsdp=8", "data=2,fsdp=2,model=2"]
-    one, fsdp, mesh = finish(start(TRAFFIC, json.dumps([4128, *meshes])))
+    one, fsdp, mesh = finish(start_python(TRAFFIC, json.dumps([4128, *meshes]), devices=8))
     for found in (fsdp, mesh):
         np.testing.assert_allclose(found["loss"], one["loss"], rtol=1e-6)
         assert found["largest"] <= 352256
@@ -494,15 +468,9 @@ print(*history["loss"])
 @on_jax
 @pytest.mark.slow
 def test_two_hosts_with_a_script_give_the_losses_of_one():
-    address = f"127.0.0.1:{free_port()}"
-    env = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-
-    def start(*arguments):
-        command = [sys.executable, "-c", HOST, *map(str, arguments), address]
-        STARTED.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
-        return STARTED[-1]
-
-    processes = [start(0, 2), start(1, 2), start(0, 1)]
+    address = free_address()
+    arguments = [(0, 2), (1, 2), (0, 1)]
+    processes = [start_python(HOST, *numbers, address) for numbers in arguments]
     outputs = [process.communicate(timeout=MAX_SECONDS)[0].split() for process in processes]
     assert all(process.returncode == 0 for process in processes)
     first, second, alone = (np.array(output[-3:], float) for output in outputs)

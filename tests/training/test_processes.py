@@ -6,15 +6,14 @@
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import python_processes
+from python_processes import free_address, start_python
 
 from keras_speechssm.data.token_store import write_token_store
 from keras_speechssm.training.callbacks import read_metrics
@@ -33,7 +32,7 @@ ORPHAN_SECONDS = 60
 
 COMMAND = "import sys; from keras_speechssm.cli import main; sys.exit(main())"
 
-STARTED = []
+kill_what_is_left = python_processes.kill_what_is_left
 
 SIZES = dict(num_layers=1, hidden_dim=16, intermediate_dim=32, num_heads=2, attention_window=8)
 
@@ -67,32 +66,6 @@ def start(tokens, folder, total_steps, steps_per_epoch, *cluster):
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return start_python(COMMAND, "train", "speech-lm", *words, *cluster)
-
-
-def start_python(script, *arguments):
-    path = str(Path(__file__).parents[2])
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    STARTED.append(process)
-    return process
-
-
-@pytest.fixture(autouse=True)
-def kill_what_is_left():
-    yield
-    while STARTED:
-        STARTED.pop().kill()
-
-
-def free_address():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def start_both(*arguments):
