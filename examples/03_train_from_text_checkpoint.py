@@ -142,9 +142,9 @@ runs:
     speechssm train speech-lm --recipe paper --token-folders STORE --output-dir RUN \
         --device-mesh fsdp=8
 
-Each step has 128 rows. With 8 devices, `device_mesh=(8, 1)` means `fsdp=8`: each device has one row
-at a time and accumulates 16 times. The run writes checkpoints into `OUTPUT`: run this cell again,
-or in the next session with a copy of that folder, and it resumes.
+Each step has 128 rows. With 8 devices, each has one row at a time and accumulates 16 times. The run
+writes checkpoints into `OUTPUT`: run this cell again, or in the next session with a copy of that
+folder, and it resumes.
 """
 
 config = SpeechLMTrainingConfig.from_recipe(
@@ -155,7 +155,7 @@ config = SpeechLMTrainingConfig.from_recipe(
     sequence_length=SEQUENCE_LENGTH,
     batch_size=len(devices),
     gradient_accumulation_steps=max(1, ROWS_PER_STEP // len(devices)),
-    device_mesh=(len(devices), 1) if len(devices) > 1 else None,
+    device_mesh=f"fsdp={len(devices)}" if len(devices) > 1 else None,
     total_steps=TOTAL_STEPS,
     warmup_steps=WARMUP_STEPS,
     steps_per_epoch=STEPS_PER_EPOCH,
