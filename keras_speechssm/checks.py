@@ -103,6 +103,8 @@ def token_array(
         ValueError: If any of this does not hold.
     """
     expected = " or ".join(shapes)
+    if vocabulary_size is not None:
+        vocabulary_size = to_int("vocabulary_size", vocabulary_size)
     try:
         array = np.asarray(tokens.cpu() if hasattr(tokens, "cpu") else tokens)
     except (ValueError, TypeError, RuntimeError):

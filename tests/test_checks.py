@@ -84,6 +84,7 @@ def test_tokens_become_int32_and_keep_their_shape(dtype):
         ([0, -1], {}, r"ids from -1 to 0; expected 0 to 2147483647\."),
         ([0, 9], {"vocabulary_size": 9}, r"ids from 0 to 9; expected 0 to 8 \(a vocabulary of 9"),
         ([[1], [2, 3]], {}, "codes is not an array"),
+        ([0], {"vocabulary_size": [9]}, r"vocabulary_size is \[9\]; expected an integer."),
     ],
 )
 def test_bad_tokens_get_one_line(tokens, options, message):
