@@ -83,7 +83,7 @@ def score_targets(embedding: keras.layers.ReversibleEmbedding, hidden, targets) 
             target = ops.sum(ops.where(is_target, logits, 0.0), axis=-1)
             logits = ops.stop_gradient(logits)
             best = ops.cast(ops.take(ids, ops.argmax(logits, axis=-1)), "float32")
-            # As one array: TensorFlow wants a gradient for each.
+            # As one array, because TensorFlow needs a gradient for each.
             return ops.stack([target, others, ops.max(logits, axis=-1), best])
 
         return score(hidden, kernel)
