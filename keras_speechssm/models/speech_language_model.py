@@ -38,6 +38,7 @@ from keras_speechssm.models.speech_ssm.speech_ssm_preprocessor import (
 from keras_speechssm.models.target_scores import TargetScores, can_score, score_targets
 
 _COMPILE_STATE = "compile.json"
+_COMPILE_STATE_NAMES = ("sampler", "optimizer_built")
 
 
 class Prompts(NamedTuple):
@@ -600,8 +601,13 @@ class SpeechLanguageModel(OptionalInputs):
         )
 
     def compile_from_config(self, config: dict) -> None:
+        # In `.keras` files of earlier versions the compile config holds all of it.
+        state = {name: config[name] for name in _COMPILE_STATE_NAMES if name in config}
+        config = {name: value for name, value in config.items() if name not in state}
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self._loads_compile_state = True
+        if state:
+            self._restore_compile_state(state)
+        self._loads_compile_state = not state
 
     def save_assets(self, dir_path: str) -> None:
         """Writes the rest of what `compile` set; clones read the compile config, too.
@@ -611,7 +617,8 @@ class SpeechLanguageModel(OptionalInputs):
         """
         sampler = self._sampler and dataclasses.asdict(self._sampler)
         built = self.compiled and self.optimizer is not None and self.optimizer.built
-        write_json(Path(dir_path) / _COMPILE_STATE, {"sampler": sampler, "optimizer_built": built})
+        state = dict(zip(_COMPILE_STATE_NAMES, (sampler, built), strict=True))
+        write_json(Path(dir_path) / _COMPILE_STATE, state)
 
     def load_assets(self, dir_path: str) -> None:
         """Reads what `save_assets` wrote, unless Keras loads with `compile=False`.
@@ -621,12 +628,15 @@ class SpeechLanguageModel(OptionalInputs):
         """
         if not self._loads_compile_state:
             return
-        state = json.loads((Path(dir_path) / _COMPILE_STATE).read_text(encoding="utf-8"))
+        path = Path(dir_path) / _COMPILE_STATE
+        self._restore_compile_state(json.loads(path.read_text(encoding="utf-8")))
+        self._loads_compile_state = False
+
+    def _restore_compile_state(self, state: dict) -> None:
         self._sampler = None if state["sampler"] is None else Sampling(**state["sampler"])
         # Keras loads the optimizer's variables next, and refuses a different number of them.
         if state["optimizer_built"]:
             self.optimizer.build(self.trainable_variables)
-        self._loads_compile_state = False
 
     # With a large vocabulary, the logits of a whole row would be the largest array of a step.
     # Training and evaluation pass the targets with the inputs, and get `TargetScores` instead.

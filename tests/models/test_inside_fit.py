@@ -1,6 +1,9 @@
 """A model can be asked and saved while `fit` runs, and its `.keras` file resumes training."""
 
+import dataclasses
+import json
 import threading
+import zipfile
 
 import keras
 import keras_hub
@@ -96,3 +99,22 @@ def test_a_keras_file_keeps_the_sampler(tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again._sampler == Sampling(0.5, top_k=3) and not again.optimizer.built
     assert keras.saving.load_model(tmp_path / "model.keras", compile=False)._sampler is None
+
+
+def test_a_keras_file_of_an_earlier_version_keeps_the_sampler(tmp_path):
+    model = make_model()
+    model.compile(sampler="top_p")
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as new:
+        names = [name for name in new.namelist() if not name.startswith("assets")]
+        files = {name: new.read(name) for name in names}
+    assert len(names) < len(new.namelist())
+    config = json.loads(files["config.json"])
+    state = {"sampler": dataclasses.asdict(Sampling(0.5, top_k=3)), "optimizer_built": False}
+    config["compile_config"].update(state)
+    files["config.json"] = json.dumps(config)
+    with zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+        for name, content in files.items():
+            old.writestr(name, content)
+    again = keras.saving.load_model(tmp_path / "old.keras")
+    assert again._sampler == Sampling(0.5, top_k=3) and not again.optimizer.built
