@@ -20,6 +20,7 @@ from keras_speechssm.models.soundstream.source_filter_soundstream import (
     SourceFilterSoundStream,
     pitch_bins,
 )
+from keras_speechssm.presets import has_weights
 from keras_speechssm.shapes import SAMPLE_RATE
 from keras_speechssm.training.adversarial import (
     AdversarialCodec,
@@ -227,6 +228,8 @@ class CodecTrainingConfig(AudioTrainingConfig):
         adversarial_start: Fraction of the run after which the codec learns from the
             discriminators, which reach their full weight a tenth of the run later. Before that
             they only learn themselves, and no weights count as the best.
+        decoder_only: Whether encoder and quantizer stay as they are in `preset`. The tokens then
+            stay the same, and a SoundStorm for them still fits.
     """
 
     folder_weights: Sequence[float] | None = None
@@ -235,13 +238,18 @@ class CodecTrainingConfig(AudioTrainingConfig):
     feature_weight: float = 10.0
     discriminator_channels: int = 16
     adversarial_start: float = 0.5
+    decoder_only: bool = False
     batch_size: int = 16
     validation_steps: int = 4
     total_steps: int = 20_000
     beta_1: float = 0.8
     beta_2: float = 0.99
 
-    fixed: ClassVar[tuple[str, ...]] = ("discriminator_channels", *TrainingConfig.fixed)
+    fixed: ClassVar[tuple[str, ...]] = (
+        "discriminator_channels",
+        "decoder_only",
+        *TrainingConfig.fixed,
+    )
 
     def validate(self) -> None:
         super().validate()
@@ -251,6 +259,10 @@ class CodecTrainingConfig(AudioTrainingConfig):
         self._check_between(0, 1, "adversarial_start")
         sizes = {name: v for name, v in (self.model_config or {}).items() if name != "stem"}
         check_model_config(sizes, SoundStream)
+        if self.decoder_only and not (self.preset and has_weights(SoundStream, self.preset)):
+            raise ValueError(
+                "decoder_only keeps the encoder of a trained codec; pass the preset of one."
+            )
 
 
 def train_codec(config: CodecTrainingConfig) -> SoundStream:
@@ -278,6 +290,9 @@ def train_codec(config: CodecTrainingConfig) -> SoundStream:
             model = SoundStream.from_config(sizes)
         else:
             model = SoundStream.from_config({**demo_arguments("soundstream"), **sizes})
+        if config.decoder_only:
+            for layer in (*model.encoder_layers, model.quantizer):
+                layer.trainable = False
         has_pitch = isinstance(model, SourceFilterSoundStream)
         pitch_hop = model.stem_stride if has_pitch else None
         crops = (config.batch_size, config.crop_seconds)

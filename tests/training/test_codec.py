@@ -215,3 +215,24 @@ def test_training_begins_with_a_preset_with_or_without_weights(folder, tmp_path)
     fresh = train([folder], tmp_path / "fresh", preset=str(preset), seed=1, **options)
     assert fresh.channels == first.channels
     assert np.abs(fresh.encoder_layers[0].get_weights()[0] - table).max() > 1e-3
+
+
+@pytest.mark.slow_to_compile
+def test_training_of_the_decoder_only_keeps_the_tokens(folder, tmp_path):
+    options = dict(batch_size=2, crop_seconds=0.26, total_steps=2, steps_per_epoch=2)
+    options |= dict(adversarial_weight=0.0)
+    with pytest.raises(ValueError, match="pass the preset of one"):
+        train([folder], tmp_path / "new", model_config=TINY, decoder_only=True, **options)
+    train([folder], tmp_path / "first", model_config=TINY, **options)
+    preset = str(tmp_path / "first" / "preset")
+    first = SoundStream.from_preset(preset)
+    trained = train([folder], tmp_path / "second", preset=preset, decoder_only=True, **options)
+    fixed = len(first.quantizer.weights) + sum(len(x.weights) for x in first.encoder_layers)
+    kept = [
+        np.array_equal(*map(keras.ops.convert_to_numpy, pair))
+        for pair in zip(first.weights, trained.weights, strict=True)
+    ]
+    assert all(kept[:fixed]) and not any(kept[fixed:])
+    # A preset of it can be trained as a whole again.
+    again = SoundStream.from_preset(str(tmp_path / "second" / "preset"))
+    assert len(again.trainable_weights) == len(first.trainable_weights)
