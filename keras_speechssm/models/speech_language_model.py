@@ -38,7 +38,6 @@ from keras_speechssm.models.speech_ssm.speech_ssm_preprocessor import (
 from keras_speechssm.models.target_scores import TargetScores, can_score, score_targets
 
 _COMPILE_STATE = "compile.json"
-_COMPILE_STATE_NAMES = ("sampler", "optimizer_built")
 
 
 class Prompts(NamedTuple):
@@ -602,7 +601,8 @@ class SpeechLanguageModel(OptionalInputs):
 
     def compile_from_config(self, config: dict) -> None:
         # In `.keras` files of earlier versions the compile config holds all of it.
-        state = {name: config[name] for name in _COMPILE_STATE_NAMES if name in config}
+        names = ("sampler", "optimizer_built")
+        state = {name: config[name] for name in names if name in config}
         config = {name: value for name, value in config.items() if name not in state}
         self.compile(**keras.saving.deserialize_keras_object(config))
         if state:
@@ -617,8 +617,7 @@ class SpeechLanguageModel(OptionalInputs):
         """
         sampler = self._sampler and dataclasses.asdict(self._sampler)
         built = self.compiled and self.optimizer is not None and self.optimizer.built
-        state = dict(zip(_COMPILE_STATE_NAMES, (sampler, built), strict=True))
-        write_json(Path(dir_path) / _COMPILE_STATE, state)
+        write_json(Path(dir_path) / _COMPILE_STATE, {"sampler": sampler, "optimizer_built": built})
 
     def load_assets(self, dir_path: str) -> None:
         """Reads what `save_assets` wrote, unless Keras loads with `compile=False`.
