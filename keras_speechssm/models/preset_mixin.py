@@ -215,6 +215,12 @@ class PresetMixin:
         return cls.backbone_cls
 
     @classmethod
+    def _saved_class(cls, config: dict) -> type:
+        """The class of the model in a preset with this `config.json`: `cls` or a subclass."""
+        saved = keras.saving.get_registered_object(config.get("registered_name", ""))
+        return saved if isinstance(saved, type) and issubclass(saved, cls) else cls
+
+    @classmethod
     def _from_foreign_checkpoint(cls, folder: str, load_weights: bool, kwargs: dict):
         """Builds the model of another library's checkpoint; `None` if the folder has none."""
         if cls._open_checkpoint is None:
@@ -413,7 +419,8 @@ def _load_backbone(cls, folder: str, load_weights: bool, kwargs: dict) -> dict:
     config = read_json_file(Path(folder))
     if not issubclass(cls, keras_hub.models.Task):
         # Keras drops unknown arguments. Those in the config are of an older version of the class.
-        check_arguments(cls, kwargs, [*config.get("config", {}), "load_weights"])
+        known = [*config.get("config", {}), "load_weights"]
+        check_arguments(cls._saved_class(config), kwargs, known)
         return kwargs
     own = [*inspect.signature(cls.__init__).parameters, "compile", "name", "trainable"]
     changes = {name: value for name, value in kwargs.items() if name not in own}

@@ -13,6 +13,7 @@ from keras_speechssm.training.codec import (
     CodecBatches,
     CodecLoss,
     CodecTrainingConfig,
+    LogGainLoss,
     PitchLoss,
     train_codec,
 )
@@ -152,6 +153,24 @@ def test_pitch_between_two_bins_is_shared_and_outside_is_the_end():
     assert pitch_loss_of(np.array([[900.0]], "float32"), logits) == pytest.approx(0.0, abs=1e-4)
 
 
+def log_gain_loss_of(true, pred):
+    pair = (np.asarray(x, "float32").reshape(1, 1, -1) for x in (true, pred))
+    return float(keras.ops.convert_to_numpy(LogGainLoss()(*pair)))
+
+
+def test_log_gain_loss_is_of_what_is_heard():
+    # One band: pulses, noise.
+    assert log_gain_loss_of([-2.0, -4.0], [-2.0, -4.0]) == 0.0
+    # Both half a neper too strong: once for their sum, a quarter of it for each.
+    assert log_gain_loss_of([-2.0, -4.0], [-1.5, -3.5]) == pytest.approx(0.75, rel=1e-5)
+    # Noise far below the pulses is not compared, except in the sum, which it does not change.
+    assert log_gain_loss_of([-2.0, -8.0], [-2.0, -12.0]) < 1e-4
+    assert log_gain_loss_of([-2.0, -3.0], [-2.0, -4.0]) > 0.2
+    # What is quiet counts for a fifth, and silence is silence.
+    assert log_gain_loss_of([-9.0, -10.0], [-8.5, -9.5]) == pytest.approx(0.15, rel=1e-4)
+    assert log_gain_loss_of([-20.0, -30.0], [-11.0, -11.0]) == pytest.approx(0.0, abs=1e-6)
+
+
 def test_source_filter_codec_trains_on_pitch_too(tmp_path):
     pytest.importorskip("pyworld")
     (tmp_path / "audio").mkdir()
@@ -162,6 +181,12 @@ def test_source_filter_codec_trains_on_pitch_too(tmp_path):
     waveform, targets = batches(0)
     assert targets["waveform"] is waveform and targets["pitch_logits"].shape == (2, 80)
     assert abs(np.median(targets["pitch_logits"]) - 150.0) < 5.0
+    assert set(targets) == {"waveform", "pitch_logits"}
+    batches = CodecBatches([tmp_path / "audio"], 2, 0.4, 0, pitch_hop=80, with_log_gains=True)
+    again, measured = batches(0)
+    np.testing.assert_array_equal(again, waveform)
+    np.testing.assert_array_equal(measured["pitch_logits"], targets["pitch_logits"])
+    assert measured["log_gains"].shape == (2, 80, 160)
     arguments = dict(model_config=SOURCE_FILTER, batch_size=2, crop_seconds=0.4, steps_per_epoch=10)
     arguments["discriminator_channels"] = 2
     codec = train(
@@ -174,6 +199,36 @@ def test_source_filter_codec_trains_on_pitch_too(tmp_path):
     np.testing.assert_allclose(
         loaded.decode(codec.encode(waveform)), codec.decode(codec.encode(waveform)), atol=1e-5
     )
+
+
+def test_filters_alone_train_without_a_waveform(tmp_path):
+    pytest.importorskip("pyworld")
+    (tmp_path / "audio").mkdir()
+    time = np.arange(16000) / 16000
+    tone = sum(np.cos(2 * np.pi * n * 150 * time) / n for n in range(1, 12))
+    soundfile.write(tmp_path / "audio" / "tone.wav", 0.2 * tone, 16000)
+    codec = train(
+        [tmp_path / "audio"],
+        tmp_path / "run",
+        model_config={**SOURCE_FILTER, "lookahead": 160},
+        batch_size=2,
+        crop_seconds=0.4,
+        steps_per_epoch=10,
+        total_steps=20,
+        learning_rate=1e-2,
+        adversarial_weight=0.0,
+        reconstruction_weight=0.0,
+    )
+    assert codec.lookahead == 160
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert lines[1]["log_gains_loss"] < lines[0]["log_gains_loss"]
+    assert "waveform_loss" not in lines[0]
+
+
+def test_other_codecs_cannot_train_without_a_waveform(folder, tmp_path):
+    with pytest.raises(ValueError, match="leaves a SoundStream nothing to learn from"):
+        train([folder], tmp_path / "run", model_config=TINY, reconstruction_weight=0.0)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.any_backend

@@ -227,14 +227,18 @@ class SoundStream(PresetMixin, keras_hub.models.Backbone):
 
     @classmethod
     def from_config(cls, config: dict) -> "SoundStream":
-        config = dict(config)
+        own = {name: value for name, value in config.items() if name != "stem"}
+        kind = cls._saved_class({"config": config})
+        return super().from_config(own) if kind is cls else kind.from_config(own)
+
+    @classmethod
+    def _saved_class(cls, config: dict) -> type:
         # Older presets name the kind of the outermost layers.
-        if config.pop("stem", "convolution") == "source_filter" and cls is SoundStream:
+        if config.get("config", {}).get("stem") == "source_filter" and cls is SoundStream:
             from keras_speechssm.models.soundstream import source_filter_soundstream
 
-            cls = source_filter_soundstream.SourceFilterSoundStream
-            return cls.from_config(config)
-        return super().from_config(config)
+            return source_filter_soundstream.SourceFilterSoundStream
+        return super()._saved_class(config)
 
     def get_config(self) -> dict:
         config = super().get_config()

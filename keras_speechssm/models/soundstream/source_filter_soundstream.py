@@ -43,8 +43,9 @@ class SourceFilterSoundStream(SoundStream):
     phase. Between them are SoundStream's layers.
 
     Called as a model it maps a waveform (batch, samples) to a dict of the decoded `waveform`
-    (batch, samples) and of `pitch_logits` (batch, samples / stem_stride, 80). See
-    `keras_speechssm.training.codec` for the losses of both.
+    (batch, samples), of `pitch_logits` (batch, samples / stem_stride, 80) and of `log_gains`
+    (batch, samples / stem_stride, 160), those of `SourceFilterSynthesis`. See
+    `keras_speechssm.training.codec` for the losses of all three.
 
     Args:
         strides: tuple of int. Rate reduction of each encoder block. Defaults to `(4,)`.
@@ -52,6 +53,10 @@ class SourceFilterSoundStream(SoundStream):
             Defaults to `(192, 384)`.
         stem_stride: int. Samples per step of the outermost layers, from 40 to 160.
             Defaults to `80`.
+        lookahead: int. Samples after a frame that the encoder sees too, a multiple of
+            `stem_stride`. The spectrum at the end of a frame depends on them, so a codec that
+            need not encode live should have about 320 (20 ms). The decoder is causal in any
+            case. Defaults to `0`: the encoder is causal, too.
         **kwargs: Arguments of `SoundStream`.
 
     Example:
@@ -66,9 +71,22 @@ class SourceFilterSoundStream(SoundStream):
     ```
     """
 
-    def __init__(self, strides=(4,), channels=(192, 384), stem_stride: int = 80, **kwargs):
+    def __init__(
+        self,
+        strides=(4,),
+        channels=(192, 384),
+        stem_stride: int = 80,
+        lookahead: int = 0,
+        **kwargs,
+    ):
         if not 40 <= stem_stride <= 160:
             raise ValueError(f"stem_stride must be 40 to 160 samples, got {stem_stride}.")
+        if lookahead < 0 or lookahead % stem_stride:
+            raise ValueError(
+                f"lookahead must be a multiple of stem_stride, {stem_stride} samples, or 0; got "
+                f"{lookahead}."
+            )
+        self.lookahead = lookahead
         super().__init__(strides=strides, channels=channels, stem_stride=stem_stride, **kwargs)
 
     @classmethod
@@ -84,16 +102,20 @@ class SourceFilterSoundStream(SoundStream):
 
     def _make_stems(self, channels, stride, kernel_size, dtype):
         return (
-            SpectralAnalysis(channels, stride, dtype=dtype, name="encoder_stem"),
+            SpectralAnalysis(channels, stride, self.lookahead, dtype=dtype, name="encoder_stem"),
             SourceFilterSynthesis(stride, dtype=dtype, name="decoder_stem"),
         )
 
     def _make_outputs(self, x):
-        waveform, pitch_logits = x
-        return {"waveform": ops.squeeze(waveform, axis=-1), "pitch_logits": pitch_logits}
+        waveform, pitch_logits, log_gains = x
+        waveform = ops.squeeze(waveform, axis=-1)
+        return {"waveform": waveform, "pitch_logits": pitch_logits, "log_gains": log_gains}
 
     def _decode(self, tokens):
         return super()._decode(tokens)["waveform"]
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "lookahead": self.lookahead}
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -101,11 +123,13 @@ class SpectralAnalysis(keras.layers.Layer):
     """Computes log spectra and autocorrelation at every hop, mapped to channels.
 
     The first layer of a `SourceFilterSoundStream`. Signals that differ only in phase sound alike
-    and have the same features. The layer is causal: windows end where their hop ends.
+    and have the same features. Windows end `lookahead` samples after the end of their hop.
 
     Args:
         filters: int. Output channels.
         hop: int. Samples from one output step to the next.
+        lookahead: int. Samples after a hop that its windows reach, a multiple of `hop`; after
+            the end there is silence. Defaults to `0`: the layer is causal.
 
     Call arguments:
         x: float (batch, samples, 1), samples a multiple of `hop`.
@@ -114,10 +138,11 @@ class SpectralAnalysis(keras.layers.Layer):
         float (batch, samples / hop, filters).
     """
 
-    def __init__(self, filters: int, hop: int, **kwargs):
+    def __init__(self, filters: int, hop: int, lookahead: int = 0, **kwargs):
         super().__init__(autocast=False, **kwargs)  # Spectra are float32 in any policy.
         self.filters = filters
         self.hop = hop
+        self.lookahead = lookahead
         self.dense = PointwiseDense(filters, dtype=self.dtype_policy, name="dense")
 
     def build(self, input_shape):
@@ -127,6 +152,7 @@ class SpectralAnalysis(keras.layers.Layer):
 
     def call(self, x):
         waveform = ops.cast(ops.squeeze(x, axis=-1), "float32")
+        waveform = ops.pad(waveform, ((0, 0), (0, self.lookahead)))[:, self.lookahead :]
         short = self._power(waveform, SHORT_WINDOW, SHORT_WINDOW)
         long = self._power(waveform, LONG_WINDOW, LONG_FFT)
         features = [_level(short), _level(long[..., :LONG_BINS]), self._periodicity(long)]
@@ -160,7 +186,8 @@ class SpectralAnalysis(keras.layers.Layer):
         return keras.KerasTensor((x.shape[0], steps, self.filters), dtype=self.compute_dtype)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "filters": self.filters, "hop": self.hop}
+        config = {"filters": self.filters, "hop": self.hop, "lookahead": self.lookahead}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable(package="keras_speechssm")
@@ -184,8 +211,10 @@ class SourceFilterSynthesis(keras.layers.Layer):
         x: float (batch, time, channels).
 
     Returns:
-        `(waveform, pitch_logits)`: float32 (batch, time * hop, 1) and float32 (batch, time, 80)
-        over pitches from 60 to 500 Hz on a logarithmic scale.
+        `(waveform, pitch_logits, log_gains)`: float32 (batch, time * hop, 1); float32
+        (batch, time, 80) over pitches from 60 to 500 Hz on a logarithmic scale; and float32
+        (batch, time, 160), the natural logarithm of the gains of 80 mel bands for the pulses and
+        of 80 for the noise. Step t has the pitch and the gains at the end of hop t.
     """
 
     def __init__(self, hop: int, **kwargs):
@@ -196,7 +225,7 @@ class SourceFilterSynthesis(keras.layers.Layer):
         self.gains = PointwiseDense(2 * NUM_BANDS, dtype=self.dtype_policy, name="gains")
         self.pitch = PointwiseDense(NUM_PITCH_BINS, dtype=self.dtype_policy, name="pitch")
         self._fade = np.hanning(2 * hop + 1)[:-1].astype("float32")
-        self._bands = _interpolation(self.fft_length)
+        self._bands = band_interpolation(self.fft_length)
         self._fold = _minimum_phase_fold(self.fft_length)
         self._noise = np.random.default_rng(0).standard_normal(NOISE_SAMPLES, dtype="float32")
 
@@ -207,14 +236,14 @@ class SourceFilterSynthesis(keras.layers.Layer):
 
     def call(self, x):
         logits = ops.cast(self.pitch(x), "float32")
-        gains = ops.cast(self.gains(x), "float32")
-        pulses, noise = ops.split(gains, 2, axis=-1)
+        log_gains = 8.0 * ops.tanh(ops.cast(self.gains(x), "float32") / 4.0) - 5.0
+        pulses, noise = ops.split(log_gains, 2, axis=-1)
         pitch = expected_pitch(ops.stop_gradient(logits))
         voiced = self._filtered(self._pulse_train(pitch), pulses)
         unvoiced = self._filtered(self._noise_frames(pitch), noise)
         spectrum = [a + b for a, b in zip(voiced, unvoiced, strict=True)]
         waveform = self._overlap_add(ops.irfft(tuple(spectrum), self.fft_length))
-        return waveform[..., None], logits
+        return waveform[..., None], logits, log_gains
 
     def _pulse_train(self, pitch):
         """Make windowed pulses of unit power: (batch, time, 2 * hop)."""
@@ -247,11 +276,9 @@ class SourceFilterSynthesis(keras.layers.Layer):
         following = ops.concatenate([hops[:, 1:], hops[:, -1:]], axis=1)
         return ops.concatenate([hops, following], axis=-1)
 
-    def _filtered(self, frames, gains):
-        """Filter `frames` by the minimum-phase filter of `gains`: (real, imaginary) spectrum."""
-        log_magnitude = ops.matmul(
-            8.0 * ops.tanh(gains / 4.0) - 5.0, ops.convert_to_tensor(self._bands)
-        )
+    def _filtered(self, frames, log_gains):
+        """Filter `frames` by the minimum-phase filter of the gains: (real, imaginary) spectrum."""
+        log_magnitude = ops.matmul(log_gains, ops.convert_to_tensor(self._bands))
         cepstrum = ops.irfft((log_magnitude, ops.zeros_like(log_magnitude)), self.fft_length)
         real, phase = ops.rfft(cepstrum * ops.convert_to_tensor(self._fold))
         magnitude = ops.exp(real)
@@ -279,6 +306,7 @@ class SourceFilterSynthesis(keras.layers.Layer):
         return (
             keras.KerasTensor((batch, samples, 1), dtype="float32"),
             keras.KerasTensor((batch, time, NUM_PITCH_BINS), dtype="float32"),
+            keras.KerasTensor((batch, time, 2 * NUM_BANDS), dtype="float32"),
         )
 
     def get_config(self) -> dict:
@@ -306,8 +334,8 @@ def expected_pitch(logits):
     return ops.exp(ops.sum(weights * ops.convert_to_tensor(np.log(pitch_bins())), axis=-1))
 
 
-def _interpolation(fft_length: int) -> np.ndarray:
-    """Weights from bands to bins, float32 (bands, fft_length / 2 + 1); columns sum to 1."""
+def band_interpolation(fft_length: int) -> np.ndarray:
+    """Return the weights from bands to bins, float32 (80, fft_length / 2 + 1); columns sum to 1."""
     filters = mel_filters(NUM_BANDS, fft_length)
     weights = filters / np.maximum(filters.sum(axis=1, keepdims=True), 1e-6)
     weights[0, 0] = weights[-1, -1] = 1.0  # No band peaks at 0 or 8000 Hz.

@@ -29,7 +29,7 @@ def synthesis_of(pitch_bin: int, voiced: float, noise: float, steps: int = 400):
     # The inverse of the layer's squashing of gains.
     bias = [4.0 * np.arctanh((gain + 5.0) / 8.0) for gain in (voiced, noise)]
     layer.gains.bias.assign(np.repeat(bias, 80))
-    waveform, logits = layer(np.zeros((1, steps, 1), "float32"))
+    waveform, logits, _ = layer(np.zeros((1, steps, 1), "float32"))
     return ops.convert_to_numpy(waveform)[0, :, 0], ops.convert_to_numpy(logits)
 
 
@@ -119,6 +119,63 @@ def test_analysis_sees_nothing_ahead():
     (gradient,), _ = gradients(lambda x: ops.sum(layer(x)[:, :10] ** 2), [x])
     assert np.all(gradient[0, 10 * HOP :] == 0.0)
     assert np.abs(gradient[0, : 10 * HOP]).max() > 0.0
+
+
+def test_analysis_sees_as_far_ahead_as_it_may():
+    layer = SpectralAnalysis(8, HOP, lookahead=2 * HOP)
+    x = np.random.default_rng(0).normal(size=(1, 1600, 1)).astype("float32")
+    (gradient,), _ = gradients(lambda x: ops.sum(layer(x)[:, :10] ** 2), [x])
+    assert np.all(gradient[0, 12 * HOP :] == 0.0)
+    assert np.abs(gradient[0, 11 * HOP : 12 * HOP]).max() > 0.0
+
+
+def test_lookahead_is_the_analysis_of_what_comes_later(tmp_path):
+    keras.utils.set_random_seed(0)
+    causal = SourceFilterSoundStream(**SMALL)
+    causal.save_to_preset(str(tmp_path / "causal"))
+    # Old presets know nothing of it.
+    codec = SoundStream.from_preset(str(tmp_path / "causal"), lookahead=4 * HOP)
+    assert codec.lookahead == 320 and causal.lookahead == 0
+    x = (0.3 * np.random.default_rng(0).normal(size=4800)).astype("float32")
+    later = np.concatenate([x[320:], np.zeros(320, "float32")])
+    tokens = codec.encode(x)
+    np.testing.assert_array_equal(tokens, causal.encode(later))
+    assert np.any(tokens != causal.encode(x))
+    np.testing.assert_array_equal(codec.decode(tokens), causal.decode(tokens))
+    codec.save_to_preset(str(tmp_path / "codec"))
+    loaded = SoundStream.from_preset(str(tmp_path / "codec"))
+    assert loaded.get_config() == codec.get_config()
+    np.testing.assert_array_equal(loaded.encode(x), tokens)
+
+
+@pytest.mark.parametrize("lookahead", [-80, 100])
+def test_lookahead_is_whole_steps(lookahead):
+    with pytest.raises(ValueError, match=f"multiple of stem_stride, 80 .* got {lookahead}"):
+        SourceFilterSoundStream(lookahead=lookahead)
+
+
+def test_a_codec_without_analysis_has_no_lookahead(tmp_path):
+    layout = {**SMALL, "strides": (5, 4), "channels": (4, 4, 4), "stem_stride": 16}
+    SoundStream(stem_kernel_size=32, **layout).save_to_preset(str(tmp_path))
+    with pytest.raises(ValueError, match="lookahead"):
+        SoundStream.from_preset(str(tmp_path), lookahead=320)
+
+
+def test_gains_of_the_output_are_those_of_the_filters():
+    keras.utils.set_random_seed(0)
+    codec = SourceFilterSoundStream(**SMALL)
+    x = (0.3 * np.random.default_rng(0).normal(size=(2, 1600))).astype("float32")
+    outputs = codec(x)
+    assert {name: tuple(value.shape) for name, value in outputs.items()} == {
+        "waveform": (2, 1600),
+        "pitch_logits": (2, 20, 80),
+        "log_gains": (2, 20, 160),
+    }
+    gains = ops.convert_to_numpy(outputs["log_gains"])
+    assert gains.min() > -13.0 and gains.max() < 3.0  # 8 tanh(x / 4) - 5
+    stem = codec.get_layer("decoder_stem")
+    stem.gains.bias.assign(np.full(160, 1e3))
+    np.testing.assert_allclose(ops.convert_to_numpy(codec(x)["log_gains"]), 3.0, rtol=1e-5)
 
 
 def test_gradient_reaches_the_gains_but_pitch_only_learns_from_its_own_loss():
