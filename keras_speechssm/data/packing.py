@@ -231,14 +231,17 @@ class PackedSequences:
         rows_per_process = _split_batch(batch_size, process, num_processes)
         own = slice(process * rows_per_process, (process + 1) * rows_per_process)
 
-        def make_batch(step: int, rows: np.ndarray | None = None) -> tuple:
-            numbers = []
-            for place in range(step * batch_size, (step + 1) * batch_size):
-                epoch, position = divmod(place, len(self))
-                numbers.append(int(self._order(epoch)[position]))
-            return self.batch(numbers, own if rows is None else rows)
+        # Workers pickle it, so it is not defined here.
+        return functools.partial(self._numbered_batch, batch_size, own)
 
-        return make_batch
+    def _numbered_batch(
+        self, batch_size: int, own: slice, step: int, rows: np.ndarray | None = None
+    ) -> tuple:
+        numbers = []
+        for place in range(step * batch_size, (step + 1) * batch_size):
+            epoch, position = divmod(place, len(self))
+            numbers.append(int(self._order(epoch)[position]))
+        return self.batch(numbers, own if rows is None else rows)
 
     def dataset(
         self, batch_size: int, shuffle: bool = True, process: int = 0, num_processes: int = 1

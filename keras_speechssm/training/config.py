@@ -30,6 +30,10 @@ class TrainingConfig:
             are kept. Defaults to `None`: the weights with the lowest training loss.
         batch_size: Examples per batch.
         validation_steps: Batches per validation.
+        num_workers: Processes that make the training batches. Each takes some seconds to start,
+            and 0.5 GB. Use them if a core takes longer for a batch than a step takes, as with
+            the measured filters of a source-filter codec. Defaults to `0`: threads of the training
+            process.
         preset: Preset of the model to start from. A preset without weights gives a new model of
             its size. Defaults to `None`: a new model of the demo's size.
         model_config: Arguments of the model that replace those of the preset.
@@ -80,6 +84,7 @@ class TrainingConfig:
     validation_folders: Sequence[str | Path] | None = None
     batch_size: int = 8
     validation_steps: int = 8
+    num_workers: int = 0
     # Model
     preset: str | None = None
     model_config: dict | None = None
@@ -171,7 +176,9 @@ class TrainingConfig:
             "steps_per_epoch",
             "keep_presets_every",
         )
-        self._check_at_least(0, "seed", "learning_rate", "weight_decay", "warmup_steps")
+        self._check_at_least(
+            0, "num_workers", "seed", "learning_rate", "weight_decay", "warmup_steps"
+        )
         self._check_at_least(0, "max_seconds")
         self._check_at_least(1e-9, "clip_norm")
         parse_device_mesh(self.device_mesh)

@@ -1,5 +1,6 @@
 """Training on many devices and hosts: processes, the mesh of devices, and the layouts on it."""
 
+import functools
 import inspect
 import math
 import os
@@ -427,9 +428,14 @@ def make_local(make_batch: Callable[..., tuple], batch_size: int) -> Callable[[i
     rows = local_rows(batch_size)
     if rows is None:
         return make_batch
+    # Workers pickle it, so it is not a lambda.
     if "rows" in inspect.signature(make_batch).parameters:
-        return lambda number: make_batch(number, rows=rows)
-    return lambda number: take_rows(make_batch(number), rows)
+        return functools.partial(make_batch, rows=rows)
+    return functools.partial(_make_rows, make_batch, rows)
+
+
+def _make_rows(make_batch: Callable[[int], tuple], rows: np.ndarray, number: int) -> tuple:
+    return take_rows(make_batch(number), rows)
 
 
 def take_rows(batch: tuple, rows: np.ndarray | None) -> tuple:

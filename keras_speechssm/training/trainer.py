@@ -9,13 +9,17 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
+import os
 import platform
+import signal
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import keras
@@ -165,8 +169,10 @@ def make_optimizer(
     return optimizer
 
 
-def prefetch(make_batch: Callable[[int], tuple], first: int, threads: int) -> Iterator[tuple]:
-    """Yield the batches from number `first` on, in order, made ahead by threads.
+def prefetch(
+    make_batch: Callable[[int], tuple], first: int, threads: int, num_workers: int = 0
+) -> Iterator[tuple]:
+    """Yield the batches from number `first` on, in order, made ahead by threads or processes.
 
     An accelerator then need not wait for a batch that one core makes in the time of many steps.
     Unlike `keras.utils.PyDataset`, it fetches ahead across the ends of epochs.
@@ -175,19 +181,45 @@ def prefetch(make_batch: Callable[[int], tuple], first: int, threads: int) -> It
         make_batch: Function of a batch's number.
         first: Number of the first batch.
         threads: How many batches are made at a time. Twice as many are kept ready.
+        num_workers: Processes that make the batches instead, one at a time each. They need a
+            `make_batch` that can be pickled. Defaults to `0`.
 
     Raises:
         Exception: Whatever `make_batch` raises, when that batch is due.
     """
-    pool, made = ThreadPoolExecutor(threads, "batches"), deque()
-    numbers = itertools.count(first)
+    if num_workers:
+        pool = ProcessPoolExecutor(
+            num_workers, get_context("spawn"), _begin_worker, initargs=(make_batch,)
+        )
+        make_batch = _make_batch_in_worker
+    else:
+        pool = ThreadPoolExecutor(threads, "batches")
+    made, numbers = deque(), itertools.count(first)
     try:
         while True:
-            while len(made) < 2 * threads:
+            while len(made) < 2 * (num_workers or threads):
                 made.append(pool.submit(make_batch, next(numbers)))
             yield made.popleft().result()
     finally:  # when the iterator is dropped
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+_in_worker: dict[str, Callable] = {}
+
+
+def _begin_worker(make_batch: Callable[[int], tuple]) -> None:
+    _in_worker["make_batch"] = make_batch
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process.
+
+    def end_with_training() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_training, daemon=True).start()
+
+
+def _make_batch_in_worker(number: int) -> tuple:
+    return _in_worker["make_batch"](number)
 
 
 class ValidationBatches(keras.utils.PyDataset):
@@ -240,8 +272,8 @@ def fit_resumable(
             and `gradient_accumulation_steps` must be that of the optimizer.
         validation_batches: Batches of a validation. Defaults to `None`: the training loss
             selects the best weights.
-        batch_threads: How many threads make batches ahead. With more than one, `make_batch` runs
-            several times at once. Defaults to `1`.
+        batch_threads: How many threads make batches ahead, unless `config.num_workers` processes
+            do. With more than one, `make_batch` runs several times at once. Defaults to `1`.
         monitor: Logged value whose minimum marks the best weights. Defaults to `"val_loss"`.
         best_from: Fraction of the run before which no weights count as the best.
             Defaults to `0.0`.
@@ -324,6 +356,7 @@ def fit_resumable(
                         make_local(make_batch, config.batch_size),
                         first_epoch * batches_per_epoch + done,
                         batch_threads,
+                        config.num_workers,
                     ),
                     initial_epoch=first_epoch,
                     steps_per_epoch=batches_per_epoch - done,

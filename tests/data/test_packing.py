@@ -202,6 +202,8 @@ def test_rows_are_pickled_for_worker_processes():
     for rows in (PackedSequences.from_arrays(sequences, 4), PackedSequences.from_store(store, 4)):
         again = pickle.loads(pickle.dumps(rows))
         np.testing.assert_array_equal(again[0][1], rows[0][1])
+        make_batch = pickle.loads(pickle.dumps(rows.batches(1)))
+        np.testing.assert_array_equal(make_batch(1)[1], rows.batches(1)(1)[1])
 
 
 class FakeStore(list):

@@ -1,4 +1,5 @@
 import json
+import pickle
 from types import SimpleNamespace
 
 import keras
@@ -193,6 +194,13 @@ def test_crops_have_the_prompt_and_the_masks_of_synthesis():
     real = inputs["padding_mask"]
     assert not weight[:, :4][real[:, 4]].any()
     np.testing.assert_array_equal(weight[:, 4:] > 0, real[:, 4:])
+
+
+def test_workers_make_the_same_batches():
+    batches = make_batches(make_groups(), iterations=(2, 1), prompt_tokens=2)
+    again = pickle.loads(pickle.dumps(batches))(3)
+    for found, expected in zip(*(keras.tree.flatten(x) for x in (again, batches(3))), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def record_batches(monkeypatch):

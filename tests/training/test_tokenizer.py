@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import keras
@@ -111,6 +112,8 @@ def test_crops_hold_whole_segments_with_their_phonemes(tmp_path):
     segments = [(0.5, 1.5, "hh ax"), (1.7, 2.4, "l ow"), (2.6, 4.4, "w er l d")]
     say(tmp_path / "a", "x", 5.0, segments)
     batches = CropBatches([tmp_path / "a"], 2.0, 16, seed=3, augmented=False)
+    in_worker = pickle.loads(pickle.dumps(batches))
+    np.testing.assert_array_equal(in_worker(1)[0]["waveform"], batches(1)[0]["waveform"])
     ids = {name: number for number, name in enumerate(PHONEMES, start=1)}
     seen = set()
     for step in range(3):

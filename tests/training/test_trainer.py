@@ -1,23 +1,31 @@
 import errno
+import functools
 import importlib.machinery
 import io
 import itertools
 import json
+import pickle
 import sys
 import threading
 import time
 import types
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import soundfile
+from python_processes import start_python
 
 from keras_speechssm.files import run_lock
+from keras_speechssm.training import distribution
 from keras_speechssm.training.callbacks import MetricsLog, ProgressBar, read_metrics
 from keras_speechssm.training.checkpoints import Checkpoints
+from keras_speechssm.training.codec import CodecBatches
 from keras_speechssm.training.config import TrainingConfig
-from keras_speechssm.training.trainer import fit_resumable, learning_rate_schedule
+from keras_speechssm.training.trainer import fit_resumable, learning_rate_schedule, prefetch
 
 
 def make_model():
@@ -174,6 +182,64 @@ def test_batches_of_many_threads_come_in_the_order_of_their_numbers(tmp_path):
         options = {"steps_per_epoch": 4, "batch_threads": threads}
         lines[threads] = run(tmp_path / str(threads), 12, function, **options)[1]
     assert [line["loss"] for line in lines[3]] == [line["loss"] for line in lines[1]]
+
+
+def test_batches_of_workers_are_those_of_threads_in_order(tmp_path):
+    (tmp_path / "audio").mkdir()
+    noise = 0.1 * np.random.default_rng(0).normal(size=16000)
+    soundfile.write(tmp_path / "audio" / "a.wav", noise, 16000)
+    batches = CodecBatches([tmp_path / "audio"], 2, 0.1, seed=0)
+    by_processes = prefetch(batches, 3, threads=1, num_workers=2)
+    for number in range(3, 9):
+        for made, expected in zip(next(by_processes), batches(number), strict=True):
+            np.testing.assert_array_equal(made, expected)
+    by_processes.close()
+    # What some processes of a distributed run make of it.
+    make_rows = functools.partial(distribution._make_rows, batches, np.array([1]))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(make_rows))(4)[0], batches(4)[0][1:])
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_is_the_error_of_the_run(tmp_path):
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "a.wav", np.zeros(1600), 16000)
+    batches = CodecBatches([tmp_path / "audio"], 2, 0.1, seed=0)
+    batches.samples = "many"
+    with pytest.raises(TypeError):
+        next(prefetch(batches, 0, threads=1, num_workers=1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes under /proc")
+def test_workers_end_with_a_killed_run(tmp_path):
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "a.wav", np.zeros(1600), 16000)
+    script = """
+import multiprocessing, sys, time
+from keras_speechssm.training.codec import CodecBatches
+from keras_speechssm.training.trainer import prefetch
+if __name__ == "__main__":
+    batches = prefetch(CodecBatches([sys.argv[1]], 1, 0.1, 0), 0, 1, num_workers=2)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+    with start_python(script, tmp_path / "audio") as process:
+        try:
+            workers = [Path(f"/proc/{pid}") for pid in process.stdout.readline().split()]
+            assert len(workers) == 2 and all(worker.is_dir() for worker in workers)
+        finally:
+            process.kill()
+    deadline = time.monotonic() + 60
+    while any(worker.is_dir() and _runs(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _runs(process: Path) -> bool:
+    with suppress(OSError):  # it may end at any time
+        return process.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def test_a_batch_that_cannot_be_made_ends_the_run_with_its_error(tmp_path):
