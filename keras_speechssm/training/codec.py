@@ -314,7 +314,7 @@ class CodecTrainingConfig(AudioTrainingConfig):
         self._check_at_least(1, "discriminator_channels")
         self._check_between(0, 1, "adversarial_start")
         # What only a `SourceFilterSoundStream` takes is checked when the kind of codec is known.
-        own = {"stem", "lookahead"}
+        own = {"stem", "lookahead", "sharpness"}
         sizes = {name: v for name, v in (self.model_config or {}).items() if name not in own}
         check_model_config(sizes, SoundStream)
         if self.decoder_only and not (self.preset and has_weights(SoundStream, self.preset)):
