@@ -31,7 +31,7 @@ class TrainingConfig:
         batch_size: Examples per batch.
         validation_steps: Batches per validation.
         num_workers: Processes that make the training batches. Each takes some seconds to start,
-            and 0.5 GB. Use them if a core takes longer for a batch than a step takes, as with
+            and up to 1 GB. Use them if a core takes longer for a batch than a step takes, as with
             the measured filters of a source-filter codec. Defaults to `0`: threads of the training
             process.
         preset: Preset of the model to start from. A preset without weights gives a new model of
