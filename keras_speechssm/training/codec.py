@@ -235,11 +235,13 @@ class CodecBatches:
         if self.pitch_hop is None:
             return crops, crops
         if self.with_log_gains:
-            names, measure = ("pitch_logits", "log_gains"), measure_voice
+            pitches, log_gains = zip(
+                *(measure_voice(crop, self.pitch_hop) for crop in crops), strict=True
+            )
+            targets = {"pitch_logits": np.stack(pitches), "log_gains": np.stack(log_gains)}
         else:
-            names, measure = ("pitch_logits",), lambda *crop: (measure_pitch(*crop),)
-        targets = zip(*(measure(crop, self.pitch_hop) for crop in crops), strict=True)
-        targets = {name: np.stack(target) for name, target in zip(names, targets, strict=True)}
+            pitches = [measure_pitch(crop, self.pitch_hop) for crop in crops]
+            targets = {"pitch_logits": np.stack(pitches)}
         return crops, {"waveform": crops, **targets}
 
     def _crop(self, rng: np.random.Generator) -> np.ndarray:

@@ -171,12 +171,16 @@ def test_log_gain_loss_is_of_what_is_heard():
     assert log_gain_loss_of([-20.0, -30.0], [-11.0, -11.0]) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_source_filter_codec_trains_on_pitch_too(tmp_path):
-    pytest.importorskip("pyworld")
-    (tmp_path / "audio").mkdir()
+def write_tone(folder):
+    folder.mkdir()
     time = np.arange(16000) / 16000
     tone = sum(np.cos(2 * np.pi * n * 150 * time) / n for n in range(1, 12))
-    soundfile.write(tmp_path / "audio" / "tone.wav", 0.2 * tone, 16000)
+    soundfile.write(folder / "tone.wav", 0.2 * tone, 16000)
+
+
+def test_source_filter_codec_trains_on_pitch_too(tmp_path):
+    pytest.importorskip("pyworld")
+    write_tone(tmp_path / "audio")
     batches = CodecBatches([tmp_path / "audio"], 2, 0.4, seed=0, pitch_hop=80)
     waveform, targets = batches(0)
     assert targets["waveform"] is waveform and targets["pitch_logits"].shape == (2, 80)
@@ -203,10 +207,7 @@ def test_source_filter_codec_trains_on_pitch_too(tmp_path):
 
 def test_filters_alone_train_without_a_waveform(tmp_path):
     pytest.importorskip("pyworld")
-    (tmp_path / "audio").mkdir()
-    time = np.arange(16000) / 16000
-    tone = sum(np.cos(2 * np.pi * n * 150 * time) / n for n in range(1, 12))
-    soundfile.write(tmp_path / "audio" / "tone.wav", 0.2 * tone, 16000)
+    write_tone(tmp_path / "audio")
     codec = train(
         [tmp_path / "audio"],
         tmp_path / "run",
