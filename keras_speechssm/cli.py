@@ -48,6 +48,7 @@ WRAPPED = {
     ("prepare", "stories"): "data.recipes.stories.spoken_stories:prepare_stories",
     ("prepare", "spoken-stories"): "data.recipes.stories.spoken_stories:prepare_spoken_stories",
     ("prepare", "transcribed"): "data.recipes.transcribed:prepare_transcribed",
+    ("prepare", "aligned"): "data.recipes.aligned:prepare_aligned",
     ("evaluate", "codec"): "evaluation.studies.resynthesis:evaluate_codec_preset",
     ("evaluate", "lyra"): "evaluation.studies.lyra:evaluate_lyra_conversion",
     ("evaluate", "resynthesis"): "evaluation.studies.resynthesis:evaluate_resynthesis",

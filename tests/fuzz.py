@@ -456,6 +456,7 @@ def odd_paths(rng: random.Random, folder: Path) -> None:
             "--output-folder",
             out,
         ),
+        ("prepare", "aligned", "--audio-folders", path, "--tokenizer-preset", preset),
         ("train", "speech-lm", "--token-folders", store, "--output-dir", out, "--preset", path),
         ("train", "tokenizer", "--audio-folders", store, "--output-dir", out),
         (
