@@ -297,5 +297,5 @@ def demo_arguments(part: str) -> dict:
     return {
         name: value
         for name, value in config.items()
-        if name not in ("name", "trainable", "dtype", "seed")
+        if name not in ("name", "trainable", "dtype", "seed", "sharpness")
     }

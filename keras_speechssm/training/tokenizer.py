@@ -38,7 +38,6 @@ from keras_speechssm.training.config import (
     AudioTrainingConfig,
     TrainingConfig,
     check_model_config,
-    demo_arguments,
 )
 from keras_speechssm.training.distribution import (
     conformer_layout_map,
@@ -49,6 +48,32 @@ from keras_speechssm.training.speech_crops import CropBatches
 from keras_speechssm.training.trainer import fit_resumable, make_optimizer
 
 logger = logging.getLogger(__name__)
+
+NEW_TOKENIZER: dict = dict(
+    vocabulary_size=96,
+    num_layers=8,
+    num_decoder_layers=1,
+    hidden_dim=192,
+    num_heads=4,
+    intermediate_dim=512,
+    num_phonemes=len(PHONEMES),
+    attention_context=50,
+    commitment_weight=0.1,
+    agreement_weight=1.0,
+    code_head=True,
+    mask_start_rate=0.0,
+    masked_codebook_size=1024,
+    max_warp=0.18,
+    coloration=0.3,
+)
+"""Arguments of a new tokenizer on log-mel features (6 M parameters) and of its training."""
+
+NEW_TOKENIZER_ON_WHISPER: dict = {
+    **{k: v for k, v in NEW_TOKENIZER.items() if k not in ("max_warp", "coloration")},
+    "vocabulary_size": 64,
+    "num_layers": 1,
+}
+"""The same on Whisper's encoder, which does most of the work and has no spectrum to perturb."""
 
 PRETRAINING_ARGUMENTS = tuple(inspect.signature(SemanticTokenizerPretraining).parameters)[1:-1]
 """Arguments of `SemanticTokenizerPretraining`, without the tokenizer."""
@@ -120,7 +145,8 @@ class TokenizerTrainingConfig(AudioTrainingConfig):
             loss are kept. Defaults to `None`: the weights with the lowest training loss.
         preset: Preset of a `SemanticTokenizer` to start from. A preset without weights, such as
             `semantic_tokenizer_600m` (the paper's size), gives a new tokenizer of its size.
-            Defaults to `None`: a new tokenizer of the demo's size.
+            Defaults to `None`: a new tokenizer of 6 M parameters or, with `whisper`, of
+            1.5 M besides Whisper's.
         model_config: Arguments of `SemanticTokenizer` and `SemanticTokenizerPretraining`, which
             replace those of the preset.
         whisper: CTranslate2 folder of Whisper, or a KerasHub preset such as `whisper_tiny_en`,
@@ -259,12 +285,8 @@ def open_labels(config: TokenizerTrainingConfig) -> CTCLabels:
 def _initial_model(
     config: TokenizerTrainingConfig, labels: CTCLabels
 ) -> SemanticTokenizerPretraining:
-    sizes = {} if config.preset else demo_arguments("semantic_tokenizer")
-    sizes.pop("masked_loss_weight", None)  # `best_rq_weight`
-    sizes.pop("front_end", None)  # without its weights it would be of no use
-    if config.whisper is not None:
-        # They perturb a spectrum, which Whisper's features do not have.
-        sizes = {k: v for k, v in sizes.items() if k not in ("max_warp", "coloration")}
+    new = NEW_TOKENIZER if config.whisper is None else NEW_TOKENIZER_ON_WHISPER
+    sizes = {} if config.preset else dict(new)
     sizes |= {**({"dtype": config.dtype} if config.dtype else {}), **(config.model_config or {})}
     trained = config.preset is not None and has_weights(SemanticTokenizer, config.preset)
     if trained and config.whisper is None:

@@ -60,7 +60,7 @@ class SourceFilterSoundStream(SoundStream):
             case. Defaults to `0`: the encoder is causal, too.
         sharpness: float. How much clearer formants become in the decoded speech, see
             `SourceFilterSynthesis`. Filters that are learned are smoother than those of speech; 1.4
-            makes up for that. Set it after training. Defaults to `1.0`: as they are.
+            makes up for that. It changes nothing in training. Defaults to `1.0`: as they are.
         **kwargs: Arguments of `SoundStream`.
 
     Example:
@@ -220,6 +220,8 @@ class SourceFilterSynthesis(keras.layers.Layer):
 
     Call arguments:
         x: float (batch, time, channels).
+        training: bool. In training the envelope stays as it is, so that the gains learn what was
+            heard and not what makes up for `sharpness`.
 
     Returns:
         `(waveform, pitch_logits, log_gains)`: float32 (batch, time * hop, 1); float32
@@ -248,10 +250,12 @@ class SourceFilterSynthesis(keras.layers.Layer):
         self.pitch.build(input_shape)
         self.built = True
 
-    def call(self, x):
+    def call(self, x, training=None):
         logits = ops.cast(self.pitch(x), "float32")
         log_gains = 8.0 * ops.tanh(ops.cast(self.gains(x), "float32") / 4.0) - 5.0
-        pulses, noise = self._sharpened(*ops.split(log_gains, 2, axis=-1))
+        pulses, noise = ops.split(log_gains, 2, axis=-1)
+        if not training:
+            pulses, noise = self._sharpened(pulses, noise)
         pitch = expected_pitch(ops.stop_gradient(logits))
         voiced = self._filtered(self._pulse_train(pitch), pulses)
         unvoiced = self._filtered(self._noise_frames(pitch), noise)
@@ -326,7 +330,7 @@ class SourceFilterSynthesis(keras.layers.Layer):
             total = total + ops.pad(parts[:, :, i], ((0, 0), (i, 0), (0, 0)))[:, :steps]
         return ops.reshape(total, (ops.shape(frames)[0], -1))
 
-    def compute_output_spec(self, x):
+    def compute_output_spec(self, x, training=None):
         batch, time = x.shape[:2]
         samples = None if time is None else time * self.hop
         return (

@@ -200,6 +200,12 @@ def test_sharpness_of_a_trained_codec(tmp_path):
     np.testing.assert_array_equal(tokens, codec.encode(x))
     outputs = [ops.convert_to_numpy(model(x)["log_gains"]) for model in (sharp, codec)]
     np.testing.assert_array_equal(*outputs)
+    # What is trained on the waveform must not learn to make up for it.
+    outputs = [
+        ops.convert_to_numpy(model(x, training=True)["waveform"])
+        for model in (sharp, codec)
+    ]
+    np.testing.assert_array_equal(*outputs)
     assert np.abs(sharp.decode(tokens) - codec.decode(tokens)).max() > 1e-4
     with pytest.raises(ValueError, match="sharpness"):
         SourceFilterSoundStream(sharpness=-1.0)
