@@ -11,7 +11,6 @@ from keras import ops
 from keras_speechssm.audio.io import read_audio
 from keras_speechssm.data.corpora import PHONEMES, Segment, find_audio, read_segments
 from keras_speechssm.files import write_json
-from keras_speechssm.models.preset_mixin import load_part
 from keras_speechssm.models.semantic_tokenizer.phoneme_head import BLANK
 from keras_speechssm.models.semantic_tokenizer.semantic_tokenizer import SemanticTokenizer
 from keras_speechssm.presets import DEFAULT_PRESET
@@ -41,12 +40,14 @@ def prepare_aligned(
         steps of 40 ms, or more than 30 s.
 
     Raises:
-        ValueError: If there are no recordings, a sidecar is damaged, or the tokenizer reads other
-            labels than phonemes.
+        ValueError: If there are no recordings, a sidecar is damaged, or the tokenizer was not
+            trained with phonemes.
     """
-    tokenizer = load_part(tokenizer_preset, SemanticTokenizer.preset_part)
-    if tokenizer.labels is not None and tokenizer.labels != PHONEMES:
-        raise ValueError(f"{tokenizer_preset} reads other labels than phonemes; use another one.")
+    tokenizer = SemanticTokenizer.from_preset(tokenizer_preset)
+    if tokenizer.labels is not None:
+        raise ValueError(
+            f"The tokenizer {tokenizer_preset!r} was trained with text, not with phonemes."
+        )
     counts = {"aligned": 0, "known": 0, "not_aligned": 0}
     for path in find_audio(audio_folders):
         segments = read_segments(path) or []

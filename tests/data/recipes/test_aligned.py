@@ -56,12 +56,14 @@ class CertainTokenizer:
         return {"phoneme_logits": 20.0 * logits[None].astype("float32")}
 
 
+def set_tokenizer(monkeypatch, tokenizer):
+    monkeypatch.setattr(aligned.SemanticTokenizer, "from_preset", lambda _: tokenizer)
+
+
 @pytest.fixture
 def recording(tmp_path, monkeypatch):
     """A folder with a recording of 2 s, and a function that sets its segments."""
-    monkeypatch.setattr(
-        aligned, "load_part", lambda *_: CertainTokenizer([1, 1, 0, 2, 2, 2, 0, 0, 0, 0])
-    )
+    set_tokenizer(monkeypatch, CertainTokenizer([1, 1, 0, 2, 2, 2, 0, 0, 0, 0]))
     write_audio(tmp_path / "a.wav", np.full(32_000, 0.1, "float32"))
 
     def set_segments(*segments, **others):
@@ -101,6 +103,6 @@ def test_recordings_without_sidecars_are_left_alone(recording):
 def test_a_tokenizer_of_characters_is_refused(recording, monkeypatch):
     tokenizer = CertainTokenizer([1])
     tokenizer.labels = ("a", "b")
-    monkeypatch.setattr(aligned, "load_part", lambda *_: tokenizer)
-    with pytest.raises(ValueError, match="other labels than phonemes"):
+    set_tokenizer(monkeypatch, tokenizer)
+    with pytest.raises(ValueError, match="trained with text, not with phonemes"):
         prepare_aligned([recording(segment())])
