@@ -65,6 +65,9 @@ WRAPPED = {
     ("evaluate", "agreement-of-recognizers"): (
         "evaluation.studies.recognizer_agreement:evaluate_recognizer_agreement"
     ),
+    ("evaluate", "story-coherence"): (
+        "evaluation.studies.story_coherence:evaluate_story_coherence"
+    ),
     ("evaluate", "continuation"): "evaluation.studies.continuation:evaluate_continuation",
     ("evaluate", "speech-lm"): "evaluation.studies.token_perplexity:evaluate_language_model",
     ("evaluate", "generate"): "evaluation.generate:generate_continuations",

@@ -47,6 +47,7 @@ _MODULES = {
     "evaluate_sanity": "studies.sanity",
     "evaluate_speaker_identity": "studies.speaker_identity",
     "evaluate_speaker_probe": "studies.speaker_probe",
+    "evaluate_story_coherence": "studies.story_coherence",
     "evaluate_token_agreement": "studies.token_agreement",
     "evaluate_word_cover": "studies.word_cover",
     "evaluate_zero_speech": "studies.zero_speech",

@@ -1,5 +1,6 @@
 """Do two recognizers hear the same words? A test of words without listeners or texts."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from keras_speechssm.data.segmentation import cut_at_pauses, speech_turns
 from keras_speechssm.evaluation.metrics.word_error import mutual_word_error_rate, normalize_words
 from keras_speechssm.evaluation.models.moonshine import MOONSHINE
 from keras_speechssm.evaluation.models.transcribers import Transcriber, load_transcriber
-from keras_speechssm.evaluation.models.transcript import words_to_text
+from keras_speechssm.evaluation.models.transcript import Word, words_to_text
 from keras_speechssm.evaluation.models.whisper import WHISPER_BASE
 from keras_speechssm.shapes import SAMPLE_RATE
 
@@ -74,13 +75,36 @@ def transcribe_minutes(
     Returns:
         For each minute the text of each transcriber; empty where there is no speech.
     """
+    minutes = recognize_minutes(waveform, transcribers, minute_seconds)
+    return [tuple(map(words_to_text, minute)) for minute in minutes]
+
+
+def recognize_minutes(
+    waveform: np.ndarray, transcribers: Sequence[Transcriber], minute_seconds: float = 60.0
+) -> list[tuple[list[Word], ...]]:
+    """Recognize the words of each minute of a recording with several transcribers.
+
+    Args:
+        waveform: float (samples,) at 16 kHz.
+        transcribers: What transcribes.
+        minute_seconds: Longest piece; pieces are cut at pauses. Defaults to `60.0`.
+
+    Returns:
+        For each minute the words of each transcriber, with times from the start of the
+        recording; none where there is no speech.
+    """
     minutes = []
     for start, stop in cut_at_pauses(waveform, minute_seconds):
         piece = waveform[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
         # Recognizers hear words in silence and noise too.
         spoken = bool(speech_turns(piece))
-        minutes.append(tuple(words_to_text(t(piece)) if spoken else "" for t in transcribers))
+        heard = [t(piece) if spoken else [] for t in transcribers]
+        minutes.append(tuple([_delayed(word, start) for word in words] for words in heard))
     return minutes
+
+
+def _delayed(word: Word, seconds: float) -> Word:
+    return dataclasses.replace(word, start=word.start + seconds, end=word.end + seconds)
 
 
 def summarize_agreement(

@@ -249,6 +249,17 @@ def check_story(
     return StoryCheck(not problems, problems, characters, num_parsed, len(sentences))
 
 
+def named_character(word: str) -> str | None:
+    """Return the name of the character that a word names, or None.
+
+    Args:
+        word: A word of a text or transcript, such as `Sally` or `Sally's`.
+    """
+    words = normalize_words(word)
+    name = _character_of(words[0]) if len(words) == 1 else None
+    return known_characters()[name].name if name else None
+
+
 def normalize_words(text: str) -> list[str]:
     """Split text into lower-case words as the parser compares them."""
     words = []
