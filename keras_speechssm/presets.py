@@ -44,8 +44,8 @@ _PIPELINE = (
 PRESETS: dict[str, dict] = {
     "speech_ssm_demo_en": {
         "classes": _PIPELINE,
-        "description": "A small SpeechSSM pipeline for English, trained from scratch.",
-        "params": 22_162_389,
+        "description": "A small SpeechSSM pipeline that tells simple stories in English.",
+        "params": 25_614_058,
         "license": "Apache-2.0",
         "weights": True,
     },

@@ -349,7 +349,7 @@ def train_codec(config: CodecTrainingConfig) -> SoundStream:
         elif config.model_config:
             model = SoundStream.from_config(sizes)
         else:
-            model = SoundStream.from_config({**demo_arguments("soundstream"), **sizes})
+            model = SourceFilterSoundStream(**{**demo_arguments("soundstream"), **sizes})
         if config.decoder_only:
             for layer in (*model.encoder_layers, model.quantizer):
                 layer.trainable = False
