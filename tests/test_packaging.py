@@ -63,7 +63,11 @@ def test_readme_s_links_and_files_exist():
     links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
     assert links
     for link in links:
-        assert (ROOT / link).exists(), link
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text("utf-8"), re.MULTILINE)
+            assert anchor in [heading.lower().replace(" ", "-") for heading in headings], link
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_fit_learns():
 
 
 def test_demo_layout_has_fifty_frames_a_second_at_three_kbps():
-    codec = SoundStream.from_config(demo_arguments("soundstream"))
+    codec = SourceFilterSoundStream(**demo_arguments("soundstream"))
     assert codec.samples_per_frame == 320
     assert 50 * codec.num_quantizers * np.log2(codec.codebook_size) == 3000
 
