@@ -22,7 +22,7 @@ in the same voice, without any text in between. Four models take part:
 4. `SoundStream` turns the result, *acoustic tokens*, into a waveform.
 
 The preset `speech_ssm_demo_en` is part of the package. It is small and was trained on little
-data: it shows how everything works, and tells simple stories.
+data: it shows how everything works, and says words, seldom sentences.
 """
 
 """

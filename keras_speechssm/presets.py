@@ -44,7 +44,7 @@ _PIPELINE = (
 PRESETS: dict[str, dict] = {
     "speech_ssm_demo_en": {
         "classes": _PIPELINE,
-        "description": "A small SpeechSSM pipeline that tells simple stories in English.",
+        "description": "A small SpeechSSM pipeline for English, trained on simple stories.",
         "params": 25_614_058,
         "license": "Apache-2.0",
         "weights": True,

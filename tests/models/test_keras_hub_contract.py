@@ -105,5 +105,5 @@ class ModelTest(TestCase):
             cls=SpeechSSM,
             preset="speech_ssm_demo_en",
             input_data=np.ones((1, 4), "int32"),
-            expected_output_shape=(1, 4, 96),
+            expected_output_shape=(1, 4, 64),
         )

@@ -37,10 +37,10 @@ def evaluate_story_coherence(
     For models that were trained on the stories of `prepare stories` or `prepare spoken-stories`.
     Run it on true stories as well: recognizers mishear words in those too.
 
-    A name *returns* after a delay d if it is said again between d and 2 d later. Names that the
-    recording ends too early for do not count. Chance is how often a name of one recording is said
-    at these times in the other recordings. Sentences are *consistent* if each of their characters
-    was introduced, and pronouns agree with them.
+    A name *returns* after a delay d if it is said again between d and 2 d later. Names that are
+    said less than 2 d before the end do not count. Chance is how often a name of one recording is
+    said at these times in the other recordings. Sentences are *consistent* if each of their
+    characters was introduced, and pronouns agree with them.
 
     Args:
         audio: Recordings, or folders of them, such as the output of `evaluate generate`.
@@ -103,8 +103,10 @@ def summarize_stories(
             _fractions([minutes[n] for minutes in parses.values() if n < len(minutes)])
             for n in range(longest)
         ],
-        "name_returns": _returns(names, delays, by_chance=False),
-        "name_returns_by_chance": _returns(names, delays, by_chance=True),
+        "name_returns": {f"{delay:g}": _return_rate(names, delay) for delay in delays},
+        "name_returns_by_chance": {
+            f"{delay:g}": _return_rate(names, delay, by_chance=True) for delay in delays
+        },
         "recordings": {
             name: {
                 **_fractions(minutes),
@@ -153,17 +155,14 @@ def _mentions(minutes: Sequence[Sequence[Word]]) -> tuple[float, list[tuple[floa
     return end, [(start, name) for start, name in named if name]
 
 
-def _returns(names: Mapping[str, tuple], delays: Sequence[float], by_chance: bool) -> dict:
-    """Return per delay the fraction of mentions whose name is said again, here or elsewhere."""
-    found: dict[str, list[bool]] = {f"{delay:g}": [] for delay in delays}
-    for recording, (_, mentions) in names.items():
-        for other, (end, heard) in names.items():
-            if (other == recording) == by_chance:
-                continue
-            for delay, returned in zip(delays, found.values(), strict=True):
-                for time, name in mentions:
-                    if time + 2 * delay <= end:
-                        returned.append(
-                            any(n == name and delay <= t - time < 2 * delay for t, n in heard)
-                        )
-    return {delay: float(np.mean(hits)) if hits else None for delay, hits in found.items()}
+def _return_rate(names: Mapping[str, tuple], delay: float, by_chance: bool = False) -> float | None:
+    """Return how often a name is said again after a delay, in its recording or in the others."""
+    returned = [
+        any(name == said and delay <= later - time < 2 * delay for later, said in heard)
+        for recording, (_, mentions) in names.items()
+        for other, (end, heard) in names.items()
+        if (other != recording) == by_chance
+        for time, name in mentions
+        if time + 2 * delay <= end
+    ]
+    return float(np.mean(returned)) if returned else None
